@@ -1,0 +1,3 @@
+//! The `snomesh` command.
+
+fn main() {}

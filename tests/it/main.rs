@@ -1,0 +1,1 @@
+//! Whole daemons: real QUIC on loopback and the command line.

@@ -1,0 +1,272 @@
+//! One write: what it put where, and what it had seen there.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::{Dot, Lane};
+use crate::time::Timestamp;
+
+/// The name of a value: 1 to 256 of `A-Z a-z 0-9 . _ : / @ -`, with no `/` at its beginning and no `..`.
+///
+/// The limits are constants of the protocol version, the same at the writer and at every receiver.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Arc<str>);
+
+impl Key {
+    /// The longest key, in bytes.
+    pub const MAX_LEN: usize = 256;
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Key {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/@-".contains(&byte);
+        if text.is_empty() || text.starts_with('/') || text.contains("..") || !text.bytes().all(legal) {
+            return Err(KeyError::Illegal);
+        }
+        if text.len() > Self::MAX_LEN {
+            return Err(KeyError::TooLong { len: text.len() });
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
+/// Why a text is no [`Key`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The text is empty or has a character that keys do not have.
+    #[error(
+        "a key is made of A-Z, a-z, 0-9, '.', '_', ':', '/', '@' and '-', does not begin with '/' and has no '..'"
+    )]
+    Illegal,
+    /// The text is over [`Key::MAX_LEN`].
+    #[error("the key has {len} bytes, at most {} are allowed", Key::MAX_LEN)]
+    TooLong {
+        /// Its length in bytes.
+        len: usize,
+    },
+}
+
+/// What a write puts: up to 64 KiB of anything.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Value(Arc<[u8]>);
+
+impl Value {
+    /// The longest value, in bytes: a constant of the protocol version.
+    pub const MAX_LEN: usize = 64 * 1024;
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl TryFrom<&[u8]> for Value {
+    type Error = ValueError;
+
+    fn try_from(bytes: &[u8]) -> Result<Self, ValueError> {
+        if bytes.len() > Self::MAX_LEN {
+            return Err(ValueError { len: bytes.len() });
+        }
+        Ok(Self(bytes.into()))
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Value({} B)", self.0.len())
+    }
+}
+
+/// The bytes are over [`Value::MAX_LEN`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the value has {len} bytes, at most {} are allowed", Value::MAX_LEN)]
+pub struct ValueError {
+    /// How many there are.
+    pub len: usize,
+}
+
+/// What a write had seen on its own key: for each *other* lane the highest counter.
+///
+/// Of its own lane a write has always seen everything before it. Sorted by lane, one counter each; empty for
+/// a key with one writer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Observed(Box<[(Lane, u64)]>);
+
+impl Observed {
+    /// The most lanes that one write can have seen on a key: a constant of the protocol version.
+    pub const MAX_LANES: usize = 4_096;
+
+    /// Sorts what was seen, keeping the highest counter of each lane.
+    pub fn new(seen: impl IntoIterator<Item = (Lane, u64)>) -> Self {
+        let mut lanes: Vec<(Lane, u64)> = seen.into_iter().collect();
+        lanes.sort_by(|(lane, counter), (other, greater)| lane.cmp(other).then(greater.cmp(counter)));
+        lanes.dedup_by(|(lane, _), (kept, _)| lane == kept);
+        Self(lanes.into())
+    }
+
+    /// The highest counter seen of `lane`, zero if none.
+    pub fn counter(&self, lane: &Lane) -> u64 {
+        self.0.binary_search_by(|(seen, _)| seen.cmp(lane)).map_or(0, |at| self.0[at].1)
+    }
+
+    /// The lanes in their order, each with its counter.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &(Lane, u64)> {
+        self.0.iter()
+    }
+}
+
+/// One write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub dot: Dot,
+    /// What it had seen on its key.
+    pub observed: Observed,
+    /// When it was made, greater than the stamp of everything that it had seen.
+    pub stamp: Timestamp,
+    /// What it put, or nothing: then it is a removal of all that it had seen.
+    pub value: Option<Value>,
+    /// What its origin computed over all of the above and the key; every hop verifies it.
+    pub checksum: u32,
+}
+
+impl Entry {
+    /// Makes an entry as its origin does, with the checksum that belongs to it.
+    pub fn new(key: &Key, dot: Dot, observed: Observed, stamp: Timestamp, value: Option<Value>) -> Self {
+        let mut entry = Self { dot, observed, stamp, value, checksum: 0 };
+        entry.checksum = entry.hash(key).checksum;
+        entry
+    }
+
+    /// Whether this write supersedes the one named by `dot`, given that both are on one key.
+    pub fn covers(&self, dot: &Dot) -> bool {
+        if self.dot.lane == dot.lane {
+            return self.dot.counter > dot.counter;
+        }
+        self.observed.counter(&dot.lane) >= dot.counter
+    }
+
+    /// What orders concurrent values when one of them must be picked: total, and blind to arrival.
+    pub fn rank(&self) -> (Timestamp, &Dot, &Option<Value>) {
+        (self.stamp, &self.dot, &self.value)
+    }
+
+    /// Hashes everything that the entry says of `key`, in one pass.
+    pub(super) fn hash(&self, key: &Key) -> EntryHash {
+        let mut hasher = blake3::Hasher::new();
+        let mut dot = |lane: &Lane, counter: u64| {
+            hasher.update(lane.actor().node.as_bytes());
+            hasher.update(&lane.actor().generation.0.to_le_bytes());
+            hasher.update(&[lane.class() as u8]);
+            hasher.update(&counter.to_le_bytes());
+        };
+        dot(&self.dot.lane, self.dot.counter);
+        for (lane, counter) in self.observed.iter() {
+            dot(lane, *counter);
+        }
+        hasher.update(&(self.observed.iter().len() as u64).to_le_bytes());
+        hasher.update(&self.stamp.0.to_le_bytes());
+        hasher.update(&(key.as_str().len() as u64).to_le_bytes());
+        hasher.update(key.as_str().as_bytes());
+        match &self.value {
+            Some(value) => hasher.update(&[1]).update(value.as_bytes()),
+            None => hasher.update(&[0]),
+        };
+        let (checksum, rest) = hasher
+            .finalize()
+            .as_bytes()
+            .split_first_chunk()
+            .map_or(([0; 4], [0; 16]), |(a, b)| (*a, b.first_chunk().copied().unwrap_or_default()));
+        EntryHash { checksum: u32::from_le_bytes(checksum), digest: u128::from_le_bytes(rest) }
+    }
+}
+
+/// The two uses of one hash.
+pub(super) struct EntryHash {
+    /// Travels with the entry.
+    pub(super) checksum: u32,
+    /// Summed over the live values of a lane.
+    pub(super) digest: u128,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::tests::lane;
+    use super::*;
+
+    #[test]
+    fn keys_have_an_alphabet_and_a_length() {
+        for good in ["a", "attr/mesh/x_1.y:z@w-v", &"k".repeat(256)] {
+            assert_eq!(good.parse::<Key>().unwrap().as_str(), good);
+        }
+        for bad in ["", "/a", "a..b", "a b", "a\n", "ä"] {
+            assert_eq!(bad.parse::<Key>(), Err(KeyError::Illegal), "{bad:?}");
+        }
+        assert_eq!("k".repeat(257).parse::<Key>(), Err(KeyError::TooLong { len: 257 }));
+    }
+
+    #[test]
+    fn values_end_at_the_limit() {
+        assert!(Value::try_from(&[0; Value::MAX_LEN][..]).is_ok());
+        assert_eq!(
+            Value::try_from(&[0; Value::MAX_LEN + 1][..]),
+            Err(ValueError { len: Value::MAX_LEN + 1 })
+        );
+    }
+
+    #[test]
+    fn a_write_covers_what_it_observed_and_its_own_past() {
+        let key = "k".parse().unwrap();
+        let observed = Observed::new([(lane(1), 3), (lane(1), 2)]);
+        let entry = Entry::new(&key, lane(0).dot(5), observed, Timestamp(1), None);
+        assert!(entry.covers(&lane(0).dot(4)) && entry.covers(&lane(1).dot(3)));
+        assert!(
+            !entry.covers(&lane(0).dot(5))
+                && !entry.covers(&lane(1).dot(4))
+                && !entry.covers(&lane(2).dot(1))
+        );
+    }
+
+    #[test]
+    fn the_checksum_sees_every_field() {
+        let key: Key = "k".parse().unwrap();
+        let make = |dot, observed, stamp, value: Option<&[u8]>| {
+            Entry::new(&key, dot, observed, Timestamp(stamp), value.map(|bytes| bytes.try_into().unwrap()))
+        };
+        let base = make(lane(0).dot(1), Observed::default(), 7, Some(b"v"));
+        let others = [
+            make(lane(1).dot(1), Observed::default(), 7, Some(b"v")),
+            make(lane(0).dot(2), Observed::default(), 7, Some(b"v")),
+            make(lane(0).dot(1), Observed::new([(lane(1), 1)]), 7, Some(b"v")),
+            make(lane(0).dot(1), Observed::default(), 8, Some(b"v")),
+            make(lane(0).dot(1), Observed::default(), 7, Some(b"w")),
+            make(lane(0).dot(1), Observed::default(), 7, Some(b"")),
+            make(lane(0).dot(1), Observed::default(), 7, None),
+        ];
+        for other in others {
+            assert_ne!(other.checksum, base.checksum, "{other:?}");
+        }
+        assert_ne!(base.hash(&"l".parse().unwrap()).checksum, base.checksum);
+    }
+}

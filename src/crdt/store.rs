@@ -1,0 +1,455 @@
+//! All keys of a replica, what it has seen, and the index that makes one serve the other.
+
+use std::collections::btree_map;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crdts::{CmRDT, CvRDT};
+use smallvec::SmallVec;
+
+use super::{
+    CausalContext, Class, Delta, Dot, Entry, Item, Key, Lane, Observed, RangeSet, Register, Value, Verdict,
+};
+use crate::id::{Actor, Generation, NodeId};
+use crate::time::Timestamp;
+
+/// Counts the changes of a store's context, locally: what has changed since another time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Revision(pub u64);
+
+/// An entry does not bear the checksum that belongs to it: it was damaged on its way, by a neighbour's memory
+/// or by a bug, and the delta that brought it was refused as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the entry {dot} of key {key:?} does not match its checksum")]
+pub struct Corrupt {
+    /// The key that the entry was under.
+    pub key: Key,
+    /// The entry.
+    pub dot: Dot,
+}
+
+/// The replicated state: a register per key, the exact context, and per lane the index of what covers what.
+///
+/// **The index** maps each lane's counters to keys, over every key's dots *and* observed counters, the
+/// greatest per lane and key. So the keys that a delta must bring are one range scan away, and it needs no
+/// buffer of past writes: the live state, read through the index, is the buffer.
+///
+/// **Generations.** In lanes of [`Class::Registry`] a node speaks of its own life: whatever it said in an
+/// earlier generation is void as soon as a later one is in the context. This depends on the context alone,
+/// so that equal contexts still mean equal states.
+#[derive(Debug, Clone, Default)]
+pub struct Store {
+    registers: BTreeMap<Key, Register>,
+    lanes: BTreeMap<Lane, LaneState>,
+    /// The greatest generation in the context, per node.
+    generations: BTreeMap<NodeId, Generation>,
+    /// The lanes by the time of their last change.
+    recent: BTreeMap<Revision, Lane>,
+    revision: Revision,
+    equivocations: u64,
+    /// The keys whose registers changed since somebody asked.
+    changed: BTreeSet<Key>,
+    /// The nodes of which a later generation was seen and whose earlier ones are to be voided.
+    reborn: Vec<NodeId>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct LaneState {
+    seen: RangeSet,
+    index: BTreeMap<u64, Key>,
+    /// The wrapping sum of the digests of this lane's live values.
+    live: u128,
+    revision: Revision,
+}
+
+impl Store {
+    /// An empty store that has seen nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The state of a key.
+    pub fn register(&self, key: &Key) -> Option<&Register> {
+        self.registers.get(key)
+    }
+
+    /// The keys that begin with `prefix`, in order, removed ones included until they are collected.
+    pub fn prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a Key, &'a Register)> {
+        let all = prefix
+            .parse::<Key>()
+            .map_or_else(|_| self.registers.range::<Key, _>(..), |from| self.registers.range(from..));
+        all.skip_while(move |(key, _)| key.as_str() < prefix)
+            .take_while(move |(key, _)| key.as_str().starts_with(prefix))
+    }
+
+    /// How many keys there are, removed ones included until they are collected.
+    pub fn len(&self) -> usize {
+        self.registers.len()
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.registers.is_empty()
+    }
+
+    /// How often one dot came with two contents.
+    pub fn equivocations(&self) -> u64 {
+        self.equivocations
+    }
+
+    /// Whether a write was seen, live or dead.
+    pub fn seen(&self, dot: &Dot) -> bool {
+        self.lanes.get(&dot.lane).is_some_and(|lane| lane.seen.contains(dot.counter))
+    }
+
+    /// What was seen of one lane.
+    pub fn seen_of(&self, lane: &Lane) -> Option<&RangeSet> {
+        self.lanes.get(lane).map(|state| &state.seen)
+    }
+
+    /// All that was seen.
+    pub fn context(&self) -> CausalContext {
+        self.lanes.iter().map(|(lane, state)| (lane.clone(), state.seen.clone())).collect()
+    }
+
+    /// The time of the last change of the context.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// What was seen of the lanes that have changed since then.
+    pub fn context_since(&self, since: Revision) -> CausalContext {
+        let changed = self.recent.range(Revision(since.0.saturating_add(1))..).map(|(_, lane)| lane);
+        changed.filter_map(|lane| Some((lane.clone(), self.lanes.get(lane)?.seen.clone()))).collect()
+    }
+
+    /// The greatest generation of a node in the context.
+    pub fn generation(&self, node: &NodeId) -> Option<Generation> {
+        self.generations.get(node).copied()
+    }
+
+    /// Whether what this lane said is void: it spoke of an earlier life of its node.
+    pub fn is_void(&self, lane: &Lane) -> bool {
+        let Actor { node, generation } = lane.actor();
+        lane.class() == Class::Registry && self.generation(&node).is_some_and(|latest| latest > generation)
+    }
+
+    /// A hash of the whole state: equal on two replicas exactly when their contexts and live values are equal
+    /// (up to collisions of 128 bits).
+    ///
+    /// Removals do not count, so that the time of their collection does not either.
+    pub fn digest(&self) -> [u8; 16] {
+        let mut hasher = blake3::Hasher::new();
+        for (lane, state) in self.lanes.iter().filter(|(_, state)| !state.seen.is_empty()) {
+            hasher.update(lane.actor().node.as_bytes());
+            hasher.update(&lane.actor().generation.0.to_le_bytes());
+            hasher.update(&[lane.class() as u8]);
+            hasher.update(&state.live.to_le_bytes());
+            hasher.update(&(state.seen.range_count() as u64).to_le_bytes());
+            for range in state.seen.ranges() {
+                hasher.update(&range.start().to_le_bytes());
+                hasher.update(&range.end().to_le_bytes());
+            }
+        }
+        hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default()
+    }
+
+    /// The keys whose state has changed since the last call, in order.
+    pub fn take_changed(&mut self) -> BTreeSet<Key> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Makes the next write of `lane`: a value, or a removal of all that is there.
+    ///
+    /// The caller sees to it that `stamp` is greater than the register's.
+    pub fn write(&mut self, lane: &Lane, key: &Key, value: Option<Value>, stamp: Timestamp) -> Dot {
+        let observed =
+            self.registers.get(key).map_or_else(Observed::default, |register| register.observed_by(lane));
+        self.write_over(lane, key, observed, value, stamp)
+    }
+
+    /// Makes a removal of one entry alone, named by its dot; its siblings stay. Nothing if it is not live.
+    pub fn remove_entry(&mut self, lane: &Lane, key: &Key, target: &Dot, stamp: Timestamp) -> Option<Dot> {
+        self.registers.get(key)?.entry(target).filter(|entry| entry.value.is_some())?;
+        let observed = Observed::new((target.lane != *lane).then(|| (target.lane.clone(), target.counter)));
+        Some(self.write_over(lane, key, observed, None, stamp))
+    }
+
+    fn write_over(
+        &mut self,
+        lane: &Lane,
+        key: &Key,
+        seen: Observed,
+        value: Option<Value>,
+        stamp: Timestamp,
+    ) -> Dot {
+        let counter = self.seen_of(lane).and_then(RangeSet::last).unwrap_or(0).checked_add(1);
+        let dot = lane.dot(counter.expect("a lane has fewer than 2^64 writes"));
+        self.insert(key, Entry::new(key, dot.clone(), seen, stamp, value));
+        self.void_earlier_generations();
+        dot
+    }
+
+    /// Merges a delta; [`take_changed`](Self::take_changed) tells what it changed.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`] if an entry fails its checksum: the sender's fault or that of the sender's sender; nothing
+    /// was merged and nothing counts as seen.
+    pub fn merge(&mut self, delta: &Delta) -> Result<(), Corrupt> {
+        for item in &delta.items {
+            for entry in item.entries.iter().filter(|entry| self.is_news(&item.key, entry)) {
+                if entry.hash(&item.key).checksum != entry.checksum {
+                    return Err(Corrupt { key: item.key.clone(), dot: entry.dot.clone() });
+                }
+            }
+        }
+        for item in &delta.items {
+            for entry in &item.entries {
+                if self.is_news(&item.key, entry) {
+                    self.insert(&item.key, entry.clone());
+                }
+            }
+        }
+        for (lane, counters) in delta.accounted.lanes() {
+            self.see(lane, |seen| seen.union(counters));
+        }
+        self.void_earlier_generations();
+        Ok(())
+    }
+
+    /// The delta that brings a receiver who knows `known` up to date in some lanes, those of
+    /// [`Class::Registry`] first, in about `budget` bytes.
+    ///
+    /// A lane that fits is accounted for as a whole: *all* that was seen of it, never a part, because a dot
+    /// that was superseded by a later one is only then known to be dead. Of a lane that does not fit come the
+    /// keys with the smallest counters, and only the counters by which they were found are accounted for.
+    /// Entries that the receiver knows are left out; a key too large for the budget is cut between entries.
+    /// Some entry always comes along, so that whoever adds what was sent to `known` and asks again makes
+    /// progress.
+    pub fn delta<'a>(
+        &self,
+        lanes: impl IntoIterator<Item = &'a Lane>,
+        known: &CausalContext,
+        budget: usize,
+    ) -> Delta {
+        let mut builder =
+            DeltaBuilder { store: self, known, budget, size: 0, keys: BTreeSet::new(), items: Vec::new() };
+        let mut lanes: Vec<&Lane> = lanes.into_iter().collect();
+        lanes.sort_by_key(|lane| lane.class());
+        let mut accounted = CausalContext::new();
+        for lane in lanes {
+            let Some(state) = self.lanes.get(lane) else { continue };
+            let missing =
+                known.lane(lane).map_or_else(|| state.seen.clone(), |known| state.seen.difference(known));
+            match builder.collect(state, &missing) {
+                Ok(()) => accounted.insert_all(lane, &missing),
+                Err(served) => {
+                    accounted.insert_all(lane, &served);
+                    break;
+                }
+            };
+        }
+        Delta { accounted, items: builder.items }
+    }
+
+    /// Whether merging the entry could change anything: it was not seen, or contradicts what is live.
+    fn is_news(&self, key: &Key, entry: &Entry) -> bool {
+        if !self.seen(&entry.dot) {
+            return true;
+        }
+        let present = self.registers.get(key).and_then(|register| register.entry(&entry.dot));
+        present.is_some_and(|present| present.checksum != entry.checksum)
+    }
+
+    /// Joins an entry to its register and its dot to the context.
+    fn insert(&mut self, key: &Key, entry: Entry) {
+        let dot = entry.dot.clone();
+        self.see(&dot.lane, |seen| seen.insert(dot.counter));
+        if self.is_void(&dot.lane) {
+            return;
+        }
+        let digest = entry.value.is_some().then(|| entry.hash(key).digest);
+        let mut verdict = Verdict::Dead;
+        self.update(key, |register, gone| verdict = register.insert(entry, gone));
+        match verdict {
+            Verdict::Dead => return,
+            Verdict::Equivocation { replaced } => {
+                self.equivocations += 1;
+                if !replaced {
+                    return;
+                }
+            }
+            Verdict::Live => {}
+        }
+        if let (Some(digest), Some(state)) = (digest, self.lanes.get_mut(&dot.lane)) {
+            state.live = state.live.wrapping_add(digest);
+        }
+        self.changed.insert(key.clone());
+    }
+
+    /// Changes a register and keeps index and sums true to it.
+    fn update(&mut self, key: &Key, change: impl FnOnce(&mut Register, &mut dyn FnMut(&Entry))) {
+        let mut slot = match self.registers.entry(key.clone()) {
+            btree_map::Entry::Occupied(slot) => slot,
+            btree_map::Entry::Vacant(slot) => slot.insert_entry(Register::default()),
+        };
+        let before = slot.get().cover();
+        let mut gone: SmallVec<[(Lane, u128); 1]> = SmallVec::new();
+        change(slot.get_mut(), &mut |entry| {
+            if entry.value.is_some() {
+                gone.push((entry.dot.lane.clone(), entry.hash(key).digest));
+            }
+        });
+        let after = slot.get().cover();
+        if slot.get().is_empty() {
+            slot.remove();
+        }
+        for (lane, digest) in gone {
+            let state = lane_mut(&mut self.lanes, &lane);
+            state.live = state.live.wrapping_sub(digest);
+        }
+        for (lane, counter) in before.iter().filter(|covered| !after.contains(covered)) {
+            if let Some(state) = self.lanes.get_mut(lane) {
+                state.index.remove(counter);
+            }
+        }
+        for (lane, counter) in after.iter().filter(|covered| !before.contains(covered)) {
+            lane_mut(&mut self.lanes, lane).index.insert(*counter, key.clone());
+        }
+    }
+
+    /// Changes what was seen of a lane, and notes when.
+    fn see(&mut self, lane: &Lane, change: impl FnOnce(&mut RangeSet) -> bool) {
+        let Actor { node, generation } = lane.actor();
+        let state = lane_mut(&mut self.lanes, lane);
+        if !change(&mut state.seen) {
+            return;
+        }
+        let latest = self.generations.entry(node).or_insert(generation);
+        if *latest < generation {
+            *latest = generation;
+            self.reborn.push(node);
+        }
+        self.revision.0 += 1;
+        self.recent.remove(&state.revision);
+        state.revision = self.revision;
+        self.recent.insert(self.revision, lane.clone());
+    }
+
+    /// Lets go of what the reborn nodes said of their earlier lives.
+    fn void_earlier_generations(&mut self) {
+        for node in std::mem::take(&mut self.reborn) {
+            let first = Lane::new(Actor { node, generation: Generation(0) }, Class::Registry);
+            let of_node = self.lanes.range(first..).take_while(|(lane, _)| lane.actor().node == node);
+            let void: Vec<(Lane, Vec<Key>)> = of_node
+                .filter(|(lane, _)| self.is_void(lane))
+                .map(|(lane, state)| (lane.clone(), state.index.values().cloned().collect()))
+                .collect();
+            for (lane, keys) in void {
+                for key in keys {
+                    self.update(&key, |register, gone| register.retain(|entry| entry.dot.lane != lane, gone));
+                    self.changed.insert(key);
+                }
+            }
+        }
+    }
+}
+
+/// Two stores are equal when they have seen the same and hold the same.
+impl PartialEq for Store {
+    fn eq(&self, other: &Self) -> bool {
+        self.registers == other.registers && self.context() == other.context()
+    }
+}
+
+impl CvRDT for Store {
+    type Validation = Corrupt;
+
+    fn validate_merge(&self, _: &Self) -> Result<(), Corrupt> {
+        Ok(())
+    }
+
+    /// Merges all that the other has seen. Between replicas travel deltas; this is for laws and oracles.
+    fn merge(&mut self, other: Self) {
+        let delta = other.delta(other.lanes.keys(), &CausalContext::new(), usize::MAX);
+        CmRDT::apply(self, delta);
+    }
+}
+
+impl CmRDT for Store {
+    type Op = Delta;
+    type Validation = Corrupt;
+
+    fn validate_op(&self, delta: &Delta) -> Result<(), Corrupt> {
+        self.clone().merge(delta)
+    }
+
+    /// Merges a delta that is not corrupt; a corrupt one changes nothing.
+    fn apply(&mut self, delta: Delta) {
+        // The trait has no error to return; `validate_op` has.
+        self.merge(&delta).ok();
+    }
+}
+
+/// The state of a lane, made if it is new. Looks the name up before it clones it: lanes are few and old.
+fn lane_mut<'a>(lanes: &'a mut BTreeMap<Lane, LaneState>, lane: &Lane) -> &'a mut LaneState {
+    if !lanes.contains_key(lane) {
+        lanes.insert(lane.clone(), LaneState::default());
+    }
+    lanes.get_mut(lane).expect("the lane was just inserted")
+}
+
+/// A delta in the making.
+struct DeltaBuilder<'a> {
+    store: &'a Store,
+    known: &'a CausalContext,
+    budget: usize,
+    size: usize,
+    keys: BTreeSet<&'a Key>,
+    items: Vec<Item>,
+}
+
+impl<'a> DeltaBuilder<'a> {
+    /// Adds the keys that cover the missing counters, or as many as the budget allows.
+    ///
+    /// # Errors
+    ///
+    /// The counters that were served when the budget was spent.
+    fn collect(&mut self, lane: &'a LaneState, missing: &RangeSet) -> Result<(), RangeSet> {
+        let mut served = RangeSet::new();
+        for range in missing.ranges() {
+            for (&counter, key) in lane.index.range(range) {
+                if self.keys.insert(key) && !self.add(key) {
+                    return Err(served);
+                }
+                served.insert(counter);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a key's entries, as far as the receiver lacks them; says whether all found room.
+    fn add(&mut self, key: &'a Key) -> bool {
+        let entries = self.store.registers.get(key).map_or(&[][..], Register::entries);
+        let lacking = entries.iter().filter(|entry| !self.known.contains(&entry.dot));
+        let mut item = Item { key: key.clone(), entries: SmallVec::new() };
+        let mut complete = true;
+        for entry in lacking {
+            if self.size >= self.budget {
+                complete = false;
+                break;
+            }
+            item.entries.push(entry.clone());
+            self.size += Item::entry_size(entry);
+        }
+        if !item.entries.is_empty() {
+            self.size += Item::head_size(key);
+            self.items.push(item);
+        }
+        complete
+    }
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+pub(super) mod tests;

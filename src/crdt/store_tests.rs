@@ -1,0 +1,432 @@
+//! Convergence of stores, against references that share no code with them.
+
+use std::collections::BTreeMap;
+
+use crdts::{MVReg, Orswot};
+use proptest::prelude::*;
+
+use super::super::laws;
+use super::*;
+
+/// The attribute lane of a node that is named by one byte.
+pub(in super::super) fn lane(author: u8) -> Lane {
+    lane_of(author, 1, Class::Attribute)
+}
+
+fn lane_of(author: u8, generation: u64, class: Class) -> Lane {
+    Lane::new(Actor { node: NodeId::from_bytes([author; 32]), generation: Generation(generation) }, class)
+}
+
+fn key(number: u8) -> Key {
+    format!("k{number}").parse().unwrap()
+}
+
+fn value(bytes: &[u8]) -> Value {
+    bytes.try_into().unwrap()
+}
+
+fn put(store: &mut Store, author: &Lane, at: &Key, what: Option<Value>) -> Dot {
+    let stamp = store.register(at).map_or(Timestamp(0), Register::stamp);
+    store.write(author, at, what, stamp.successor().unwrap())
+}
+
+fn delta_for(from: &Store, receiver: &CausalContext) -> Delta {
+    from.delta(from.lanes.keys(), receiver, usize::MAX)
+}
+
+/// Says whether the index is what it must be: the greatest counter that each key covers, per lane.
+fn assert_index(store: &Store) {
+    let mut expected: BTreeMap<Lane, BTreeMap<u64, Key>> = BTreeMap::new();
+    for (key, register) in &store.registers {
+        for (lane, counter) in register.cover() {
+            expected.entry(lane).or_default().insert(counter, key.clone());
+        }
+    }
+    let indices = store.lanes.iter().filter(|(_, state)| !state.index.is_empty());
+    assert!(
+        indices.map(|(lane, state)| (lane, &state.index)).eq(&expected),
+        "the index is the registers' cover"
+    );
+    for (lane, state) in &store.lanes {
+        let entries = store.registers.iter().flat_map(|(key, register)| {
+            register.values().into_iter().map(move |entry| (key, entry)).collect::<Vec<_>>()
+        });
+        let sum = entries
+            .filter(|(_, entry)| entry.dot.lane == *lane)
+            .fold(0u128, |sum, (key, entry)| sum.wrapping_add(entry.hash(key).digest));
+        assert_eq!(state.live, sum, "the sum of live values of {lane}");
+    }
+}
+
+/// What may happen among replicas. Numbers are taken modulo what there is.
+#[derive(Debug, Clone)]
+enum Step {
+    Write {
+        at: u8,
+        key: u8,
+        removes: bool,
+    },
+    /// A delta for one lane, made for a receiver that is believed to know `belief`/8 of what it knows, cut to
+    /// its items without what they account for, or to a small budget.
+    Send {
+        from: u8,
+        to: u8,
+        lane: u8,
+        belief: u8,
+        cut: bool,
+        small: bool,
+    },
+    Deliver {
+        which: u8,
+        again: bool,
+        lost: bool,
+    },
+    Die {
+        at: u8,
+    },
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let bool = any::<bool>;
+    prop_oneof![
+        8 => (0u8..5, 0u8..3, prop::bool::weighted(0.3)).prop_map(|(at, key, removes)| Step::Write { at, key, removes }),
+        10 => (0u8..5, 0u8..5, 0u8..5, 0u8..16, prop::bool::weighted(0.2), prop::bool::weighted(0.2))
+            .prop_map(|(from, to, lane, belief, cut, small)| Step::Send { from, to, lane, belief, cut, small }),
+        7 => (any::<u8>(), bool(), prop::bool::weighted(0.2))
+            .prop_map(|(which, again, lost)| Step::Deliver { which, again, lost }),
+        1 => (0u8..5).prop_map(|at| Step::Die { at }),
+    ]
+}
+
+/// The replicas of a history, and for every write what an obvious reference remembers of it.
+struct History {
+    stores: Vec<Option<Store>>,
+    lanes: Vec<Lane>,
+    wire: Vec<(usize, Delta)>,
+    /// Per dot: its key, its value, and all dots of the key that its author had seen at the time.
+    written: BTreeMap<Dot, (Key, Option<Value>, Vec<Dot>)>,
+}
+
+impl History {
+    fn new(replicas: u8) -> Self {
+        let stores = (0..replicas).map(|_| Some(Store::new())).collect();
+        Self { stores, lanes: (0..replicas).map(lane).collect(), wire: Vec::new(), written: BTreeMap::new() }
+    }
+
+    fn alive(&self, number: u8) -> Option<usize> {
+        let at = usize::from(number) % self.stores.len();
+        self.stores[at].is_some().then_some(at)
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Write { at, key: number, removes } => {
+                let Some(at) = self.alive(at) else { return };
+                let (key, author) = (key(number), self.lanes[at].clone());
+                let what = (!removes).then(|| value(&self.written.len().to_le_bytes()));
+                let store = self.stores[at].as_mut().unwrap();
+                let on_key = self.written.iter().filter(|(dot, (on, ..))| *on == key && store.seen(dot));
+                let seen = on_key.map(|(dot, _)| dot.clone()).collect();
+                let dot = put(store, &author, &key, what.clone());
+                self.written.insert(dot, (key, what, seen));
+            }
+            Step::Send { from, to, lane, belief, cut, small } => {
+                let (Some(from), Some(to)) = (self.alive(from), self.alive(to)) else { return };
+                let lane = &self.lanes[usize::from(lane) % self.lanes.len()];
+                let (sender, receiver) =
+                    (self.stores[from].as_ref().unwrap(), self.stores[to].as_ref().unwrap());
+                let seen = receiver.seen_of(lane).cloned().unwrap_or_default();
+                let known = seen.truncated(seen.last().unwrap_or(0) * u64::from(belief.min(8)) / 8);
+                let known = CausalContext::from_iter([(lane.clone(), known)]);
+                let mut delta = sender.delta([lane], &known, if small { 60 } else { usize::MAX });
+                if cut {
+                    delta.accounted = CausalContext::new();
+                    delta.items.truncate(usize::from(belief % 3));
+                }
+                self.wire.push((to, delta));
+            }
+            Step::Deliver { which, again, lost } => {
+                if self.wire.is_empty() {
+                    return;
+                }
+                let at = usize::from(which) % self.wire.len();
+                let (to, delta) = self.wire[at].clone();
+                if !again {
+                    self.wire.swap_remove(at);
+                }
+                if let Some(store) = self.stores[to].as_mut().filter(|_| !lost) {
+                    store.merge(&delta).unwrap();
+                }
+            }
+            Step::Die { at } => {
+                let survivors = self.stores.iter().flatten().count();
+                if let Some(at) = self.alive(at).filter(|_| survivors > 2) {
+                    self.stores[at] = None;
+                }
+            }
+        }
+    }
+
+    /// Every survivor tells every other what it lacks, until nobody learns anything.
+    fn reconcile(&mut self) {
+        loop {
+            let mut learned = false;
+            for from in 0..self.stores.len() {
+                for to in 0..self.stores.len() {
+                    let (Some(sender), Some(receiver)) = (&self.stores[from], &self.stores[to]) else {
+                        continue;
+                    };
+                    let delta = delta_for(sender, &receiver.context());
+                    if from != to && !delta.is_empty() {
+                        self.stores[to].as_mut().unwrap().merge(&delta).unwrap();
+                        learned = true;
+                    }
+                }
+            }
+            if !learned {
+                return;
+            }
+        }
+    }
+
+    /// The writes that any survivor has seen and no other such write has seen, by key.
+    fn expected(&self) -> BTreeMap<Key, Vec<(Dot, Option<Value>)>> {
+        let survivors: Vec<&Store> = self.stores.iter().flatten().collect();
+        let known: Vec<_> =
+            self.written.iter().filter(|(dot, _)| survivors.iter().any(|store| store.seen(dot))).collect();
+        let mut expected: BTreeMap<Key, Vec<_>> = BTreeMap::new();
+        for (dot, (key, value, _)) in &known {
+            if !known.iter().any(|(_, (_, _, seen))| seen.contains(dot)) {
+                expected.entry(key.clone()).or_default().push(((*dot).clone(), value.clone()));
+            }
+        }
+        expected
+    }
+
+    fn check(mut self) {
+        self.reconcile();
+        let expected = self.expected();
+        let survivors: Vec<&Store> = self.stores.iter().flatten().collect();
+        for store in &survivors {
+            let state: BTreeMap<Key, Vec<_>> = store
+                .prefix("")
+                .map(|(key, register)| {
+                    let entries =
+                        register.entries().iter().map(|entry| (entry.dot.clone(), entry.value.clone()));
+                    (key.clone(), entries.collect())
+                })
+                .collect();
+            assert_eq!(state, expected, "a survivor holds the maximal writes");
+            assert_eq!(store.context(), survivors[0].context(), "survivors have seen the same");
+            assert_eq!(store.digest(), survivors[0].digest(), "equal states have equal digests");
+            assert_index(store);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 6_000, ..ProptestConfig::default() })]
+
+    /// FEATURES S6, B1: whatever is lost, doubled, reordered or cut, and whoever dies, survivors agree with the
+    /// reference.
+    #[test]
+    fn survivors_converge_to_the_reference(replicas in 3u8..5, steps in prop::collection::vec(any_step(), 20..110)) {
+        let mut history = History::new(replicas);
+        for step in &steps {
+            history.step(step);
+        }
+        history.check();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn stores_obey_the_laws(steps in prop::collection::vec(any_step(), 1..40)) {
+        let mut history = History::new(3);
+        for step in steps.iter().filter(|step| !matches!(step, Step::Die { .. })) {
+            history.step(step);
+        }
+        let stores: Vec<Store> = history.stores.iter().flatten().cloned().collect();
+        laws::join_semilattice(&stores[0], &stores[1], &stores[2]);
+        let [one, other] = [&stores[1], &stores[2]].map(|store| delta_for(store, &CausalContext::new()));
+        laws::operations_commute(&stores[0], &one, &other);
+        laws::operation_is_delta(&stores[0], one);
+    }
+
+    /// A delta in pieces does what the whole does: I14 of the design's invariants.
+    #[test]
+    fn a_delta_in_pieces_equals_the_whole(steps in prop::collection::vec(any_step(), 1..60), budget in 1usize..200) {
+        let mut history = History::new(3);
+        for step in steps.iter().filter(|step| !matches!(step, Step::Die { .. })) {
+            history.step(step);
+        }
+        let [from, to, _] = [0, 1, 2].map(|at| history.stores[at].clone().unwrap());
+        let mut whole = to.clone();
+        whole.merge(&delta_for(&from, &to.context())).unwrap();
+        let (mut pieces, mut sent) = (to.clone(), to.context());
+        loop {
+            let delta = from.delta(from.lanes.keys(), &sent, budget);
+            if delta.is_empty() {
+                break;
+            }
+            let before = sent.clone();
+            sent.union(&delta.accounted);
+            for entry in delta.items.iter().flat_map(|item| &item.entries) {
+                sent.insert(&entry.dot);
+            }
+            prop_assert_ne!(&before, &sent, "every piece is progress");
+            pieces.merge(&delta).unwrap();
+        }
+        prop_assert_eq!(pieces, whole);
+    }
+
+    /// Against `crdts::MVReg`, one per key, on the same writes and full merges.
+    #[test]
+    fn agrees_with_the_multi_value_register_of_crdts(
+        steps in prop::collection::vec((0u8..3, 0u8..3, 0u8..2, any::<bool>()), 1..40)
+    ) {
+        let mut stores = vec![Store::new(); 3];
+        let mut oracle: Vec<[MVReg<u64, u8>; 2]> = vec![Default::default(); 3];
+        for (step, (at, other, on, writes)) in steps.into_iter().enumerate() {
+            let (here, there, on_key) = (usize::from(at), usize::from(other), usize::from(on));
+            if writes {
+                put(&mut stores[here], &lane(at), &key(on), Some(value(&(step as u64).to_le_bytes())));
+                let register = &mut oracle[here][on_key];
+                let op = register.write(step as u64, register.read_ctx().derive_add_ctx(at));
+                register.apply(op);
+            } else {
+                let delta = delta_for(&stores[there], &stores[here].context());
+                stores[here].merge(&delta).unwrap();
+                for on_key in 0..2 {
+                    let register = oracle[there][on_key].clone();
+                    CvRDT::merge(&mut oracle[here][on_key], register);
+                }
+            }
+            for on in 0..2u8 {
+                let register = stores[here].register(&key(on));
+                let mut ours: Vec<Value> = register
+                    .map_or_else(Vec::new, |register| register.values().iter().filter_map(|entry| entry.value.clone()).collect());
+                let theirs = oracle[here][usize::from(on)].read().val;
+                let mut theirs: Vec<Value> = theirs.iter().map(|number| value(&number.to_le_bytes())).collect();
+                ours.sort();
+                theirs.sort();
+                prop_assert_eq!(ours, theirs);
+            }
+        }
+    }
+
+    /// Against a flat `crdts::Orswot` of keys: a key is there exactly if adds win over removals that had not
+    /// seen them.
+    #[test]
+    fn agrees_with_the_observed_remove_set_of_crdts(
+        steps in prop::collection::vec((0u8..3, 0u8..3, 0u8..3, 0u8..3), 1..40)
+    ) {
+        let mut stores = vec![Store::new(); 3];
+        let mut oracle: Vec<Orswot<u8, u8>> = vec![Orswot::new(); 3];
+        for (step, (at, other, on, what)) in steps.into_iter().enumerate() {
+            let (here, there) = (usize::from(at), usize::from(other));
+            match what {
+                0 => {
+                    put(&mut stores[here], &lane(at), &key(on), Some(value(&step.to_le_bytes())));
+                    let op = oracle[here].add(on, oracle[here].read_ctx().derive_add_ctx(at));
+                    oracle[here].apply(op);
+                }
+                1 => {
+                    put(&mut stores[here], &lane(at), &key(on), None);
+                    let op = oracle[here].rm(on, oracle[here].contains(&on).derive_rm_ctx());
+                    oracle[here].apply(op);
+                }
+                _ => {
+                    let delta = delta_for(&stores[there], &stores[here].context());
+                    stores[here].merge(&delta).unwrap();
+                    let set = oracle[there].clone();
+                    CvRDT::merge(&mut oracle[here], set);
+                }
+            }
+            for on in 0..3u8 {
+                let ours = stores[here].register(&key(on)).is_some_and(|register| register.winner().is_some());
+                prop_assert_eq!(ours, oracle[here].contains(&on).val, "key {}", on);
+            }
+        }
+    }
+}
+
+#[test]
+fn overwriting_a_key_does_not_grow_anything() {
+    let (mut store, author) = (Store::new(), lane(0));
+    for number in 0..100u8 {
+        put(&mut store, &author, &key(0), Some(value(&[number])));
+    }
+    assert_eq!(store.len(), 1);
+    assert_eq!(store.lanes[&author].index.len(), 1);
+    assert_eq!(store.register(&key(0)).unwrap().entries().len(), 1);
+    assert_eq!(store.seen_of(&author).unwrap().range_count(), 1);
+}
+
+#[test]
+fn a_damaged_entry_refuses_its_whole_delta() {
+    let mut sender = Store::new();
+    put(&mut sender, &lane(0), &key(0), Some(value(b"a")));
+    put(&mut sender, &lane(0), &key(1), Some(value(b"b")));
+    let mut delta = delta_for(&sender, &CausalContext::new());
+    delta.items[1].entries[0].value = Some(value(b"c"));
+    let mut receiver = Store::new();
+    let refused = receiver.merge(&delta);
+    assert_eq!(refused, Err(Corrupt { key: key(1), dot: lane(0).dot(2) }));
+    assert_eq!(receiver, Store::new());
+    assert!(receiver.take_changed().is_empty());
+}
+
+#[test]
+fn a_later_generation_voids_what_the_earlier_said_of_itself_in_any_order() {
+    let (old, new) = (lane_of(7, 1, Class::Registry), lane_of(7, 2, Class::Registry));
+    let kept = lane_of(7, 1, Class::Attribute);
+    let (mut first, mut second) = (Store::new(), Store::new());
+    put(&mut first, &old, &key(0), Some(value(b"tunnel")));
+    put(&mut first, &kept, &key(1), Some(value(b"attribute")));
+    put(&mut second, &new, &key(2), Some(value(b"record")));
+    let [before, after] = [&first, &second].map(|store| delta_for(store, &CausalContext::new()));
+
+    let (mut left, mut right) = (Store::new(), Store::new());
+    left.merge(&before).unwrap();
+    assert_eq!(left.take_changed().into_iter().collect::<Vec<_>>(), [key(0), key(1)]);
+    left.merge(&after).unwrap();
+    assert_eq!(left.take_changed().into_iter().collect::<Vec<_>>(), [key(0), key(2)]);
+    right.merge(&after).unwrap();
+    right.merge(&before).unwrap();
+    for store in [&left, &right] {
+        assert!(store.register(&key(0)).is_none());
+        assert!(store.register(&key(1)).is_some() && store.register(&key(2)).is_some());
+        assert!(store.seen(&old.dot(1)));
+        assert_index(store);
+    }
+    assert_eq!(left, right);
+    assert_eq!(left.digest(), right.digest());
+}
+
+#[test]
+fn a_removal_by_name_leaves_the_siblings() {
+    let (mut here, mut there) = (Store::new(), Store::new());
+    let mine = put(&mut here, &lane(0), &key(0), Some(value(b"mine")));
+    put(&mut there, &lane(1), &key(0), Some(value(b"theirs")));
+    here.merge(&delta_for(&there, &CausalContext::new())).unwrap();
+    assert_eq!(here.register(&key(0)).unwrap().values().len(), 2);
+    assert_eq!(here.remove_entry(&lane(0), &key(0), &mine, Timestamp(9)), Some(lane(0).dot(2)));
+    assert_eq!(here.remove_entry(&lane(0), &key(0), &mine, Timestamp(9)), None);
+    let values = here.register(&key(0)).unwrap().values();
+    assert_eq!(values.len(), 1);
+    assert_eq!(values[0].value, Some(value(b"theirs")));
+}
+
+#[test]
+fn what_changed_since_a_revision_is_told_once() {
+    let mut store = Store::new();
+    put(&mut store, &lane(0), &key(0), Some(value(b"a")));
+    let revision = store.revision();
+    assert!(store.context_since(revision).is_empty());
+    put(&mut store, &lane(1), &key(0), Some(value(b"b")));
+    put(&mut store, &lane(1), &key(0), Some(value(b"c")));
+    assert_eq!(store.context_since(revision), CausalContext::from_iter([(lane(1), RangeSet::up_to(2))]));
+}

@@ -103,8 +103,9 @@ struct History {
     stores: Vec<Option<Store>>,
     lanes: Vec<Lane>,
     wire: Vec<(usize, Delta)>,
-    /// Per dot: its key, its value, and all dots of the key that its author had seen at the time.
-    written: BTreeMap<Dot, (Key, Option<Value>, Vec<Dot>)>,
+    /// Per dot: its key, its value, and all dots of the key that its author had seen at the time, be it only
+    /// through the eyes of another write.
+    written: BTreeMap<Dot, (Key, Option<Value>, BTreeSet<Dot>)>,
 }
 
 impl History {
@@ -126,7 +127,7 @@ impl History {
                 let what = (!removes).then(|| value(&self.written.len().to_le_bytes()));
                 let store = self.stores[at].as_mut().unwrap();
                 let on_key = self.written.iter().filter(|(dot, (on, ..))| *on == key && store.seen(dot));
-                let seen = on_key.map(|(dot, _)| dot.clone()).collect();
+                let seen = on_key.flat_map(|(dot, (.., seen))| seen.iter().chain([dot]).cloned()).collect();
                 let dot = put(store, &author, &key, what.clone());
                 self.written.insert(dot, (key, what, seen));
             }
@@ -225,7 +226,7 @@ impl History {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 6_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12_000, ..ProptestConfig::default() })]
 
     /// FEATURES S6, B1: whatever is lost, doubled, reordered or cut, and whoever dies, survivors agree with the
     /// reference.

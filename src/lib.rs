@@ -17,6 +17,7 @@
 //! Reading order: [`id`], [`time`], [`crdt`], [`replica`], [`gossip`], [`wire`]; then, with the feature `net`,
 //! `tunnel`, `auth`, `service`, `daemon`, `mesh`; last, with the feature `node`, `node`.
 
+pub mod codec;
 pub mod crdt;
 pub mod event;
 pub mod gossip;

@@ -179,7 +179,7 @@ mod tests {
         fn what_is_missing_completes_the_other(a in any_context(), b in any_context()) {
             let mut completed = b.clone();
             completed.union(&a.difference(&b));
-            let mut joined = a.clone();
+            let mut joined = a;
             joined.merge(b);
             prop_assert_eq!(completed, joined);
         }

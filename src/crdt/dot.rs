@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::id::Actor;
@@ -20,7 +21,7 @@ pub enum Class {
 ///
 /// A reference-counted name, because every entry bears one and an actor's name is 40 bytes; it compares by
 /// content, so that a store may hold several copies.
-#[derive(Clone, Hash)]
+#[derive(Clone)]
 pub struct Lane(Arc<(Actor, Class)>);
 
 impl Lane {
@@ -52,6 +53,12 @@ impl PartialEq for Lane {
 }
 
 impl Eq for Lane {}
+
+impl Hash for Lane {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.0.hash(hasher);
+    }
+}
 
 impl PartialOrd for Lane {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {

@@ -216,7 +216,7 @@ mod tests {
             prop_assert_eq!(expand(&difference), &left - &right);
             prop_assert_eq!(expand(&a.intersection(&b)), &left & &right);
 
-            let mut one = a.clone();
+            let mut one = a;
             prop_assert_eq!(one.insert(counter), !left.contains(&counter));
             prop_assert!(canonical(&one));
         }

@@ -1,16 +1,12 @@
 //! All keys of a replica, what it has seen, and the index that makes one serve the other.
 
-use std::collections::btree_map;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crdts::{CmRDT, CvRDT};
 use smallvec::SmallVec;
 
-use super::{
-    CausalContext, Class, Delta, Dot, Entry, Item, Key, Lane, Observed, RangeSet, Register, Value, Verdict,
-};
+use super::{CausalContext, Class, Delta, Dot, Entry, Item, Key, Lane, RangeSet, Register, Verdict};
 use crate::id::{Actor, Generation, NodeId};
-use crate::time::Timestamp;
 
 /// Counts the changes of a store's context, locally: what has changed since another time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -158,37 +154,6 @@ impl Store {
         std::mem::take(&mut self.changed)
     }
 
-    /// Makes the next write of `lane`: a value, or a removal of all that is there.
-    ///
-    /// The caller sees to it that `stamp` is greater than the register's.
-    pub fn write(&mut self, lane: &Lane, key: &Key, value: Option<Value>, stamp: Timestamp) -> Dot {
-        let observed =
-            self.registers.get(key).map_or_else(Observed::default, |register| register.observed_by(lane));
-        self.write_over(lane, key, observed, value, stamp)
-    }
-
-    /// Makes a removal of one entry alone, named by its dot; its siblings stay. Nothing if it is not live.
-    pub fn remove_entry(&mut self, lane: &Lane, key: &Key, target: &Dot, stamp: Timestamp) -> Option<Dot> {
-        self.registers.get(key)?.entry(target).filter(|entry| entry.value.is_some())?;
-        let observed = Observed::new((target.lane != *lane).then(|| (target.lane.clone(), target.counter)));
-        Some(self.write_over(lane, key, observed, None, stamp))
-    }
-
-    fn write_over(
-        &mut self,
-        lane: &Lane,
-        key: &Key,
-        seen: Observed,
-        value: Option<Value>,
-        stamp: Timestamp,
-    ) -> Dot {
-        let counter = self.seen_of(lane).and_then(RangeSet::last).unwrap_or(0).checked_add(1);
-        let dot = lane.dot(counter.expect("a lane has fewer than 2^64 writes"));
-        self.insert(key, Entry::new(key, dot.clone(), seen, stamp, value));
-        self.void_earlier_generations();
-        dot
-    }
-
     /// Merges a delta; [`take_changed`](Self::take_changed) tells what it changed.
     ///
     /// # Errors
@@ -289,20 +254,20 @@ impl Store {
 
     /// Changes a register and keeps index and sums true to it.
     fn update(&mut self, key: &Key, change: impl FnOnce(&mut Register, &mut dyn FnMut(&Entry))) {
-        let mut slot = match self.registers.entry(key.clone()) {
-            btree_map::Entry::Occupied(slot) => slot,
-            btree_map::Entry::Vacant(slot) => slot.insert_entry(Register::default()),
-        };
-        let before = slot.get().cover();
+        if !self.registers.contains_key(key) {
+            self.registers.insert(key.clone(), Register::default());
+        }
+        let register = self.registers.get_mut(key).expect("the register was just inserted");
+        let before = register.cover();
         let mut gone: SmallVec<[(Lane, u128); 1]> = SmallVec::new();
-        change(slot.get_mut(), &mut |entry| {
+        change(register, &mut |entry| {
             if entry.value.is_some() {
                 gone.push((entry.dot.lane.clone(), entry.hash(key).digest));
             }
         });
-        let after = slot.get().cover();
-        if slot.get().is_empty() {
-            slot.remove();
+        let after = register.cover();
+        if register.is_empty() {
+            self.registers.remove(key);
         }
         for (lane, digest) in gone {
             let state = lane_mut(&mut self.lanes, &lane);

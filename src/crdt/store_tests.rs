@@ -6,7 +6,9 @@ use crdts::{MVReg, Orswot};
 use proptest::prelude::*;
 
 use super::super::laws;
+use super::super::{Observed, Value};
 use super::*;
+use crate::time::Timestamp;
 
 /// The attribute lane of a node that is named by one byte.
 pub(in super::super) fn lane(author: u8) -> Lane {
@@ -25,9 +27,19 @@ fn value(bytes: &[u8]) -> Value {
     bytes.try_into().unwrap()
 }
 
+fn write(store: &mut Store, author: &Lane, at: &Key, observed: Observed, what: Option<Value>) -> Dot {
+    let dot = author.dot(store.seen_of(author).and_then(RangeSet::last).unwrap_or(0) + 1);
+    let stamp = store.register(at).map_or(Timestamp(0), Register::stamp).successor().unwrap();
+    let entry = Entry::new(at, dot.clone(), observed, stamp, what);
+    let accounted = CausalContext::from_iter([(author.clone(), RangeSet::from(dot.counter..=dot.counter))]);
+    let items = vec![Item { key: at.clone(), entries: [entry].into_iter().collect() }];
+    store.merge(&Delta { accounted, items }).unwrap();
+    dot
+}
+
 fn put(store: &mut Store, author: &Lane, at: &Key, what: Option<Value>) -> Dot {
-    let stamp = store.register(at).map_or(Timestamp(0), Register::stamp);
-    store.write(author, at, what, stamp.successor().unwrap())
+    let observed = store.register(at).map(|register| register.observed_by(author)).unwrap_or_default();
+    write(store, author, at, observed, what)
 }
 
 fn delta_for(from: &Store, receiver: &CausalContext) -> Delta {
@@ -300,9 +312,9 @@ proptest! {
             } else {
                 let delta = delta_for(&stores[there], &stores[here].context());
                 stores[here].merge(&delta).unwrap();
-                for on_key in 0..2 {
-                    let register = oracle[there][on_key].clone();
-                    CvRDT::merge(&mut oracle[here][on_key], register);
+                let theirs = oracle[there].clone();
+                for (register, other) in oracle[here].iter_mut().zip(theirs) {
+                    CvRDT::merge(register, other);
                 }
             }
             for on in 0..2u8 {
@@ -408,14 +420,14 @@ fn a_later_generation_voids_what_the_earlier_said_of_itself_in_any_order() {
 }
 
 #[test]
-fn a_removal_by_name_leaves_the_siblings() {
+fn a_removal_that_observed_nothing_takes_its_authors_own_value_alone() {
     let (mut here, mut there) = (Store::new(), Store::new());
     let mine = put(&mut here, &lane(0), &key(0), Some(value(b"mine")));
     put(&mut there, &lane(1), &key(0), Some(value(b"theirs")));
     here.merge(&delta_for(&there, &CausalContext::new())).unwrap();
     assert_eq!(here.register(&key(0)).unwrap().values().len(), 2);
-    assert_eq!(here.remove_entry(&lane(0), &key(0), &mine, Timestamp(9)), Some(lane(0).dot(2)));
-    assert_eq!(here.remove_entry(&lane(0), &key(0), &mine, Timestamp(9)), None);
+    write(&mut here, &lane(0), &key(0), Observed::default(), None);
+    assert!(here.register(&key(0)).unwrap().entry(&mine).is_none());
     let values = here.register(&key(0)).unwrap().values();
     assert_eq!(values.len(), 1);
     assert_eq!(values[0].value, Some(value(b"theirs")));

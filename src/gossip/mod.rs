@@ -1,1 +1,31 @@
-//! Nothing here yet.
+//! The mesh protocol as a state machine: no clock, no sockets, no tasks, no randomness of its own.
+//!
+//! A [`Mesh`] is told what happens (`handle_*`, `link_*`), obeys commands (`set`, `register`, …) and says what
+//! is to be done when it is asked ([`Mesh::poll_output`]). Whoever drives it does it always in this way, be it
+//! the shell or the simulator:
+//!
+//! ```text
+//! loop {
+//!     while let Some(output) = mesh.poll_output(now) { carry the output out }
+//!     wait for an input, at most until mesh.next_timeout()
+//!     hand the input (or handle_timeout) to the mesh
+//! }
+//! ```
+//!
+//! **Invariant:** after every input, `poll_output` is drained until it is empty before the next input.
+//!
+//! **Send from state, never from queues.** The mesh keeps no queue per peer. It remembers what each peer has;
+//! when a channel can take a frame, the next one is made from the state as it then is. A value that was
+//! superseded meanwhile is never sent, and a slow peer costs memory in proportion to the number of actors.
+//!
+//! What the parts do: `link` one connection to a peer; `sync` what to send and what to ask for; `members`
+//! who can be reached; `dialer` whom to call and when; `timer` the single next wake-up.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::iter_over_hash_type)]
+
+mod config;
+mod message;
+mod output;
+
+pub use config::{Config, ConfigError, Durability};
+pub use message::{Message, Versions};
+pub use output::{Alarm, Channel, CloseReason, DialId, Event, LinkId, MemberState, Output, Side, Ticket};

@@ -1,1 +1,15 @@
-//! Nothing here yet.
+//! What the mesh replicates: registrations of tunnels, attributes, and the nodes' own records.
+//!
+//! A [`Replica`] is a [`Store`](crate::crdt::Store) with an author and a clock, and the typed views of it.
+//! Every view depends on the store alone, so that equal states give equal views.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::iter_over_hash_type)]
+
+mod path;
+mod record;
+mod state;
+mod view;
+
+pub use path::{AttributeKey, AttributeKeyError, AttributeName, Path, Scope};
+pub use record::{Address, AddressError, Attributes, AttributesError, NodeRecord};
+pub use state::{Prepared, Replica, WriteError};
+pub use view::{Attribute, NodeView, Registration};

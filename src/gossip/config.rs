@@ -1,0 +1,156 @@
+//! What can be chosen about the protocol, and what too much and too little of it cost.
+
+use std::time::Duration;
+
+use crate::replica::Address;
+
+/// Whether a write waits for a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Writes take effect at once; a restart begins with nothing and learns the state from its peers.
+    Memory,
+    /// Writes take effect when the shell has confirmed [`Output::Persist`](super::Output::Persist).
+    Disk,
+}
+
+/// The settings of a [`Mesh`](super::Mesh).
+///
+/// The default suits anything from one machine to a continent; all nodes of a mesh should agree on the
+/// intervals within a factor of two.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// What people call this node; need not be unique.
+    pub label: String,
+    /// Where others reach this node. Empty: it cannot be dialled and dials all others itself.
+    pub addresses: Vec<Address>,
+    /// Where to look for the mesh. Probed for ever, so that two halves that were seeded apart find each other.
+    pub seeds: Vec<Address>,
+    /// Whether a write waits for a disk.
+    pub durability: Durability,
+    /// How far a peer may push this node's clock ahead of its wall clock. Too small flags healthy peers; too
+    /// large lets one wrong clock win every concurrent write for that long.
+    pub max_drift: Duration,
+    /// How often each link says that it lives. Too short is idle traffic, too long is late detection.
+    pub heartbeat_interval: Duration,
+    /// How long a link may be silent before it is given up: a few heartbeats.
+    pub link_timeout: Duration,
+    /// How long a node may be out of reach before it is suspect.
+    pub suspect_after: Duration,
+    /// How long a node may be out of reach before it is down and its tunnels are no longer offered.
+    pub down_after: Duration,
+    /// How long changes of the context gather before they are told on a link.
+    pub announce_interval: Duration,
+    /// How long to wait for a linked author's own push before asking another peer for its writes.
+    pub want_after: Duration,
+    /// How long to wait for what was asked for before asking somebody else.
+    pub want_timeout: Duration,
+    /// How long two linked nodes may disagree before they tell each other their whole contexts again.
+    pub audit_after: Duration,
+    /// How long changes of this node's own record gather before it is published.
+    pub record_delay: Duration,
+    /// The first pause between two attempts to reach a node; doubles with each, with full jitter.
+    pub dial_backoff: Duration,
+    /// The longest pause between two attempts.
+    pub max_dial_backoff: Duration,
+    /// How much longer the node with the greater id waits before it dials, so that mostly one of two does.
+    pub dial_courtesy: Duration,
+    /// About how many bytes of state go into one frame.
+    pub delta_budget: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            label: String::new(),
+            addresses: Vec::new(),
+            seeds: Vec::new(),
+            durability: Durability::Memory,
+            max_drift: Duration::from_secs(10),
+            heartbeat_interval: Duration::from_secs(1),
+            link_timeout: Duration::from_millis(3_200),
+            suspect_after: Duration::from_millis(500),
+            down_after: Duration::from_secs(5),
+            announce_interval: Duration::from_millis(500),
+            want_after: Duration::from_millis(300),
+            want_timeout: Duration::from_secs(2),
+            audit_after: Duration::from_secs(5),
+            record_delay: Duration::from_millis(200),
+            dial_backoff: Duration::from_millis(250),
+            max_dial_backoff: Duration::from_secs(8),
+            dial_courtesy: Duration::from_millis(1_500),
+            delta_budget: 64 * 1024,
+        }
+    }
+}
+
+impl Config {
+    /// Says whether the settings can work together.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with the first one that cannot.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let intervals = [
+            ("heartbeat_interval", self.heartbeat_interval),
+            ("announce_interval", self.announce_interval),
+            ("want_timeout", self.want_timeout),
+            ("dial_backoff", self.dial_backoff),
+        ];
+        if let Some((name, _)) = intervals.iter().find(|(_, interval)| interval.is_zero()) {
+            return Err(ConfigError::Zero { name });
+        }
+        if self.link_timeout < 2 * self.heartbeat_interval {
+            return Err(ConfigError::LinkTimeout);
+        }
+        if self.down_after < self.suspect_after {
+            return Err(ConfigError::DownBeforeSuspect);
+        }
+        if self.delta_budget == 0 || self.delta_budget > Self::MAX_DELTA_BUDGET {
+            return Err(ConfigError::DeltaBudget);
+        }
+        Ok(())
+    }
+
+    /// The largest `delta_budget`: with one more value of full size, a frame still fits the protocol's limit.
+    pub const MAX_DELTA_BUDGET: usize = 512 * 1024;
+}
+
+/// Settings that cannot work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// An interval is zero.
+    #[error("{name} must not be zero")]
+    Zero {
+        /// Which one.
+        name: &'static str,
+    },
+    /// A link would be given up between two heartbeats.
+    #[error("link_timeout must be at least twice the heartbeat_interval")]
+    LinkTimeout,
+    /// A node would be down before it is suspect.
+    #[error("down_after must not be shorter than suspect_after")]
+    DownBeforeSuspect,
+    /// A frame would be empty or too large.
+    #[error("delta_budget must be from 1 to {}", Config::MAX_DELTA_BUDGET)]
+    DeltaBudget,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_valid_and_each_rule_bites() {
+        assert_eq!(Config::default().validate(), Ok(()));
+        let second = Duration::from_secs(1);
+        let zero = Config { want_timeout: Duration::ZERO, ..Config::default() };
+        assert_eq!(zero.validate(), Err(ConfigError::Zero { name: "want_timeout" }));
+        let hasty = Config { link_timeout: second, heartbeat_interval: second, ..Config::default() };
+        assert_eq!(hasty.validate(), Err(ConfigError::LinkTimeout));
+        let inverted = Config { down_after: second, suspect_after: 2 * second, ..Config::default() };
+        assert_eq!(inverted.validate(), Err(ConfigError::DownBeforeSuspect));
+        let huge = Config { delta_budget: Config::MAX_DELTA_BUDGET + 1, ..Config::default() };
+        assert_eq!(huge.validate(), Err(ConfigError::DeltaBudget));
+    }
+}

@@ -1,0 +1,73 @@
+//! What nodes say to each other. How it is written is `wire`'s affair.
+
+use crate::crdt::{CausalContext, Delta};
+use crate::id::Generation;
+use crate::time::UnixMillis;
+
+/// The versions of the protocol that a node speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Versions {
+    /// The lowest.
+    pub min: u8,
+    /// The highest.
+    pub max: u8,
+}
+
+impl Versions {
+    /// What this program speaks.
+    pub const OURS: Self = Self { min: 1, max: 1 };
+
+    /// The highest version that both speak.
+    pub fn common(self, other: Self) -> Option<u8> {
+        let version = self.max.min(other.max);
+        (version >= self.min && version >= other.min).then_some(version)
+    }
+}
+
+/// One message on a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// The first on every link, both ways, on the control channel.
+    Hello {
+        /// What the sender speaks.
+        versions: Versions,
+        /// In which of its lives it is.
+        generation: Generation,
+        /// The digest of its state: if it is the receiver's too, there is nothing to say.
+        digest: [u8; 16],
+        /// Its wall clock, to compare.
+        wall: UnixMillis,
+    },
+    /// What the sender has seen, on the control channel: an acknowledgement, and news of what can be asked for.
+    Context {
+        /// Whether it is all that the sender has seen, or the lanes that changed since the last time.
+        complete: bool,
+        /// The lanes, each with all that was seen of it.
+        seen: CausalContext,
+    },
+    /// A request for lanes, on the control channel, with what the sender has of them.
+    Want {
+        /// The lanes, each with what was seen of it, be it nothing.
+        lanes: Vec<(crate::crdt::Lane, crate::crdt::RangeSet)>,
+    },
+    /// A piece of state, on the delta channel.
+    Delta(Delta),
+    /// A sign of life, as a datagram: may be lost.
+    Heartbeat {
+        /// The digest of the sender's state, so that a lasting difference is noticed whatever went wrong.
+        digest: [u8; 16],
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_common_version_is_spoken() {
+        let versions = |min, max| Versions { min, max };
+        assert_eq!(versions(1, 3).common(versions(2, 5)), Some(3));
+        assert_eq!(versions(2, 5).common(versions(1, 3)), Some(3));
+        assert_eq!(versions(1, 1).common(versions(2, 2)), None);
+    }
+}

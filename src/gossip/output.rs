@@ -1,0 +1,186 @@
+//! What the mesh asks of whoever drives it, and what it tells subscribers.
+
+use std::time::Duration;
+
+use super::Message;
+use crate::crdt::{Delta, Value};
+use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
+use crate::replica::{Address, AttributeKey, Registration};
+
+/// One link between two nodes, as the driver numbers them: never used twice by one mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// One attempt to reach an address, as the mesh numbers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DialId(pub u64);
+
+/// One piece of state that is to be made durable; in the order of their making.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Who made the connection under a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// This node dialled, on this attempt.
+    Connect(DialId),
+    /// The peer dialled.
+    Listen,
+}
+
+/// The ordered byte streams of a link, apart from each other so that bulk never delays control.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Channel {
+    /// Hellos, contexts, wants.
+    Control,
+    /// Deltas.
+    Delta,
+}
+
+/// Why the mesh wants a link closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// Another link to the same peer serves.
+    Duplicate,
+    /// The peer is this node.
+    Loopback,
+    /// Nothing was heard for the link timeout.
+    Silent,
+    /// The peer speaks no version that this node speaks.
+    Incompatible,
+    /// The peer broke the protocol, or its memory did: an entry failed its checksum.
+    Misbehaved,
+    /// This node is leaving.
+    Leaving,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send a message on a channel of a link. The channel takes no other until `link_writable` says so.
+    Send {
+        /// On which link.
+        link: LinkId,
+        /// On which of its channels.
+        channel: Channel,
+        /// What.
+        message: Message,
+    },
+    /// Send a message as a datagram, or drop it.
+    Datagram {
+        /// On which link.
+        link: LinkId,
+        /// What.
+        message: Message,
+    },
+    /// Try to reach an address; answer with `link_up` or `dial_failed`.
+    Dial {
+        /// The attempt.
+        dial: DialId,
+        /// Where.
+        address: Address,
+        /// Whom to expect there, if that is known; another is as welcome at a seed.
+        expect: Option<NodeId>,
+    },
+    /// Close a link; it is gone for the mesh already and needs no `link_down`.
+    Close {
+        /// Which one.
+        link: LinkId,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// Make a piece of state durable; answer with `handle_persisted`. Only with
+    /// [`Durability::Disk`](super::Durability::Disk).
+    Persist {
+        /// Its number.
+        ticket: Ticket,
+        /// To be merged again, in order, after a restart.
+        delta: Delta,
+    },
+    /// Tell subscribers. The state has changed already.
+    Event(Event),
+}
+
+/// What subscribers are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// An attribute changed: what a read finds now.
+    Attribute {
+        /// Which one.
+        key: AttributeKey,
+        /// The winning value, if it is set.
+        value: Option<Value>,
+        /// How many concurrent values lost.
+        siblings: usize,
+    },
+    /// A tunnel was registered somewhere in the mesh.
+    Registered(Registration),
+    /// A registration went.
+    Deregistered {
+        /// The name that it was found by.
+        name: TunnelName,
+        /// The tunnel.
+        tunnel: TunnelId,
+    },
+    /// What this node thinks of another changed.
+    Member {
+        /// Of whom.
+        node: NodeId,
+        /// In which of its lives.
+        generation: Generation,
+        /// What it thinks.
+        state: MemberState,
+    },
+    /// A link to a peer is up, both hellos exchanged.
+    LinkUp {
+        /// To whom.
+        peer: NodeId,
+    },
+    /// No link to that peer is left.
+    LinkDown {
+        /// To whom.
+        peer: NodeId,
+    },
+    /// Something that an operator should know.
+    Alarm(Alarm),
+}
+
+/// What this node thinks of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MemberState {
+    /// Two-way confirmed links lead to it.
+    Alive,
+    /// None does, for a moment.
+    Suspect,
+    /// None does, for long. Its tunnels are not offered any more.
+    Down,
+    /// It said that it would go.
+    Left,
+}
+
+/// Something that an operator should know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Alarm {
+    /// Somebody else writes under this node's identity, or its disk was turned back: it goes on as `next`.
+    Double {
+        /// The life that was found doubled.
+        doubled: Actor,
+        /// The new one.
+        next: Generation,
+    },
+    /// A peer sent an entry that failed its checksum.
+    Corrupt {
+        /// Who sent it, not necessarily who damaged it.
+        peer: NodeId,
+    },
+    /// A peer's clock, or what it relays, is ahead of this node's by more than the drift bound.
+    Drift {
+        /// Who sent it.
+        peer: NodeId,
+        /// How far beyond the bound.
+        beyond: Duration,
+    },
+}

@@ -1,0 +1,408 @@
+//! The replica: a store with an author and a clock.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{AttributeKey, Attributes, NodeRecord, Path, Registration};
+use crate::crdt::{
+    CausalContext, Class, Corrupt, Delta, Dot, Entry, Item, Key, Lane, Observed, RangeSet, Register, Store,
+    Value,
+};
+use crate::id::{Actor, Generation, TunnelId, TunnelName};
+use crate::time::{Exhausted, Hlc, Timestamp, UnixMillis};
+
+/// One node's copy of the replicated state, and its pen.
+///
+/// **Writing** has two steps, so that nobody sees a write that could be lost: [`prepare`](Self::prepare) makes
+/// it, names it and orders it after all earlier ones; [`merge`](Self::merge) lets it take effect, once it is
+/// as durable as its author wants it. Prepared writes must all be merged, in the order in which they were made.
+#[derive(Debug)]
+pub struct Replica {
+    actor: Actor,
+    registry: Lane,
+    attribute: Lane,
+    clock: Hlc,
+    store: Store,
+    /// The counter of the last prepared write, per class.
+    prepared: BTreeMap<Class, u64>,
+    /// The last write of each key that was prepared and not merged yet: its dot, and what it will put.
+    unsettled: BTreeMap<Key, (Dot, Option<Value>)>,
+}
+
+/// A write that waits to take effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// Its name.
+    pub dot: Dot,
+    /// What to merge, here and elsewhere.
+    pub delta: Delta,
+}
+
+/// Why a write was refused. Nothing has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The value to be replaced bears a stamp at the end of time: somebody's clock, or somebody's malice.
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
+    /// This node does not hold a registration of that name.
+    #[error("this node holds no such registration")]
+    NotHeld,
+}
+
+impl Replica {
+    /// An empty replica, written by `actor`, whose clock peers may push at most `max_drift` ahead.
+    pub fn new(actor: Actor, max_drift: Duration) -> Self {
+        Self {
+            actor,
+            registry: Lane::new(actor, Class::Registry),
+            attribute: Lane::new(actor, Class::Attribute),
+            clock: Hlc::new(max_drift),
+            store: Store::new(),
+            prepared: BTreeMap::new(),
+            unsettled: BTreeMap::new(),
+        }
+    }
+
+    /// Who writes here.
+    pub fn actor(&self) -> Actor {
+        self.actor
+    }
+
+    /// The state itself.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The last reading of its clock.
+    pub fn last_stamp(&self) -> Timestamp {
+        self.clock.last()
+    }
+
+    /// The sequences that this replica writes.
+    pub fn own_lanes(&self) -> [&Lane; 2] {
+        [&self.registry, &self.attribute]
+    }
+
+    /// Goes on writing as a later life of the node: what it said of itself in the earlier one becomes void
+    /// with the first write of the new one.
+    ///
+    /// Writes that were prepared and not merged stay those of the earlier life.
+    pub fn rebirth(&mut self, generation: Generation) {
+        self.actor.generation = generation;
+        self.registry = Lane::new(self.actor, Class::Registry);
+        self.attribute = Lane::new(self.actor, Class::Attribute);
+        self.prepared.clear();
+    }
+
+    /// Sets an attribute. Nothing if it has that value and no siblings already.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::Exhausted`].
+    pub fn set(
+        &mut self,
+        wall: UnixMillis,
+        key: &AttributeKey,
+        value: Value,
+    ) -> Result<Option<Prepared>, WriteError> {
+        self.prepare(wall, &Path::Attribute(key.clone()), Some(value))
+    }
+
+    /// Removes an attribute, siblings included. Nothing if it is not set.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::Exhausted`].
+    pub fn unset(&mut self, wall: UnixMillis, key: &AttributeKey) -> Result<Option<Prepared>, WriteError> {
+        self.prepare(wall, &Path::Attribute(key.clone()), None)
+    }
+
+    /// Registers a tunnel that this node holds.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::Exhausted`].
+    pub fn register(
+        &mut self,
+        wall: UnixMillis,
+        name: &TunnelName,
+        tunnel: TunnelId,
+        attributes: &Attributes,
+    ) -> Result<Option<Prepared>, WriteError> {
+        self.prepare(wall, &Path::Registration { name: name.clone(), tunnel }, Some(attributes.to_value()))
+    }
+
+    /// Takes back exactly the registration of that dot. Nothing if it is gone already.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::NotHeld`] if the dot is another node's.
+    pub fn deregister(
+        &mut self,
+        wall: UnixMillis,
+        registration: &Registration,
+    ) -> Result<Option<Prepared>, WriteError> {
+        let Registration { name, tunnel, dot, .. } = registration;
+        if dot.lane.actor().node != self.actor.node {
+            return Err(WriteError::NotHeld);
+        }
+        let path = Path::Registration { name: name.clone(), tunnel: *tunnel };
+        let key = path.to_key();
+        if self.store.register(&key).and_then(|register| register.entry(dot)).is_none() {
+            return Ok(None);
+        }
+        // Having observed nothing of others, it removes what this node wrote and nothing else.
+        self.write(wall, key, path.class(), Observed::default(), None).map(Some)
+    }
+
+    /// Says what this node wants to be known of itself.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::Exhausted`].
+    pub fn publish(&mut self, wall: UnixMillis, record: &NodeRecord) -> Result<Option<Prepared>, WriteError> {
+        self.prepare(wall, &Path::Node(self.actor.node), Some(record.to_value()))
+    }
+
+    fn prepare(
+        &mut self,
+        wall: UnixMillis,
+        path: &Path,
+        value: Option<Value>,
+    ) -> Result<Option<Prepared>, WriteError> {
+        let (key, lane) = (path.to_key(), self.lane(path.class()));
+        let register = self.store.register(&key);
+        let changes = match (self.unsettled.get(&key), register) {
+            (Some((_, unsettled)), _) => *unsettled != value,
+            // A record of an earlier life must be written again, be it the same.
+            (None, Some(register)) if path.class() == Class::Registry && value.is_some() => {
+                register.would_change(value.as_ref())
+                    || register.winner().is_some_and(|entry| entry.dot.lane != lane)
+            }
+            (None, Some(register)) => register.would_change(value.as_ref()),
+            (None, None) => value.is_some(),
+        };
+        if !changes {
+            return Ok(None);
+        }
+        let observed = register.map(|register| register.observed_by(&lane)).unwrap_or_default();
+        self.write(wall, key, path.class(), observed, value).map(Some)
+    }
+
+    fn write(
+        &mut self,
+        wall: UnixMillis,
+        key: Key,
+        class: Class,
+        observed: Observed,
+        value: Option<Value>,
+    ) -> Result<Prepared, WriteError> {
+        let lane = self.lane(class);
+        let stamp =
+            self.clock.tick(wall, self.store.register(&key).map(Register::stamp).unwrap_or_default())?;
+        let seen = self.store.seen_of(&lane).and_then(RangeSet::last).unwrap_or(0);
+        let counter = self.prepared.get(&class).copied().unwrap_or(0).max(seen) + 1;
+        self.prepared.insert(class, counter);
+        let dot = lane.dot(counter);
+        self.unsettled.insert(key.clone(), (dot.clone(), value.clone()));
+        let entry = Entry::new(&key, dot.clone(), observed, stamp, value);
+        let accounted = CausalContext::from_iter([(lane, RangeSet::from(counter..=counter))]);
+        Ok(Prepared {
+            dot,
+            delta: Delta { accounted, items: vec![Item { key, entries: [entry].into_iter().collect() }] },
+        })
+    }
+
+    /// Lets a delta take effect: an own prepared one, a peer's, or one from this node's earlier life.
+    ///
+    /// Returns how far ahead of this node's clock its stamps are beyond the bound: zero from a healthy peer.
+    /// The clock follows up to the bound, and the merge never depends on it.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`] if an entry fails its checksum: the sender's fault; nothing was merged.
+    pub fn merge(&mut self, wall: UnixMillis, delta: &Delta) -> Result<Duration, Corrupt> {
+        self.store.merge(delta)?;
+        let mut latest = Timestamp::default();
+        for item in &delta.items {
+            latest = item.entries.iter().map(|entry| entry.stamp).max().unwrap_or_default().max(latest);
+            if self.unsettled.get(&item.key).is_some_and(|(dot, _)| self.store.seen(dot)) {
+                self.unsettled.remove(&item.key);
+            }
+        }
+        Ok(self.clock.observe(wall, latest))
+    }
+
+    /// What the last merges changed, as far as this version knows what it means.
+    pub fn take_changed(&mut self) -> Vec<Path> {
+        self.store.take_changed().iter().filter_map(Path::of).collect()
+    }
+
+    fn lane(&self, class: Class) -> Lane {
+        match class {
+            Class::Registry => self.registry.clone(),
+            Class::Attribute => self.attribute.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::id::NodeId;
+
+    use super::*;
+
+    const WALL: UnixMillis = UnixMillis(1_000);
+
+    fn replica(node: u8, generation: u64) -> Replica {
+        let actor = Actor { node: NodeId::from_bytes([node; 32]), generation: Generation(generation) };
+        Replica::new(actor, Duration::from_secs(10))
+    }
+
+    fn key(text: &str) -> AttributeKey {
+        text.parse().unwrap()
+    }
+
+    fn value(text: &str) -> Value {
+        text.as_bytes().try_into().unwrap()
+    }
+
+    fn settle(replica: &mut Replica, prepared: Option<Prepared>) -> Option<Dot> {
+        let prepared = prepared?;
+        replica.merge(WALL, &prepared.delta).unwrap();
+        Some(prepared.dot)
+    }
+
+    fn sync(from: &Replica, to: &mut Replica) {
+        let context = from.store().context();
+        let delta =
+            from.store().delta(context.lanes().map(|(lane, _)| lane), &to.store().context(), usize::MAX);
+        to.merge(WALL, &delta).unwrap();
+    }
+
+    #[test]
+    fn a_write_that_changes_nothing_makes_no_dot() {
+        let mut a = replica(1, 1);
+        let first = a.set(WALL, &key("mesh/x"), value("1")).unwrap();
+        assert_eq!(settle(&mut a, first).unwrap().counter, 1);
+        assert_eq!(a.set(WALL, &key("mesh/x"), value("1")).unwrap(), None);
+        assert_eq!(a.unset(WALL, &key("mesh/y")).unwrap(), None);
+        assert_eq!(a.store().seen_of(a.own_lanes()[1]).unwrap().last(), Some(1));
+    }
+
+    #[test]
+    fn an_unsettled_write_is_invisible_and_ordered_before_the_next() {
+        let mut a = replica(1, 1);
+        let settled = a.set(WALL, &key("mesh/x"), value("old")).unwrap();
+        settle(&mut a, settled);
+        let new = a.set(WALL, &key("mesh/x"), value("new")).unwrap();
+        assert_eq!(a.attribute(&key("mesh/x")).unwrap().value, value("old"));
+        // Writing the old value again is a change, for the new one is on its way.
+        let old = a.set(WALL, &key("mesh/x"), value("old")).unwrap();
+        assert_eq!(a.set(WALL, &key("mesh/x"), value("old")).unwrap(), None);
+        settle(&mut a, new);
+        assert_eq!(a.attribute(&key("mesh/x")).unwrap().value, value("new"));
+        assert_eq!(settle(&mut a, old).unwrap().counter, 3);
+        let read = a.attribute(&key("mesh/x")).unwrap();
+        assert_eq!((read.value, read.siblings.len()), (value("old"), 0));
+    }
+
+    /// FEATURES P9.
+    #[test]
+    fn concurrent_values_are_siblings_until_somebody_writes_over_them() {
+        let (mut a, mut b) = (replica(1, 1), replica(2, 1));
+        for (replica, text) in [(&mut a, "a"), (&mut b, "b")] {
+            let prepared = replica.set(WALL, &key("mesh/x"), value(text)).unwrap();
+            settle(replica, prepared);
+        }
+        sync(&a, &mut b);
+        sync(&b, &mut a);
+        let read = a.attribute(&key("mesh/x")).unwrap();
+        assert_eq!(Some(&read), b.attribute(&key("mesh/x")).as_ref());
+        assert_eq!((read.value, read.siblings), (value("b"), vec![value("a")]));
+        let prepared = a.set(WALL, &key("mesh/x"), value("b")).unwrap();
+        settle(&mut a, prepared);
+        sync(&a, &mut b);
+        assert!(b.attribute(&key("mesh/x")).unwrap().siblings.is_empty());
+    }
+
+    /// FEATURES B1.
+    #[test]
+    fn the_last_named_wins_and_the_one_before_reappears() {
+        let (mut a, mut b) = (replica(1, 1), replica(2, 1));
+        let name: TunnelName = "web".parse().unwrap();
+        let prepared = a.register(UnixMillis(1), &name, TunnelId(1), &Attributes::default()).unwrap();
+        settle(&mut a, prepared);
+        let prepared = b.register(UnixMillis(2), &name, TunnelId(2), &Attributes::default()).unwrap();
+        settle(&mut b, prepared);
+        sync(&b, &mut a);
+        sync(&a, &mut b);
+        let found = a.registrations_of(&name);
+        assert_eq!(found.iter().map(|found| found.tunnel).collect::<Vec<_>>(), [TunnelId(2), TunnelId(1)]);
+        assert_eq!(a.deregister(WALL, &found[0]), Err(WriteError::NotHeld));
+
+        let prepared = b.deregister(WALL, &found[0]).unwrap();
+        settle(&mut b, prepared);
+        sync(&b, &mut a);
+        assert_eq!(a.registrations_of(&name).first().map(|found| found.tunnel), Some(TunnelId(1)));
+        assert_eq!(b.deregister(WALL, &found[0]), Ok(None));
+    }
+
+    #[test]
+    fn rebirth_voids_registrations_and_keeps_attributes() {
+        let mut a = replica(1, 1);
+        let name: TunnelName = "web".parse().unwrap();
+        let prepared = a.register(WALL, &name, TunnelId(1), &Attributes::default()).unwrap();
+        settle(&mut a, prepared);
+        let prepared = a.set(WALL, &key("mesh/x"), value("1")).unwrap();
+        settle(&mut a, prepared);
+        a.rebirth(Generation(2));
+        let prepared = a.publish(WALL, &NodeRecord::default()).unwrap();
+        settle(&mut a, prepared);
+        assert!(a.registrations_of(&name).is_empty());
+        assert!(a.attribute(&key("mesh/x")).is_some());
+        let prepared = a.register(WALL, &name, TunnelId(1), &Attributes::default()).unwrap();
+        assert_eq!(settle(&mut a, prepared).unwrap().lane.actor().generation, Generation(2));
+        assert_eq!(a.registrations_of(&name).len(), 1);
+    }
+
+    #[test]
+    fn a_record_that_another_node_wrote_says_nothing() {
+        let (mut a, mut b) = (replica(1, 1), replica(2, 1));
+        let forged = Path::Node(a.actor().node);
+        let prepared = b.prepare(WALL, &forged, Some(NodeRecord::default().to_value())).unwrap();
+        settle(&mut b, prepared);
+        sync(&b, &mut a);
+        assert_eq!(a.nodes().count(), 0);
+        let prepared = a.publish(WALL, &NodeRecord::default()).unwrap();
+        settle(&mut a, prepared);
+        assert_eq!(a.node(&a.actor().node).unwrap().generation, Generation(1));
+    }
+
+    #[test]
+    fn a_peer_with_a_fast_clock_is_told_apart_and_merged() {
+        let (mut a, mut b) = (replica(1, 1), replica(2, 1));
+        let prepared = a.set(UnixMillis(100_000), &key("mesh/x"), value("1")).unwrap();
+        let delta = prepared.unwrap().delta;
+        assert_eq!(b.merge(UnixMillis(0), &delta).unwrap(), Duration::from_secs(90));
+        assert!(b.attribute(&key("mesh/x")).is_some());
+        let prepared = b.set(UnixMillis(0), &key("mesh/x"), value("2")).unwrap();
+        settle(&mut b, prepared);
+        assert_eq!(b.attribute(&key("mesh/x")).unwrap().value, value("2"));
+    }
+
+    #[test]
+    fn attributes_are_listed_by_prefix() {
+        let mut a = replica(1, 1);
+        for name in ["mesh/a", "mesh/b/c", "tunnel/web/x"] {
+            let prepared = a.set(WALL, &key(name), value("1")).unwrap();
+            settle(&mut a, prepared);
+        }
+        let list = |prefix| a.attributes(prefix).map(|found| found.key.to_string()).collect::<Vec<_>>();
+        assert_eq!(list("mesh/"), ["mesh/a", "mesh/b/c"]);
+        assert_eq!(list("tunnel/web"), ["tunnel/web/x"]);
+        assert_eq!(list("").len(), 3);
+        assert!(list("mesh/z").is_empty());
+    }
+}

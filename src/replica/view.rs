@@ -1,0 +1,135 @@
+//! What readers see of the state.
+
+use super::{AttributeKey, Attributes, NodeRecord, Path, Replica};
+use crate::crdt::{Dot, Entry, Register, Value};
+use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
+use crate::time::Timestamp;
+
+/// An attribute that somebody has set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attribute {
+    /// Its full name.
+    pub key: AttributeKey,
+    /// The value that a read finds: the greatest by stamp, author, counter and content.
+    pub value: Value,
+    /// The values that were written concurrently with it and lost, best first.
+    pub siblings: Vec<Value>,
+    /// When the winning value was written.
+    pub stamp: Timestamp,
+    /// Who wrote it.
+    pub author: Actor,
+}
+
+/// A tunnel that somebody holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// The name that it is found by.
+    pub name: TunnelName,
+    /// The tunnel.
+    pub tunnel: TunnelId,
+    /// The node that holds it, in the life in which it registered it.
+    pub holder: Actor,
+    /// The write that made it, for deregistering exactly it.
+    pub dot: Dot,
+    /// When it was registered.
+    pub stamp: Timestamp,
+    /// What its holder says of it.
+    pub attributes: Attributes,
+}
+
+/// What a node says of itself, in its latest life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeView {
+    /// Which node.
+    pub node: NodeId,
+    /// In which life.
+    pub generation: Generation,
+    /// What it says.
+    pub record: NodeRecord,
+    /// When it said so.
+    pub stamp: Timestamp,
+}
+
+impl Replica {
+    /// One attribute.
+    pub fn attribute(&self, key: &AttributeKey) -> Option<Attribute> {
+        attribute(key, self.store().register(&Path::Attribute(key.clone()).to_key())?)
+    }
+
+    /// The attributes whose full names begin with `prefix`, in order. The empty prefix gives all.
+    pub fn attributes(&self, prefix: &str) -> impl Iterator<Item = Attribute> {
+        let prefix = format!("attr/{prefix}");
+        let keys = self.store().prefix("attr/").skip_while({
+            let prefix = prefix.clone();
+            move |(key, _)| *key.as_str() < *prefix
+        });
+        keys.take_while(move |(key, _)| key.as_str().starts_with(&prefix)).filter_map(|(key, register)| {
+            match Path::of(key)? {
+                Path::Attribute(key) => attribute(&key, register),
+                Path::Node(_) | Path::Registration { .. } => None,
+            }
+        })
+    }
+
+    /// One registration.
+    pub fn registration(&self, name: &TunnelName, tunnel: TunnelId) -> Option<Registration> {
+        let path = Path::Registration { name: name.clone(), tunnel };
+        registration(path.clone(), self.store().register(&path.to_key())?)
+    }
+
+    /// All registrations of a name, the last registered first ("last named wins").
+    pub fn registrations_of(&self, name: &TunnelName) -> Vec<Registration> {
+        let prefix = Path::registrations_of(name);
+        let keys = self.store().prefix(&prefix);
+        let mut found: Vec<_> =
+            keys.filter_map(|(key, register)| registration(Path::of(key)?, register)).collect();
+        found.sort_by(|left, right| (right.stamp, &right.dot).cmp(&(left.stamp, &left.dot)));
+        found
+    }
+
+    /// All registrations, by name and tunnel.
+    pub fn registrations(&self) -> impl Iterator<Item = Registration> {
+        self.store().prefix("tunnel/").filter_map(|(key, register)| registration(Path::of(key)?, register))
+    }
+
+    /// What a node says of itself.
+    pub fn node(&self, node: &NodeId) -> Option<NodeView> {
+        node_view(*node, self.store().register(&Path::Node(*node).to_key())?)
+    }
+
+    /// What all nodes say of themselves, by node.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeView> {
+        self.store().prefix("node/").filter_map(|(key, register)| match Path::of(key)? {
+            Path::Node(node) => node_view(node, register),
+            Path::Registration { .. } | Path::Attribute(_) => None,
+        })
+    }
+}
+
+fn attribute(key: &AttributeKey, register: &Register) -> Option<Attribute> {
+    let values = register.values();
+    let (winner, losers) = values.split_first()?;
+    Some(Attribute {
+        key: key.clone(),
+        value: winner.value.clone()?,
+        siblings: losers.iter().filter_map(|entry| entry.value.clone()).collect(),
+        stamp: winner.stamp,
+        author: winner.dot.lane.actor(),
+    })
+}
+
+fn registration(path: Path, register: &Register) -> Option<Registration> {
+    let Path::Registration { name, tunnel } = path else { return None };
+    let Entry { dot, stamp, value, .. } = register.winner()?;
+    // A value that its holder has garbled is still a tunnel that it holds.
+    let attributes = Attributes::of_value(value.as_ref()?).unwrap_or_default();
+    Some(Registration { name, tunnel, holder: dot.lane.actor(), dot: dot.clone(), stamp: *stamp, attributes })
+}
+
+/// A node's record counts only if the node itself wrote it.
+fn node_view(node: NodeId, register: &Register) -> Option<NodeView> {
+    let values = register.values();
+    let Entry { dot, stamp, value, .. } = values.iter().find(|entry| entry.dot.lane.actor().node == node)?;
+    let record = NodeRecord::of_value(value.as_ref()?).ok()?;
+    Some(NodeView { node, generation: dot.lane.actor().generation, record, stamp: *stamp })
+}

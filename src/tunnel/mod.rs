@@ -19,6 +19,9 @@ pub mod quic;
 pub mod source;
 pub mod stream;
 
+#[cfg(test)]
+mod conformance;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;

@@ -261,12 +261,21 @@ pub(super) enum RecvKind {
 #[derive(Debug)]
 pub struct RecvHalf {
     kind: RecvKind,
-    ended: bool,
+    progress: Progress,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Open,
+    /// The end or an error has been read.
+    Ended,
+    /// We have stopped it; transports differ in what they say then.
+    Stopped,
 }
 
 impl RecvHalf {
     pub(super) fn new(kind: RecvKind) -> Self {
-        Self { kind, ended: false }
+        Self { kind, progress: Progress::Open }
     }
 
     /// The next bytes, at most `max`, without copying them; `None` at the end. Safe to cancel.
@@ -275,11 +284,16 @@ impl RecvHalf {
     ///
     /// [`ReadError`]; nothing more can be read then.
     pub async fn read_chunk(&mut self, max: usize) -> Result<Option<Bytes>, ReadError> {
+        if self.progress == Progress::Stopped {
+            return Err(ReadError::Stopped);
+        }
         let read = match &mut self.kind {
             RecvKind::Quic(quic) => quic.read_chunk(max).await,
             RecvKind::Duplex(pipe) => pipe.read_chunk(max).await,
         };
-        self.ended |= matches!(read, Ok(None) | Err(_));
+        if matches!(read, Ok(None) | Err(_)) {
+            self.progress = Progress::Ended;
+        }
         read
     }
 
@@ -289,11 +303,16 @@ impl RecvHalf {
     ///
     /// [`ReadError`]; nothing more can be read then.
     pub async fn read_chunks(&mut self, chunks: &mut [Bytes]) -> Result<Option<usize>, ReadError> {
+        if self.progress == Progress::Stopped {
+            return Err(ReadError::Stopped);
+        }
         let read = match &mut self.kind {
             RecvKind::Quic(quic) => quic.read_chunks(chunks).await,
             RecvKind::Duplex(pipe) => pipe.read_chunks(chunks).await,
         };
-        self.ended |= matches!(read, Ok(None) | Err(_));
+        if matches!(read, Ok(None) | Err(_)) {
+            self.progress = Progress::Ended;
+        }
         read
     }
 
@@ -314,7 +333,7 @@ impl RecvHalf {
 
     /// Refuses to read on: the peer's writes fail with the code. Does nothing after the end.
     pub fn stop(&mut self, code: StreamCode) {
-        self.ended = true;
+        self.progress = Progress::Stopped;
         match &mut self.kind {
             RecvKind::Quic(quic) => quic.stop(code),
             RecvKind::Duplex(pipe) => pipe.stop(code),
@@ -324,7 +343,7 @@ impl RecvHalf {
 
 impl Drop for RecvHalf {
     fn drop(&mut self) {
-        if !self.ended {
+        if self.progress == Progress::Open {
             self.stop(StreamCode::ABANDONED);
         }
     }
@@ -336,13 +355,18 @@ impl AsyncRead for RecvHalf {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.progress == Progress::Stopped {
+            return Poll::Ready(Err(ReadError::Stopped.into()));
+        }
         let before = buffer.filled().len();
         let read = match &mut self.kind {
             RecvKind::Quic(quic) => quic.poll_read(cx, buffer),
             RecvKind::Duplex(pipe) => pipe.poll_read(cx, buffer),
         };
         let at_end = buffer.filled().len() == before && buffer.remaining() > 0;
-        self.ended |= matches!(read, Poll::Ready(Err(_))) || (read.is_ready() && at_end);
+        if matches!(read, Poll::Ready(Err(_))) || (read.is_ready() && at_end) {
+            self.progress = Progress::Ended;
+        }
         read.map_err(io::Error::from)
     }
 }

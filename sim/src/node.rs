@@ -1,9 +1,10 @@
 //! One simulated machine: the core while it runs, and what outlives it.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use snomesh::crdt::Revision;
+use snomesh::crdt::{Lane, Revision};
 use snomesh::event::Ring;
 use snomesh::gossip::{Config, Durability, Event, Mesh};
 use snomesh::id::{Actor, Generation, NodeId};
@@ -33,6 +34,8 @@ pub(crate) struct Process {
     pub(crate) seen: Seen,
     /// The change of the context up to which `seen` is true.
     pub(crate) revision: Revision,
+    /// The last write of each lane that the disk has confirmed in this life.
+    pub(crate) durable: BTreeMap<Lane, u64>,
     /// The earliest time for which a wake-up is scheduled.
     pub(crate) wakes_at: Option<Moment>,
     /// Since when it runs.
@@ -133,6 +136,7 @@ impl Node {
             subscribers,
             seen: Seen::default(),
             revision: Revision::default(),
+            durable: BTreeMap::new(),
             wakes_at: None,
             since: now,
             leaving: false,

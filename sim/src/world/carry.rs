@@ -208,7 +208,7 @@ impl World<'_> {
     }
 
     /// Bytes come in: perhaps not as they were sent.
-    fn hand_over(&mut self, node: usize, link: LinkId, mut bytes: Vec<u8>) {
+    pub(super) fn hand_over(&mut self, node: usize, link: LinkId, mut bytes: Vec<u8>) {
         let rate = self.faults.corruption(node);
         let flipped = rate > 0.0 && self.flip(node, rate, &mut bytes);
         match wire::decode(&bytes) {

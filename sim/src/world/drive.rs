@@ -1,5 +1,6 @@
 //! The loop around each core: an input, all outputs, what follows for the reference, the next wake-up.
 
+use snomesh::crdt::Lane;
 use snomesh::gossip::{Alarm, Event as Told, LinkId, MemberState, Mesh, Message, Output, Ticket};
 use snomesh::time::{Moment, Now};
 
@@ -9,6 +10,8 @@ use crate::coverage::Point;
 use crate::queue::Event;
 use crate::trace::Kind;
 
+/// How many frames one input may lead to: far more than any state here has.
+const MAX_FRAMES: u32 = 20_000;
 /// How long nothing must have been wrong before a verdict against a healthy node is one.
 const RECOVERY: std::time::Duration = std::time::Duration::from_secs(20);
 
@@ -19,7 +22,15 @@ impl World<'_> {
         let result = input(&mut self.nodes[node].process.as_mut()?.mesh, now);
         self.drain(node);
         // A channel that had room takes the next frame at once.
+        let mut frames = 0;
         while let Some((link, channel)) = self.work.roomy.pop_front() {
+            frames += 1;
+            if frames > MAX_FRAMES {
+                let what = format!("one input made it send more than {MAX_FRAMES} frames");
+                self.violated(Some(node), Broken::new(Checker::Discipline, what));
+                self.work.roomy.clear();
+                break;
+            }
             if let Some(process) = self.nodes[node].process.as_mut() {
                 process.mesh.link_writable(now, link, channel);
             }
@@ -141,8 +152,14 @@ impl World<'_> {
         {
             return;
         }
-        if self.nodes[node].disk.confirm(ticket).is_some() {
+        if let Some(delta) = self.nodes[node].disk.confirm(ticket) {
+            let entries = delta.items.iter().flat_map(|item| &item.entries);
+            let own: Vec<(Lane, u64)> =
+                entries.map(|entry| (entry.dot.lane.clone(), entry.dot.counter)).collect();
             self.record(Some(node), Kind::Persisted, ticket.0, 0, b"");
+            if let Some(process) = self.nodes[node].process.as_mut() {
+                process.durable.extend(own);
+            }
             self.feed(node, |mesh, now| mesh.handle_persisted(now, ticket));
         }
     }

@@ -304,3 +304,6 @@ impl<'a> World<'a> {
         "the digests differed until a moment ago".to_owned()
     }
 }
+
+#[cfg(test)]
+mod tests;

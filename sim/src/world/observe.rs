@@ -6,6 +6,7 @@ use snomesh::replica::Path;
 use super::World;
 use crate::checker::{Broken, Checker, News, WriteId};
 use crate::coverage::Point;
+use crate::scenario::Durable;
 
 impl World<'_> {
     /// A node has made something durable: what in it is its own and new, it has written just now.
@@ -81,6 +82,24 @@ impl World<'_> {
         keys.dedup();
         for key in keys {
             self.check_key(node, key);
+        }
+        if self.scenario.durability == Durable::Disk {
+            self.check_durable(node);
+        }
+    }
+
+    /// A write takes effect when the disk has confirmed it, and not before.
+    fn check_durable(&mut self, node: usize) {
+        let Some(process) = &self.nodes[node].process else { return };
+        let replica = process.mesh.replica();
+        let hasty = replica.own_lanes().into_iter().find_map(|lane| {
+            let last = replica.store().seen_of(lane)?.last()?;
+            let confirmed = process.durable.get(lane).copied().unwrap_or(0);
+            (last > confirmed).then(|| lane.dot(last))
+        });
+        if let Some(dot) = hasty {
+            let what = format!("{dot} took effect before the disk had confirmed it");
+            self.violated(Some(node), Broken::new(Checker::Durability, what));
         }
     }
 

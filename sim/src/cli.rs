@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::checker::Checker;
 use crate::coverage::Point;
 use crate::fault::NoSuchNode;
+use crate::mutants::{MutantsError, mutants};
 use crate::random::Seed;
 use crate::report::Batch;
 use crate::run::{Effort, Finished, Job, run_all};
@@ -47,6 +48,12 @@ enum Command {
         /// The first seed.
         #[arg(long, default_value = "0")]
         seed: Seed,
+    },
+    /// Plant faults in a copy of the sources and see that each is noticed by the check that it names.
+    Mutants {
+        /// Only the one of that name.
+        #[arg(long)]
+        only: Option<String>,
     },
 }
 
@@ -93,6 +100,8 @@ enum CliError {
     #[error("--trace needs exactly one scenario and one seed, this would be {runs} runs")]
     OneTrace { runs: usize },
     #[error(transparent)]
+    Mutants(#[from] MutantsError),
+    #[error(transparent)]
     Verify(#[from] VerifyError),
     #[error("cannot write the report: {0}")]
     Output(#[from] io::Error),
@@ -126,6 +135,10 @@ fn execute(command: Option<Command>) -> Result<u8, CliError> {
         Some(Command::Verify { scenario, seed }) => {
             let same = verify(&scenarios(&scenario)?, seed, &mut io::stdout())?;
             Ok(if same { HELD } else { NOT_DETERMINISTIC })
+        }
+        Some(Command::Mutants { only }) => {
+            let caught = mutants(only.as_deref(), &mut io::stdout())?;
+            Ok(if caught { HELD } else { VIOLATED })
         }
     }
 }

@@ -1,0 +1,1 @@
+//! How tunnels live and end.

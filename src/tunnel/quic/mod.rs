@@ -10,6 +10,7 @@
 mod config;
 mod endpoint;
 mod gate;
+mod newcomers;
 mod peer;
 mod stream;
 mod tunnel;

@@ -161,4 +161,7 @@ impl Tunnel for ArcTunnel {
     fn identity(&self) -> Option<NodeId> {
         self.0.identity()
     }
+    fn into_shared(self) -> Self {
+        self
+    }
 }

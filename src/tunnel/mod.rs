@@ -153,6 +153,14 @@ pub trait Tunnel:
     /// Who the peer has proved to be: the hash of the public key of its certificate. `None` if the transport proves
     /// nothing.
     fn identity(&self) -> Option<NodeId>;
+
+    /// Shares the tunnel; one that is shared already stays as it is.
+    fn into_shared(self) -> ArcTunnel
+    where
+        Self: Sized,
+    {
+        ArcTunnel::new(self)
+    }
 }
 
 /// A datagram was not sent.

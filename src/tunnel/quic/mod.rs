@@ -10,9 +10,13 @@
 mod config;
 mod endpoint;
 mod gate;
+mod newcomers;
 mod peer;
 mod stream;
 mod tunnel;
+
+#[cfg(test)]
+mod tests;
 
 pub use config::{ALPN, EndpointSecret, QuicConfig, TlsSettings, UnfitTls};
 pub use endpoint::{BindError, DialError, QuicEndpoint, QuicIncoming, bind_socket};

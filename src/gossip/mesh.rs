@@ -14,7 +14,7 @@ use super::{
     Alarm, Channel, CloseReason, Config, DialId, Durability, Event, LinkId, MemberState, Message, Output,
     Side, Ticket, Versions,
 };
-use crate::crdt::{Corrupt, Delta, Value};
+use crate::crdt::{Corrupt, Delta, Revision, Value};
 use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
 use crate::replica::{
     AttributeKey, Attributes, NodeRecord, Path, Prepared, Registration, Replica, WriteError,
@@ -48,6 +48,8 @@ pub struct Mesh {
     /// Own writes that wait for the disk, in order.
     unpersisted: VecDeque<(Ticket, Delta)>,
     next_ticket: u64,
+    /// The digest of the state as it was at that revision.
+    digest: Option<(Revision, [u8; 16])>,
     /// The tunnels that this node holds, to be registered again in a new life.
     held: BTreeMap<(TunnelName, TunnelId), Attributes>,
     leaving: bool,
@@ -75,6 +77,7 @@ impl Mesh {
             outputs: VecDeque::new(),
             unpersisted: VecDeque::new(),
             next_ticket: 0,
+            digest: None,
             held: BTreeMap::new(),
             leaving: false,
             config,
@@ -140,7 +143,7 @@ impl Mesh {
     /// A message came.
     pub fn handle_message(&mut self, now: Now, link: LinkId, message: Message) {
         let own_digest = match &message {
-            Message::Hello { .. } | Message::Heartbeat { .. } => self.replica.store().digest(),
+            Message::Hello { .. } | Message::Heartbeat { .. } => self.cached_digest(),
             Message::Context { .. } | Message::Want { .. } | Message::Delta(_) => [0; 16],
         };
         let Some(state) = self.links.get_mut(&link) else { return };
@@ -336,6 +339,15 @@ impl Mesh {
 
 /// What the inputs come down to.
 impl Mesh {
+    /// The digest, computed at most once per change.
+    fn cached_digest(&mut self) -> [u8; 16] {
+        let revision = self.replica.store().revision();
+        if self.digest.is_none_or(|(known, _)| known != revision) {
+            self.digest = Some((revision, self.digest()));
+        }
+        self.digest.map_or_else(Default::default, |(_, digest)| digest)
+    }
+
     fn linked_set(&self) -> BTreeSet<NodeId> {
         self.links.values().filter(|link| link.is_established()).map(|link| link.peer).collect()
     }
@@ -389,17 +401,18 @@ impl Mesh {
         match self.replica.merge(now.wall, delta) {
             Err(Corrupt { .. }) => {
                 self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Corrupt { peer })));
-                self.close(now, link, CloseReason::Misbehaved);
-                return;
+                return self.close(now, link, CloseReason::Misbehaved);
             }
-            Ok(beyond) if !beyond.is_zero() => {
-                self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Drift { peer, beyond })));
+            Ok(beyond) => {
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.handle_delta(delta);
+                    if link.handle_drift(!beyond.is_zero()) {
+                        self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Drift { peer, beyond })));
+                    }
+                }
             }
-            Ok(_) => {}
         }
-        if let Some(link) = self.links.get_mut(&link) {
-            link.handle_delta(delta);
-        }
+        self.gaps.served(delta, now.monotone);
         if self.config.durability == Durability::Disk {
             let ticket = self.ticket();
             self.outputs.push_back(Output::Persist { ticket, delta: delta.clone() });
@@ -455,12 +468,13 @@ impl Mesh {
 
     fn merge_own(&mut self, now: Now, delta: &Delta) {
         self.replica.merge(now.wall, delta).expect("own entries bear their checksums");
+        self.busy.extend(self.links.keys());
         self.observe_changes(now, true);
     }
 
     /// Tells subscribers what changed, and draws the consequences.
     fn observe_changes(&mut self, now: Now, tell: bool) {
-        self.busy.extend(self.links.keys());
+        self.busy.extend(self.links.iter().filter(|(_, link)| link.is_waiting()).map(|(id, _)| *id));
         self.timers.set_by(Timer::Announce, now.monotone + self.config.announce_interval);
         for path in self.replica.take_changed() {
             let event = match path {
@@ -521,7 +535,7 @@ impl Mesh {
 /// What the timers come down to.
 impl Mesh {
     fn heartbeat(&mut self, now: Now) {
-        let digest = self.digest();
+        let digest = self.cached_digest();
         for link in self.links.keys() {
             self.outputs.push_back(Output::Datagram { link: *link, message: Message::Heartbeat { digest } });
         }

@@ -1,5 +1,7 @@
 //! The state machine itself: what comes in, what is commanded, what goes out.
 
+mod write;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand::rngs::Xoshiro256PlusPlus;
@@ -14,11 +16,9 @@ use super::{
     Alarm, Channel, CloseReason, Config, DialId, Durability, Event, LinkId, MemberState, Message, Output,
     Side, Ticket, Versions,
 };
-use crate::crdt::{Corrupt, Delta, Revision, Value};
-use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
-use crate::replica::{
-    AttributeKey, Attributes, NodeRecord, Path, Prepared, Registration, Replica, WriteError,
-};
+use crate::crdt::{Corrupt, Delta, Revision};
+use crate::id::{Actor, NodeId, TunnelId, TunnelName};
+use crate::replica::{Attributes, Path, Registration, Replica};
 use crate::time::{Moment, Now};
 
 /// The protocol of one node. See the [module](super) for how it is driven.
@@ -214,67 +214,6 @@ impl Mesh {
         }
     }
 
-    /// Sets an attribute. `None` if it has that value already and no siblings; with
-    /// [`Durability::Disk`] it takes effect when the ticket is persisted, else at once.
-    ///
-    /// # Errors
-    ///
-    /// [`WriteError`]; nothing was written.
-    pub fn set(&mut self, now: Now, key: &AttributeKey, value: Value) -> Result<Option<Ticket>, WriteError> {
-        let prepared = self.replica.set(now.wall, key, value)?;
-        Ok(self.commit(now, prepared))
-    }
-
-    /// Removes an attribute, siblings included. `None` if it is not set.
-    ///
-    /// # Errors
-    ///
-    /// [`WriteError`]; nothing was written.
-    pub fn unset(&mut self, now: Now, key: &AttributeKey) -> Result<Option<Ticket>, WriteError> {
-        let prepared = self.replica.unset(now.wall, key)?;
-        Ok(self.commit(now, prepared))
-    }
-
-    /// Registers a tunnel that this node holds. `None` if it is registered so already.
-    ///
-    /// # Errors
-    ///
-    /// [`WriteError`]; nothing was written.
-    pub fn register(
-        &mut self,
-        now: Now,
-        name: &TunnelName,
-        tunnel: TunnelId,
-        attributes: &Attributes,
-    ) -> Result<Option<Ticket>, WriteError> {
-        let prepared = self.replica.register(now.wall, name, tunnel, attributes)?;
-        self.held.insert((name.clone(), tunnel), attributes.clone());
-        Ok(self.commit(now, prepared))
-    }
-
-    /// Takes back exactly that registration of this node. `None` if it is gone already.
-    ///
-    /// # Errors
-    ///
-    /// [`WriteError::NotHeld`] if another node holds it; nothing was written.
-    pub fn deregister(
-        &mut self,
-        now: Now,
-        name: &TunnelName,
-        tunnel: TunnelId,
-    ) -> Result<Option<Ticket>, WriteError> {
-        self.held.remove(&(name.clone(), tunnel));
-        let Some(registration) = self.replica.registration(name, tunnel) else { return Ok(None) };
-        let prepared = self.replica.deregister(now.wall, &registration)?;
-        Ok(self.commit(now, prepared))
-    }
-
-    /// Says to all that this node will go: it will have left and not fallen.
-    pub fn leave(&mut self, now: Now) {
-        self.leaving = true;
-        self.publish(now);
-    }
-
     /// What is to be done next, until nothing is. Frames are made here, from the state as it is now.
     pub fn poll_output(&mut self, now: Now) -> Option<Output> {
         loop {
@@ -420,58 +359,6 @@ impl Mesh {
         self.observe_changes(now, true);
     }
 
-    /// If writes come in that this life of the node did not make, somebody else lives it too, or the disk was
-    /// turned back: take a new one before anything is written under the old.
-    fn fence_double(&mut self, now: Now, delta: &Delta) {
-        let own = self.replica.own_lanes();
-        let foreign = delta.accounted.lanes().any(|(lane, counters)| {
-            own.contains(&lane)
-                && self.replica.store().seen_of(lane).is_none_or(|seen| !seen.is_superset(counters))
-        });
-        let mut entries = delta.items.iter().flat_map(|item| &item.entries);
-        let foreign = foreign
-            || entries.any(|entry| own.contains(&&entry.dot.lane) && !self.replica.store().seen(&entry.dot));
-        if !foreign {
-            return;
-        }
-        let doubled = self.actor();
-        let next = Generation((doubled.generation.0 | 0xff) + 1 + self.rng.random_range(0..0xff));
-        self.replica.rebirth(next);
-        self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Double { doubled, next })));
-        self.publish(now);
-        for ((name, tunnel), attributes) in self.held.clone() {
-            // Nothing can come after the end of time; then the tunnel stays unknown, as the alarm says.
-            if let Ok(prepared) = self.replica.register(now.wall, &name, tunnel, &attributes) {
-                self.commit(now, prepared);
-            }
-        }
-    }
-
-    fn ticket(&mut self) -> Ticket {
-        self.next_ticket += 1;
-        Ticket(self.next_ticket)
-    }
-
-    /// Lets an own write take effect, now or when it is durable.
-    fn commit(&mut self, now: Now, prepared: Option<Prepared>) -> Option<Ticket> {
-        let Prepared { delta, .. } = prepared?;
-        let ticket = self.ticket();
-        match self.config.durability {
-            Durability::Memory => self.merge_own(now, &delta),
-            Durability::Disk => {
-                self.outputs.push_back(Output::Persist { ticket, delta: delta.clone() });
-                self.unpersisted.push_back((ticket, delta));
-            }
-        }
-        Some(ticket)
-    }
-
-    fn merge_own(&mut self, now: Now, delta: &Delta) {
-        self.replica.merge(now.wall, delta).expect("own entries bear their checksums");
-        self.busy.extend(self.links.keys());
-        self.observe_changes(now, true);
-    }
-
     /// Tells subscribers what changed, and draws the consequences.
     fn observe_changes(&mut self, now: Now, tell: bool) {
         self.busy.extend(self.links.iter().filter(|(_, link)| link.is_waiting()).map(|(id, _)| *id));
@@ -570,20 +457,6 @@ impl Mesh {
         self.timers.set(Timer::Verdict, next);
     }
 
-    fn publish(&mut self, now: Now) {
-        let record = NodeRecord {
-            label: self.config.label.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            addresses: self.config.addresses.clone(),
-            links: self.linked_set(),
-            leaving: self.leaving,
-        };
-        // Nothing can come after the end of time; the next change tries again.
-        if let Ok(prepared) = self.replica.publish(now.wall, &record) {
-            self.commit(now, prepared);
-        }
-    }
-
     fn dial(&mut self, now: Now) {
         if self.leaving {
             return;
@@ -602,5 +475,4 @@ impl Mesh {
 }
 
 #[cfg(test)]
-#[path = "mesh_tests.rs"]
 mod tests;

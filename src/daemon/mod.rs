@@ -262,6 +262,8 @@ impl<R: TunnelRegistry, S: Service + 'static, A: AuthenticationHandler> ModularD
     ///
     /// [`AttachError`]; the tunnel is closed.
     pub fn attach(&self, tunnel: impl Tunnel) -> Result<Attached, AttachError> {
+        // A shutdown that begins now waits for what is attached here.
+        let _waited_for = self.core.tasks.token();
         if self.core.stop.is_cancelled() {
             tunnel.close(CloseReason::ShuttingDown);
             return Err(AttachError::ShuttingDown);

@@ -205,7 +205,7 @@ impl QuicEndpoint {
 #[derive(Debug)]
 pub struct QuicIncoming {
     endpoint: QuicEndpoint,
-    handshakes: JoinSet<Option<QuinnTunnel>>,
+    pub(super) handshakes: JoinSet<Option<QuinnTunnel>>,
     newcomers: Newcomers,
 }
 

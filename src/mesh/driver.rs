@@ -1,7 +1,6 @@
 //! The task that feeds the core.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,11 +12,12 @@ use tokio_util::task::TaskTracker;
 
 use super::connect::{ConnectError, Connector, DialStatus};
 use super::handle::{MeshHandle, Shared};
-use super::link::{LinkStreams, LinkTasks, open_streams};
+use super::input::{Input, LinkStreams};
+use super::link::{LinkTasks, open_streams};
 use super::service::GossipService;
 use super::traffic::Counters;
 use crate::daemon::Events;
-use crate::gossip::{Channel, Config, ConfigError, DialId, Durability, LinkId, Mesh, Message, Output, Side};
+use crate::gossip::{Channel, Config, ConfigError, DialId, Durability, LinkId, Mesh, Output, Side};
 use crate::id::{Actor, NodeId};
 use crate::replica::Address;
 use crate::time::{Moment, Now, UnixMillis};
@@ -40,29 +40,6 @@ pub struct DriverConfig {
     pub seed: u64,
     /// How many events a subscriber may be behind before it lags.
     pub event_capacity: NonZeroUsize,
-}
-
-/// A command that runs in the driver.
-pub(super) type Command = Box<dyn FnOnce(&mut Mesh, Now) + Send>;
-
-/// What comes to the driver.
-pub(super) enum Input {
-    Command(Command),
-    Flush(oneshot::Sender<()>),
-    Accepted { tunnel: ArcTunnel, peer: NodeId, streams: LinkStreams },
-    Connected { dial: DialId, address: Address, tunnel: ArcTunnel, peer: NodeId, streams: LinkStreams },
-    DialFailed { dial: DialId, address: Address, error: ConnectError },
-    Message { link: LinkId, message: Message },
-    Malformed { link: LinkId },
-    Writable { link: LinkId, channel: Channel },
-    StreamEnded { link: LinkId },
-    LinkDown { link: LinkId },
-}
-
-impl fmt::Debug for Input {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Input")
-    }
 }
 
 /// The task that owns the mesh. Made first, so that the daemon can be given its service; then run.

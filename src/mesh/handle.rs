@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::connect::DialStatus;
-use super::driver::Input;
+use super::input::Input;
 use super::traffic::{Counters, Traffic};
 use crate::crdt::Value;
 use crate::daemon::{Events, Subscription};

@@ -8,26 +8,17 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::driver::Input;
+use super::input::{Input, LinkStreams};
 use super::traffic::Counters;
 use crate::gossip::{Channel, CloseReason as GossipReason, LinkId, Message};
 use crate::service::{OpenError, RouteAddress, open};
-use crate::tunnel::{
-    ArcTunnel, CloseReason, RecvHalf, SendHalf, Tunnel, TunnelControl, TunnelMonitoring, TunnelStream,
-};
+use crate::tunnel::{ArcTunnel, CloseReason, RecvHalf, SendHalf, Tunnel, TunnelControl, TunnelMonitoring};
 use crate::wire;
 
 /// Control frames go before everything else in a tunnel.
 const CONTROL_PRIORITY: i32 = 20;
 /// Deltas go before user streams, which have priority 0.
 const DELTA_PRIORITY: i32 = 10;
-
-/// The two streams of a link.
-#[derive(Debug)]
-pub(super) struct LinkStreams {
-    pub(super) control: TunnelStream,
-    pub(super) delta: TunnelStream,
-}
 
 /// Where a channel's stream is opened.
 pub(super) fn channel_address(channel: Channel) -> RouteAddress {

@@ -18,6 +18,7 @@
 mod connect;
 mod driver;
 mod handle;
+mod input;
 mod link;
 mod registry;
 mod route;

@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
-use super::driver::Input;
-use super::link::{LinkStreams, channel_address};
+use super::input::{Input, LinkStreams};
+use super::link::channel_address;
 use crate::gossip::Channel;
 use crate::service::{OfferedStream, Refusal, RouteAddress, Service};
 use crate::tunnel::{ArcTunnel, Tunnel, TunnelMonitoring, TunnelStream};

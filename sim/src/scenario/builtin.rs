@@ -29,6 +29,8 @@ builtin! {
     "mass-join",
     "concurrent-writers",
     "delete-during-partition",
+    "frozen-node",
+    "clock-far-ahead",
     "swarm",
 }
 

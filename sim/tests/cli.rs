@@ -134,3 +134,17 @@ fn the_list_names_scenarios_checks_and_what_is_counted() {
         assert!(out.contains(name), "{name}");
     }
 }
+
+/// What failed once, reduced to the smallest scenario that shows it.
+#[test]
+fn no_failure_comes_back() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios/regressions");
+    let mut count = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let output = sim(&["run", path.to_str().unwrap(), "--seeds", "6"]);
+        assert_eq!(status(&output), 0, "{}", text(&output.stdout));
+        count += 1;
+    }
+    assert!(count >= 3);
+}

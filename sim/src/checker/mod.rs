@@ -8,7 +8,7 @@ use std::fmt;
 
 use snomesh::time::Moment;
 
-pub(crate) use reference::{News, Reference, Seen, WriteId};
+pub(crate) use reference::{Basis, News, Reference, Seen, WriteId};
 pub(crate) use rest::{Resting, at_rest};
 
 /// The name of a check.

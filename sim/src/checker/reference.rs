@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use snomesh::crdt::{CausalContext, Class, Dot, Entry, Key, Lane, RangeSet, Store, Value};
-use snomesh::id::NodeId;
+use snomesh::crdt::{CausalContext, Class, Dot, Entry, Key, Lane, RangeSet, Value};
+use snomesh::id::{Actor, NodeId};
+use snomesh::replica::{Path, Replica};
 use snomesh::time::Timestamp;
 
 use super::{Broken, Checker};
@@ -91,6 +92,18 @@ pub(crate) struct Seen {
     generations: BTreeMap<NodeId, u64>,
 }
 
+/// How it is known what a write had seen on its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Basis {
+    /// All that its author had seen: a command.
+    Seen,
+    /// What its own life had written there: so a holder takes a registration back.
+    Own,
+    /// What it says itself. A node writes some things of its own accord, in the middle of an input or of its
+    /// restoring, and only it knows what it had seen by then.
+    Told,
+}
+
 /// What a change of a node's context brought.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct News {
@@ -164,7 +177,7 @@ impl Reference {
 
     /// Learns of a write from its author, who has seen `seen` at that time.
     ///
-    /// `alone` says that it looks at nothing but its own lane: so a holder takes a registration back.
+    /// `basis` says how much of that it looked at.
     ///
     /// # Errors
     ///
@@ -175,7 +188,7 @@ impl Reference {
         seen: &Seen,
         key: &Key,
         entry: &Entry,
-        alone: bool,
+        basis: Basis,
     ) -> Result<WriteId, Broken> {
         if let Some(known) = self.find(&entry.dot) {
             let known = &self.writes[known.index()];
@@ -194,9 +207,13 @@ impl Reference {
             let dot = &self.writes[write.index()].dot;
             dot.lane == entry.dot.lane && dot.counter < entry.dot.counter
         });
-        let maximal = seen.maximal.get(key).into_iter().flatten().filter(|_| !alone);
+        let maximal = seen.maximal.get(key).into_iter().flatten().filter(|_| basis == Basis::Seen);
+        let told = self.by_key[key].iter().filter(|write| {
+            let dot = &self.writes[write.index()].dot;
+            basis == Basis::Told && entry.observed.counter(&dot.lane) >= dot.counter
+        });
         let mut latest = Timestamp::default();
-        for write in own.chain(maximal) {
+        for write in own.chain(maximal).chain(told) {
             let write = &self.writes[write.index()];
             past.union(&write.past);
             past.insert(write.number);
@@ -253,11 +270,8 @@ impl Reference {
 
     /// A write is seen: it stands among the maximal ones, or some write that was seen knows better.
     pub(crate) fn see(&self, seen: &mut Seen, write: WriteId, news: &mut News) {
-        let Write { key, number, ref past, ref dot, .. } = self.writes[write.index()];
+        let Write { key, number, ref past, .. } = self.writes[write.index()];
         news.keys.push(key);
-        if seen.is_void(&dot.lane) {
-            return;
-        }
         if seen.maximal.len() <= key {
             seen.maximal.resize(key + 1, Vec::new());
         }
@@ -272,7 +286,7 @@ impl Reference {
         maximal.push(write);
     }
 
-    /// A later life of a node voids what it said of itself in earlier ones.
+    /// After a later life of a node, what it said of itself in earlier ones reads otherwise.
     fn outlive(&self, seen: &mut Seen, lane: &Lane, news: &mut News) {
         let actor = lane.actor();
         let latest = seen.generations.entry(actor.node).or_insert(actor.generation.0);
@@ -280,18 +294,12 @@ impl Reference {
             return;
         }
         *latest = actor.generation.0;
-        let void = self.by_lane.iter().filter(|of| {
-            let (actor, class) = (of.lane.actor(), of.lane.class());
-            class == Class::Registry
-                && actor.node == lane.actor().node
-                && actor.generation < lane.actor().generation
-        });
+        let earlier = |of: &Actor| of.node == actor.node && of.generation < actor.generation;
+        let void =
+            self.by_lane.iter().filter(|of| of.lane.class() == Class::Registry && earlier(&of.lane.actor()));
         for write in void.flat_map(|of| of.writes.iter().flatten()) {
             let key = self.writes[write.index()].key;
-            if let Some(at) =
-                seen.maximal.get(key).and_then(|maximal| maximal.iter().position(|w| w == write))
-            {
-                seen.maximal[key].remove(at);
+            if seen.maximal.get(key).is_some_and(|maximal| maximal.contains(write)) {
                 news.keys.push(key);
             }
         }
@@ -304,8 +312,8 @@ impl Reference {
     /// # Errors
     ///
     /// [`Checker::Merge`], [`Checker::Dots`] or [`Checker::Monotone`].
-    pub(crate) fn check_key(&self, seen: &mut Seen, store: &Store, key: usize) -> Result<usize, Broken> {
-        let register = store.register(&self.names[key]);
+    pub(crate) fn check_key(&self, seen: &mut Seen, replica: &Replica, key: usize) -> Result<usize, Broken> {
+        let register = replica.store().register(&self.names[key]);
         let entries = register.map_or(&[][..], |register| register.entries());
         let expected = seen.maximal.get(key).map_or(&[][..], |maximal| &maximal[..]);
         let found = entries.iter().map(|entry| self.find(&entry.dot));
@@ -327,18 +335,29 @@ impl Reference {
                 return Err(Broken::new(Checker::Dots, what));
             }
         }
-        self.check_read(seen, register.and_then(|register| register.winner()), key)?;
+        match Path::of(&self.names[key]) {
+            Some(Path::Registration { name, tunnel }) => {
+                let found = replica.registration(&name, tunnel).map(|found| found.dot);
+                self.check_read(seen, found, key)?;
+            }
+            Some(Path::Attribute(_)) => {
+                let winner = register.and_then(|register| register.winner());
+                self.check_read(seen, winner.map(|entry| entry.dot.clone()), key)?;
+            }
+            Some(Path::Node(_)) | None => {}
+        }
         Ok(entries.iter().filter(|entry| entry.value.is_some()).count())
     }
 
-    fn check_read(&self, seen: &mut Seen, winner: Option<&Entry>, key: usize) -> Result<(), Broken> {
-        let expected = seen.maximal.get(key).into_iter().flatten().filter(|write| self.is_value(**write));
+    fn check_read(&self, seen: &mut Seen, found: Option<Dot>, key: usize) -> Result<(), Broken> {
+        let readable = |write: &&WriteId| self.is_value(**write) && !seen.is_void(&self.dot(**write).lane);
+        let expected = seen.maximal.get(key).into_iter().flatten().filter(readable);
         let rank = |write: &WriteId| {
             let write = &self.writes[write.index()];
             (write.stamp, write.dot.lane.actor(), write.dot.counter)
         };
         let expected = expected.max_by_key(|write| rank(write)).copied();
-        let found = winner.and_then(|entry| self.find(&entry.dot));
+        let found = found.and_then(|dot| self.find(&dot));
         if found != expected {
             let text = |write: Option<WriteId>| {
                 write.map_or_else(|| "nothing".to_owned(), |write| self.dot(write).to_string())
@@ -386,7 +405,8 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use snomesh::crdt::{Delta, Item, Observed};
-    use snomesh::id::{Actor, Generation};
+    use snomesh::id::Generation;
+    use snomesh::time::UnixMillis;
 
     use super::*;
 
@@ -405,11 +425,17 @@ mod tests {
         Entry::new(&key(), of(node).dot(counter), observed, Timestamp(stamp), value)
     }
 
-    fn merge(store: &mut Store, entries: &[&Entry]) {
+    fn replica() -> Replica {
+        let actor = Actor { node: NodeId::from_bytes([9; 32]), generation: Generation(1) };
+        Replica::new(actor, std::time::Duration::from_secs(10))
+    }
+
+    fn merge(replica: &mut Replica, entries: &[&Entry]) {
         let items = entries
             .iter()
             .map(|entry| Item { key: key(), entries: [(*entry).clone()].into_iter().collect() });
-        store.merge(&Delta { accounted: CausalContext::new(), items: items.collect() }).unwrap();
+        let delta = Delta { accounted: CausalContext::new(), items: items.collect() };
+        replica.merge(UnixMillis(0), &delta).unwrap();
     }
 
     /// A node that writes twice, and another that writes without having heard of it.
@@ -422,35 +448,35 @@ mod tests {
         let mut reference = Reference::default();
         let (mut one, other) = (Seen::default(), Seen::default());
         for entry in &entries[..2] {
-            let write = reference.author(&one, &key(), entry, false).unwrap();
+            let write = reference.author(&one, &key(), entry, Basis::Seen).unwrap();
             reference.see(&mut one, write, &mut News::default());
         }
-        reference.author(&other, &key(), &entries[2], false).unwrap();
+        reference.author(&other, &key(), &entries[2], Basis::Seen).unwrap();
         (reference, entries)
     }
 
     #[test]
     fn a_store_that_merges_as_it_should_passes() {
         let (mut reference, [a, b, c]) = history();
-        let (mut store, mut seen) = (Store::new(), Seen::default());
+        let (mut replica, mut seen) = (replica(), Seen::default());
         for (entries, values) in [(vec![&b], 1), (vec![&c, &a], 2)] {
-            merge(&mut store, &entries);
-            let news = reference.follow(&mut seen, &store.context()).unwrap();
+            merge(&mut replica, &entries);
+            let news = reference.follow(&mut seen, &replica.store().context()).unwrap();
             assert!(news.unknown.is_empty());
-            assert_eq!(reference.check_key(&mut seen, &store, news.keys[0]), Ok(values));
+            assert_eq!(reference.check_key(&mut seen, &replica, news.keys[0]), Ok(values));
         }
     }
 
     #[test]
     fn a_missing_sibling_and_a_resurrected_value_are_caught() {
         let (mut reference, [a, b, c]) = history();
-        let (mut store, mut seen) = (Store::new(), Seen::default());
-        merge(&mut store, &[&a, &b, &c]);
-        reference.follow(&mut seen, &store.context()).unwrap();
+        let (mut replica, mut seen) = (replica(), Seen::default());
+        merge(&mut replica, &[&a, &b, &c]);
+        reference.follow(&mut seen, &replica.store().context()).unwrap();
         for wrong in [vec![&b], vec![&a, &c]] {
-            let mut store = Store::new();
-            merge(&mut store, &wrong);
-            let broken = reference.check_key(&mut seen, &store, 0).unwrap_err();
+            let mut replica = self::replica();
+            merge(&mut replica, &wrong);
+            let broken = reference.check_key(&mut seen, &replica, 0).unwrap_err();
             assert_eq!(broken.checker, Checker::Merge, "{broken:?}");
         }
     }
@@ -458,22 +484,22 @@ mod tests {
     #[test]
     fn a_read_that_goes_back_is_caught() {
         let (mut reference, [a, b, _]) = history();
-        let (mut store, mut seen) = (Store::new(), Seen::default());
-        merge(&mut store, &[&b]);
-        reference.follow(&mut seen, &store.context()).unwrap();
-        reference.check_key(&mut seen, &store, 0).unwrap();
+        let (mut replica, mut seen) = (replica(), Seen::default());
+        merge(&mut replica, &[&b]);
+        reference.follow(&mut seen, &replica.store().context()).unwrap();
+        reference.check_key(&mut seen, &replica, 0).unwrap();
         // A register and a reference that both forgot the later write.
         seen.maximal[0] = vec![reference.find(&a.dot).unwrap()];
-        let mut store = Store::new();
-        merge(&mut store, &[&a]);
-        assert_eq!(reference.check_key(&mut seen, &store, 0).unwrap_err().checker, Checker::Monotone);
+        let mut replica = self::replica();
+        merge(&mut replica, &[&a]);
+        assert_eq!(reference.check_key(&mut seen, &replica, 0).unwrap_err().checker, Checker::Monotone);
     }
 
     #[test]
     fn a_dot_that_names_two_writes_is_caught() {
         let (mut reference, [a, ..]) = history();
         let twice = Entry { stamp: Timestamp(9), ..a };
-        let broken = reference.author(&Seen::default(), &key(), &twice, false).unwrap_err();
+        let broken = reference.author(&Seen::default(), &key(), &twice, Basis::Seen).unwrap_err();
         assert_eq!(broken.checker, Checker::Dots);
     }
 
@@ -484,7 +510,10 @@ mod tests {
         let write = reference.find(&b.dot).unwrap();
         reference.see(&mut seen, write, &mut News::default());
         let late = entry(3, 1, &[(1, 2)], 6, Some(b"d"));
-        assert_eq!(reference.author(&seen, &key(), &late, false).unwrap_err().checker, Checker::Causality);
+        assert_eq!(
+            reference.author(&seen, &key(), &late, Basis::Seen).unwrap_err().checker,
+            Checker::Causality
+        );
     }
 
     #[test]
@@ -499,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_life_voids_registrations_of_the_earlier() {
+    fn a_later_life_voids_registrations_of_the_earlier_to_readers() {
         let key: Key = "tunnel/web/0000000000000001".parse().unwrap();
         let (old, new) = (lane(1, 1, Class::Registry), lane(1, 2, Class::Registry));
         let mut reference = Reference::default();
@@ -513,13 +542,14 @@ mod tests {
                 Value::try_from(&b"r"[..]).ok(),
             )
         };
-        reference.author(&seen, &key, &make(&old, 1), false).unwrap();
+        reference.author(&seen, &key, &make(&old, 1), Basis::Seen).unwrap();
         reference.follow(&mut seen, &CausalContext::from_iter([(old, RangeSet::up_to(1))])).unwrap();
         assert_eq!(seen.maximal(0).len(), 1);
         let other: Key = "node/x".parse().unwrap();
-        reference.author(&seen, &other, &make(&new, 2), false).unwrap();
+        reference.author(&seen, &other, &make(&new, 2), Basis::Seen).unwrap();
         let news =
             reference.follow(&mut seen, &CausalContext::from_iter([(new, RangeSet::up_to(1))])).unwrap();
-        assert_eq!((seen.maximal(0).len(), news.keys), (0, vec![0, 1]));
+        assert_eq!((seen.maximal(0).len(), news.keys), (1, vec![0, 1]));
+        assert!(seen.is_void(&reference.dot(seen.maximal(0)[0]).lane));
     }
 }

@@ -161,7 +161,11 @@ impl World<'_> {
                 entries.map(|entry| (entry.dot.lane.clone(), entry.dot.counter)).collect();
             self.record(Some(node), Kind::Persisted, ticket.0, 0, b"");
             if let Some(process) = self.nodes[node].process.as_mut() {
-                process.durable.extend(own);
+                for (lane, counter) in own {
+                    // What peers send is made durable too, old writes of this node among it.
+                    let last = process.durable.entry(lane).or_default();
+                    *last = counter.max(*last);
+                }
             }
             self.feed(node, |mesh, now| mesh.handle_persisted(now, ticket));
         }

@@ -4,7 +4,7 @@ use snomesh::crdt::{Delta, Dot, Entry, Key};
 use snomesh::replica::Path;
 
 use super::World;
-use crate::checker::{Broken, Checker, News, WriteId};
+use crate::checker::{Basis, Broken, Checker, News, WriteId};
 use crate::coverage::Point;
 use crate::scenario::Durable;
 
@@ -22,9 +22,15 @@ impl World<'_> {
     }
 
     fn author(&mut self, node: usize, key: &Key, entry: &Entry) -> Option<WriteId> {
-        let alone = self.work.alone.as_ref() == Some(key);
+        let basis = if self.work.alone.as_ref() == Some(key) {
+            Basis::Own
+        } else if self.work.writing.as_ref() == Some(key) {
+            Basis::Seen
+        } else {
+            Basis::Told
+        };
         let process = self.nodes[node].process.as_ref()?;
-        match self.reference.author(&process.seen, key, entry, alone) {
+        match self.reference.author(&process.seen, key, entry, basis) {
             Ok(write) => {
                 self.count_authored(node, write);
                 Some(write)
@@ -132,7 +138,7 @@ impl World<'_> {
 
     fn check_key(&mut self, node: usize, key: usize) {
         let Some(process) = self.nodes[node].process.as_mut() else { return };
-        match self.reference.check_key(&mut process.seen, process.mesh.replica().store(), key) {
+        match self.reference.check_key(&mut process.seen, process.mesh.replica(), key) {
             Ok(values) if values > 1 => self.coverage.hit(Point::Siblings),
             Ok(_) => {}
             Err(broken) => self.violated(Some(node), broken),

@@ -1,7 +1,7 @@
 //! The names of things: nodes, their generations, tunnels.
 //!
 //! Every name is a newtype that is parsed at the edge and trusted inside. Nothing here knows how a name
-//! came to be: a [`NodeId`] is the SHA-256 of a public key, but it is `auth` that hashes it.
+//! came to be: a [`NodeId`] is the SHA-256 of a public key, but it is `tunnel` that hashes it.
 
 use std::fmt;
 use std::str::FromStr;

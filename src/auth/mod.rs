@@ -1,1 +1,84 @@
-//! Nothing here yet.
+//! Who a peer is: identities, the mesh's authority, and the handshake that makes a tunnel count.
+//!
+//! A QUIC connection that stands is not yet an authenticated tunnel. An [`AuthenticationHandler`] makes it one: it is
+//! given a fresh tunnel and gives back a name, or refuses. [`MutualTls`] takes the identity that TLS has proved and
+//! exchanges hellos, so that each side knows that the other one accepts it.
+
+mod ca;
+mod hello;
+mod identity;
+mod tls;
+
+#[cfg(test)]
+pub(crate) mod test_mesh;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::id::TunnelName;
+use crate::tunnel::ArcTunnel;
+
+pub use ca::{CaError, MeshCa, NodeCertificate};
+pub use hello::{HelloError, MAX_HELLO, MutualTls, PROTOCOL_VERSIONS, ProtocolVersions};
+pub use identity::{Identity, IdentityError};
+pub use tls::{CredentialsError, DenyList, MeshCredentials};
+
+/// What a handler learned of a peer: from here on the tunnel has a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authenticated {
+    /// The tunnel's name.
+    pub name: TunnelName,
+    /// What the peer told of itself, never to be changed.
+    pub attributes: Arc<HashMap<String, Vec<u8>>>,
+}
+
+/// Finds out who is at the other end of a fresh tunnel.
+pub trait AuthenticationHandler: Send + Sync + 'static {
+    /// Why a peer was refused.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Authenticates a tunnel that nobody else uses yet; both sides run it at the same time.
+    ///
+    /// The caller gives up at the deadline, whatever the handler does, and closes the tunnel after a refusal.
+    fn authenticate(
+        &self,
+        tunnel: &ArcTunnel,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Authenticated, Self::Error>> + Send;
+}
+
+impl<A: AuthenticationHandler> AuthenticationHandler for Arc<A> {
+    type Error = A::Error;
+
+    fn authenticate(
+        &self,
+        tunnel: &ArcTunnel,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Authenticated, Self::Error>> + Send {
+        (**self).authenticate(tunnel, deadline)
+    }
+}
+
+/// Accepts every peer under one fixed name and proves nothing: for tests and for tunnels within a process.
+#[derive(Debug, Clone)]
+pub struct NoOp {
+    name: TunnelName,
+}
+
+impl NoOp {
+    /// Calls every tunnel `name`.
+    pub fn named(name: TunnelName) -> Self {
+        Self { name }
+    }
+}
+
+impl AuthenticationHandler for NoOp {
+    type Error = std::convert::Infallible;
+
+    async fn authenticate(&self, _: &ArcTunnel, _: Instant) -> Result<Authenticated, Self::Error> {
+        Ok(Authenticated { name: self.name.clone(), attributes: Arc::default() })
+    }
+}

@@ -1,1 +1,405 @@
-//! Nothing here yet.
+//! The daemon: tunnels come and go, are authenticated, registered, served, and cleaned up after.
+//!
+//! ```text
+//!   attach / run ──▶ connected ──▶ authenticated ──▶ disconnected
+//!                        │         in the peer view,      ▲
+//!                        │         then registered        │
+//!                        └── authentication failed ───────┘
+//! ```
+//!
+//! One daemon is client and server: it does not matter who dialled, see [`crate::tunnel::Side`]. Each tunnel has a task
+//! and so has each stream; they share nothing that one of them could hold up. A panic ends the stream it happens in.
+//!
+//! **Invariant:** a tunnel that is not authenticated is never in [`PeersView`], never registered and never served.
+//!
+//! **Invariant:** the peer view changes before the registry is asked, at both ends of a tunnel's life, and before the
+//! event that tells of it.
+
+mod config;
+mod dropkick;
+mod events;
+mod life;
+mod peers;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::{AuthenticationHandler, MutualTls};
+use crate::id::TunnelId;
+use crate::registry::{InMemoryTunnelRegistry, TunnelRegistry};
+use crate::service::{Service, ServiceRegistry};
+use crate::tunnel::{ArcTunnel, CloseReason, Closed, Tunnel, TunnelControl, TunnelSource};
+
+pub use config::DaemonConfig;
+pub use dropkick::Dropkick;
+pub use events::{Events, RecvError, Subscription, TunnelEvent};
+pub use peers::{Peer, PeersView};
+
+/// Told of peers as they come and go, in the task that handles the tunnel: it must return at once and not block.
+///
+/// Unlike an event subscription it cannot lag. Every `joined` is followed by one `left` of the same tunnel.
+pub trait TunnelObserver: Send + Sync + 'static {
+    /// A tunnel was authenticated and is in the peer view.
+    fn joined(&self, peer: &Peer);
+
+    /// A tunnel has ended and is no longer in the peer view.
+    fn left(&self, peer: &Peer, closed: &Closed);
+}
+
+/// Why a peer was not authenticated. Its tunnel is closed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthenticationFailure {
+    /// The handler refused the peer.
+    #[error("not authenticated")]
+    Refused(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// The handler was not done in time.
+    #[error("not authenticated in time")]
+    TimedOut,
+    /// The peer has as many tunnels as a node may have.
+    #[error("the peer has too many tunnels")]
+    TooManyTunnels,
+    /// The tunnel ended meanwhile.
+    #[error(transparent)]
+    Closed(#[from] Closed),
+    /// The handler panicked, which is its own bug.
+    #[error("the authentication broke down")]
+    Broken,
+}
+
+/// A tunnel was not taken; it is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// The daemon stops.
+    #[error("shutting down")]
+    ShuttingDown,
+    /// The daemon has as many tunnels as it may have.
+    #[error("too many tunnels")]
+    TooManyTunnels,
+}
+
+/// A tunnel that was taken and is being authenticated.
+#[derive(Debug)]
+pub struct Attached {
+    /// The id that the tunnel has been given.
+    pub id: TunnelId,
+    outcome: oneshot::Receiver<Result<Peer, AuthenticationFailure>>,
+}
+
+impl Attached {
+    /// Waits until the peer is authenticated and in the peer view. Nobody has to wait: the tunnel goes on by itself.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthenticationFailure`].
+    pub async fn authenticated(self) -> Result<Peer, AuthenticationFailure> {
+        self.outcome.await.unwrap_or(Err(AuthenticationFailure::Broken))
+    }
+}
+
+/// How a shutdown went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// Everything came to its end by itself.
+    Clean,
+    /// Streams were cut at the deadline; then everything was cleaned up.
+    Cut,
+    /// So many tasks do not end even when they are told to: handlers that block, or a registry that hangs.
+    Stuck(usize),
+}
+
+/// Client and server in one; clones are handles of the same daemon.
+#[derive(Debug)]
+pub struct ModularDaemon<R = InMemoryTunnelRegistry, S = ServiceRegistry, A = MutualTls> {
+    core: Arc<Core<R, S, A>>,
+}
+
+impl<R, S, A> Clone for ModularDaemon<R, S, A> {
+    fn clone(&self) -> Self {
+        Self { core: Arc::clone(&self.core) }
+    }
+}
+
+struct Core<R, S, A> {
+    registry: R,
+    services: S,
+    authentication: A,
+    observers: Vec<Arc<dyn TunnelObserver>>,
+    config: DaemonConfig,
+    peers: PeersView,
+    events: Events<TunnelEvent>,
+    /// One permit per tunnel that may live.
+    tunnels: Arc<Semaphore>,
+    /// Every task of the daemon, so that shutdown can wait for all of them.
+    tasks: TaskTracker,
+    /// Nothing new: neither tunnels nor streams.
+    stop: CancellationToken,
+    /// Nothing old either: streams that live are cut.
+    cut: CancellationToken,
+}
+
+impl<R, S, A> std::fmt::Debug for Core<R, S, A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ModularDaemon").field("peers", &self.peers.len()).finish_non_exhaustive()
+    }
+}
+
+impl ModularDaemon {
+    /// Begins to put a daemon together. Left as it is, it authenticates by mutual TLS, registers in memory and serves
+    /// nothing.
+    pub fn builder() -> DaemonBuilder {
+        DaemonBuilder {
+            registry: InMemoryTunnelRegistry::new(),
+            services: ServiceRegistry::new(),
+            authentication: MutualTls::default(),
+            observers: Vec::new(),
+            config: DaemonConfig::default(),
+            peers: PeersView::default(),
+        }
+    }
+}
+
+/// Puts a [`ModularDaemon`] together.
+pub struct DaemonBuilder<R = InMemoryTunnelRegistry, S = ServiceRegistry, A = MutualTls> {
+    registry: R,
+    services: S,
+    authentication: A,
+    observers: Vec<Arc<dyn TunnelObserver>>,
+    config: DaemonConfig,
+    peers: PeersView,
+}
+
+impl<R, S, A> std::fmt::Debug for DaemonBuilder<R, S, A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DaemonBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl<R, S, A> DaemonBuilder<R, S, A> {
+    /// Registers tunnels there.
+    pub fn registry<R2: TunnelRegistry>(self, registry: R2) -> DaemonBuilder<R2, S, A> {
+        let Self { services, authentication, observers, config, peers, .. } = self;
+        DaemonBuilder { registry, services, authentication, observers, config, peers }
+    }
+
+    /// Serves these services, for instance a [`ServiceRegistry`].
+    pub fn services<S2: Service + 'static>(self, services: S2) -> DaemonBuilder<R, S2, A> {
+        let Self { registry, authentication, observers, config, peers, .. } = self;
+        DaemonBuilder { registry, services, authentication, observers, config, peers }
+    }
+
+    /// Authenticates tunnels so.
+    pub fn authentication<A2: AuthenticationHandler>(self, authentication: A2) -> DaemonBuilder<R, S, A2> {
+        let Self { registry, services, observers, config, peers, .. } = self;
+        DaemonBuilder { registry, services, authentication, observers, config, peers }
+    }
+
+    /// Tells this observer of peers, after those that were given before.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn TunnelObserver>) -> Self {
+        self.observers.push(observer);
+        self
+    }
+
+    /// Sets limits and times.
+    #[must_use]
+    pub fn config(mut self, config: DaemonConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// The peer view that the daemon is going to have, for services that look tunnels up.
+    pub fn peers(&self) -> PeersView {
+        self.peers.clone()
+    }
+}
+
+impl<R: TunnelRegistry, S: Service + 'static, A: AuthenticationHandler> DaemonBuilder<R, S, A> {
+    /// Makes the daemon. It does nothing before it has tunnels.
+    pub fn build(self) -> ModularDaemon<R, S, A> {
+        let core = Core {
+            registry: self.registry,
+            services: self.services,
+            authentication: self.authentication,
+            observers: self.observers,
+            peers: self.peers,
+            events: Events::new(self.config.event_capacity),
+            tunnels: Arc::new(Semaphore::new(self.config.max_tunnels.get())),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            config: self.config,
+        };
+        ModularDaemon { core: Arc::new(core) }
+    }
+}
+
+impl<R: TunnelRegistry, S: Service + 'static, A: AuthenticationHandler> ModularDaemon<R, S, A> {
+    /// Takes the tunnels of a source until it has no more or the daemon stops. Several sources may run at once, of
+    /// different kinds of tunnels.
+    pub async fn run<T: TunnelSource>(&self, mut source: T) {
+        while let Some(Some(tunnel)) = self.core.stop.run_until_cancelled(source.next()).await {
+            if let Err(error) = self.attach(tunnel) {
+                tracing::debug!(%error, "tunnel not taken");
+            }
+        }
+    }
+
+    /// Takes one tunnel, for instance one that was dialled, and handles it from now on in a task of its own. Must be
+    /// called in a runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`]; the tunnel is closed.
+    pub fn attach(&self, tunnel: impl Tunnel) -> Result<Attached, AttachError> {
+        if self.core.stop.is_cancelled() {
+            tunnel.close(CloseReason::ShuttingDown);
+            return Err(AttachError::ShuttingDown);
+        }
+        let Ok(permit) = Arc::clone(&self.core.tunnels).try_acquire_owned() else {
+            tunnel.close(CloseReason::TooManyTunnels);
+            return Err(AttachError::TooManyTunnels);
+        };
+        let id = random_id();
+        let (told, outcome) = oneshot::channel();
+        let life = life::live(Arc::clone(&self.core), ArcTunnel::new(tunnel), id, told);
+        self.core.tasks.spawn(async move {
+            life.await;
+            drop(permit);
+        });
+        Ok(Attached { id, outcome })
+    }
+
+    /// The tunnels that the daemon holds.
+    pub fn peers(&self) -> PeersView {
+        self.core.peers.clone()
+    }
+
+    /// Subscribes to what happens to tunnels from now on.
+    pub fn subscribe(&self) -> Subscription<TunnelEvent> {
+        self.core.events.subscribe()
+    }
+
+    /// The registry that tunnels are registered in.
+    pub fn registry(&self) -> &R {
+        &self.core.registry
+    }
+
+    /// The services that peers get.
+    pub fn services(&self) -> &S {
+        &self.core.services
+    }
+
+    /// Closes a tunnel. Says whether there was one.
+    pub fn disconnect(&self, id: TunnelId, reason: CloseReason) -> bool {
+        let peer = self.core.peers.tunnel(id);
+        peer.inspect(|peer| peer.tunnel.close(reason)).is_some()
+    }
+
+    /// Stops: takes nothing new, lets streams come to their end until the configured deadline, then closes all tunnels
+    /// with a reason and waits until everything is deregistered. Calling it again waits again.
+    pub async fn shutdown(&self) -> Drained {
+        let core = &self.core;
+        core.stop.cancel();
+        core.tasks.close();
+        let mut drained = Drained::Clean;
+        if timeout(core.config.drain_timeout, core.tasks.wait()).await.is_err() {
+            drained = Drained::Cut;
+            core.cut.cancel();
+            if timeout(core.config.cut_timeout, core.tasks.wait()).await.is_err() {
+                drained = Drained::Stuck(core.tasks.len());
+            }
+        }
+        core.events.close();
+        drained
+    }
+}
+
+/// Draws an id that no other tunnel of any node has.
+fn random_id() -> TunnelId {
+    let mut bytes = [0; 8];
+    SystemRandom::new().fill(&mut bytes).expect("the system has randomness once it has booted");
+    TunnelId(u64::from_be_bytes(bytes))
+}
+
+/// Turns a constant into what the configuration wants.
+const fn at_least_one(number: usize) -> NonZeroUsize {
+    NonZeroUsize::new(number).expect("not zero")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::test_mesh::{TestMesh, endpoint_of};
+    use crate::service::{OfferedStream, RouteAddress, open};
+
+    /// Sends back what it gets.
+    pub(super) struct Echo;
+
+    impl Service for Echo {
+        type Error = std::io::Error;
+
+        fn accepts(&self, address: &RouteAddress, _: &ArcTunnel) -> bool {
+            address.segments() == ["echo"]
+        }
+
+        async fn handle(
+            &self,
+            _: RouteAddress,
+            stream: OfferedStream,
+            _: ArcTunnel,
+        ) -> Result<(), std::io::Error> {
+            let mut stream = stream.accept().await?;
+            tokio::io::copy(&mut stream.recv, &mut stream.send).await?;
+            stream.send.finish()?;
+            Ok(())
+        }
+    }
+
+    async fn echo(tunnel: &ArcTunnel) {
+        let mut stream = open(tunnel, &"/echo".parse().unwrap()).await.unwrap();
+        stream.send.write_all(b"hello").await.unwrap();
+        stream.send.finish().unwrap();
+        let mut echoed = [0; 5];
+        stream.recv.read_exact(&mut echoed).await.unwrap();
+        assert_eq!(&echoed, b"hello");
+        assert_eq!(stream.recv.read_chunk(1).await, Ok(None));
+    }
+
+    /// FEATURES S23.
+    #[tokio::test]
+    async fn two_daemons_serve_each_other_over_quic_whoever_dialled() {
+        let mesh = TestMesh::new();
+        let (one, two) = (mesh.credentials(), mesh.credentials());
+        let (dialling, listening) = (endpoint_of(&one), endpoint_of(&two));
+        let daemon = || ModularDaemon::builder().services(ServiceRegistry::new().with(Echo)).build();
+        let (a, b): (ModularDaemon, ModularDaemon) = (daemon(), daemon());
+        let mut events = b.subscribe();
+        let accepting = tokio::spawn({
+            let (b, source) = (b.clone(), listening.incoming());
+            async move { b.run(source).await }
+        });
+        let tunnel =
+            dialling.dial(listening.local_addr().unwrap(), Some(two.identity.node_id())).await.unwrap();
+        let peer = a.attach(tunnel).unwrap().authenticated().await.unwrap();
+        assert_eq!(peer.node, Some(two.identity.node_id()));
+        echo(&peer.tunnel).await;
+        assert!(matches!(events.recv().await.unwrap().1, TunnelEvent::Connected { .. }));
+        assert!(matches!(events.recv().await.unwrap().1, TunnelEvent::Authenticated { .. }));
+        echo(&b.peers().node(one.identity.node_id())[0].tunnel).await;
+        assert_eq!(a.shutdown().await, Drained::Clean);
+        let closed = events.recv().await.unwrap().1;
+        let TunnelEvent::Disconnected { closed, .. } = closed else { panic!("{closed:?}") };
+        assert_eq!(closed, Closed::ByPeer(CloseReason::ShuttingDown));
+        assert!(b.peers().is_empty());
+        assert_eq!(b.shutdown().await, Drained::Clean);
+        accepting.await.unwrap();
+    }
+}

@@ -1,1 +1,174 @@
-//! Nothing here yet.
+//! Tunnels: one authenticated connection to a peer, the streams and the datagrams in it.
+//!
+//! A [`Tunnel`] is a [`TunnelUplink`] (opens streams), a [`TunnelDownlink`] (accepts them, one user at a time), a
+//! [`TunnelMonitoring`] (tells when it ended and why) and a [`TunnelControl`] (ends it). Which end of the connection
+//! we are is not a role but a [`Side`]. Implementations are [`quic::QuinnTunnel`] and, in memory,
+//! [`duplex::DuplexTunnel`]; one suite of conformance tests holds for both. [`ArcTunnel`] is any of them.
+//!
+//! What this module refuses to know: who the peer may be, what streams are for, and how tunnels are registered.
+//!
+//! # Dropping
+//!
+//! A tunnel lives as long as a handle or a stream of it does; the last one that goes closes it. A [`SendHalf`] that is
+//! dropped without [`SendHalf::finish`] *resets* its stream: a reader never mistakes an accident for the end.
+
+pub mod close;
+pub mod duplex;
+pub mod dynamic;
+pub mod quic;
+pub mod source;
+pub mod stream;
+
+#[cfg(test)]
+mod conformance;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::id::NodeId;
+
+pub use close::{CloseReason, Closed};
+pub use dynamic::ArcTunnel;
+pub use source::TunnelSource;
+pub use stream::{
+    IncomingStreams, ReadError, ReadExactError, RecvHalf, SendHalf, Stopped, StreamCode, TunnelStream,
+    WriteError,
+};
+
+/// Which end of the connection we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// We asked for the connection.
+    Connect,
+    /// The peer asked for the connection.
+    Listen,
+}
+
+impl Side {
+    /// The other end's side.
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::Connect => Self::Listen,
+            Self::Listen => Self::Connect,
+        }
+    }
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "connect",
+            Self::Listen => "listen",
+        })
+    }
+}
+
+/// Has a [`Side`].
+pub trait Sided {
+    /// Which end of the connection we are.
+    fn side(&self) -> Side;
+}
+
+/// Opens streams to the peer.
+pub trait TunnelUplink {
+    /// Opens a bidirectional stream, waiting while the peer's limit of concurrent streams is used up.
+    ///
+    /// The peer learns of the stream with the first byte that is written to it.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if the tunnel has ended or ends meanwhile.
+    fn open_stream(&self) -> impl Future<Output = Result<TunnelStream, Closed>> + Send;
+}
+
+/// Accepts the streams that the peer opens.
+pub trait TunnelDownlink {
+    /// Takes the incoming side for itself, waiting until nobody else has it.
+    ///
+    /// The waiting ends at the latest with the tunnel. Dropping the [`IncomingStreams`] lets the next one have it;
+    /// no stream is lost in between.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if the tunnel has ended or ends meanwhile.
+    fn incoming(&self) -> impl Future<Output = Result<IncomingStreams, Closed>> + Send;
+}
+
+/// Tells when and why a tunnel ended. The first reason wins; whatever comes later changes nothing.
+pub trait TunnelMonitoring {
+    /// Why the tunnel ended, or `None` while it lives.
+    fn closed(&self) -> Option<Closed>;
+
+    /// Waits for the end. Fires without anyone reading, writing or accepting, and does not keep the tunnel alive.
+    fn on_closed(&self) -> impl Future<Output = Closed> + Send + 'static;
+}
+
+/// Commands that concern the tunnel as a whole.
+pub trait TunnelControl {
+    /// Ends the tunnel and all its streams at once and tells the peer why. Of two calls the first one counts.
+    fn close(&self, reason: CloseReason);
+
+    /// Lets the peer have up to `max` concurrent streams, once it has proved who it is.
+    ///
+    /// Until then it may have one, and the connection buffers next to nothing for it. A limit can be raised, never
+    /// taken back.
+    fn allow_streams(&self, max: u32);
+}
+
+/// One connection to a peer, and what goes over it.
+pub trait Tunnel:
+    TunnelUplink
+    + TunnelDownlink
+    + TunnelMonitoring
+    + TunnelControl
+    + Sided
+    + std::fmt::Debug
+    + Send
+    + Sync
+    + 'static
+{
+    /// Sends an unreliable, unordered datagram; under congestion the oldest unsent one gives way.
+    ///
+    /// # Errors
+    ///
+    /// [`DatagramError`]; nothing was sent.
+    fn send_datagram(&self, datagram: Bytes) -> Result<(), DatagramError>;
+
+    /// Waits for a datagram from the peer. Safe to cancel.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if the tunnel has ended.
+    fn read_datagram(&self) -> impl Future<Output = Result<Bytes, Closed>> + Send;
+
+    /// The present estimate of the round-trip time; zero in memory.
+    fn rtt(&self) -> Duration;
+
+    /// Where the peer is, for people: an address and port, or a name for tunnels that have none.
+    fn remote(&self) -> Arc<str>;
+
+    /// Who the peer has proved to be: the hash of the public key of its certificate. `None` if the transport proves
+    /// nothing.
+    fn identity(&self) -> Option<NodeId>;
+}
+
+/// A datagram was not sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DatagramError {
+    /// It does not fit into one packet of this path, at least not now. The caller's fault; the tunnel is unharmed.
+    #[error("a datagram of this tunnel holds at most {max} bytes")]
+    TooLarge {
+        /// The largest that would be sent at present.
+        max: usize,
+    },
+    /// The peer takes no datagrams on this tunnel, which will not change; use a stream.
+    #[error("the peer takes no datagrams")]
+    Unsupported,
+    /// The tunnel has ended.
+    #[error(transparent)]
+    Closed(#[from] Closed),
+}

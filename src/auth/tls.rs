@@ -1,0 +1,303 @@
+//! TLS between nodes: a chain to the mesh's authority on both sides, and the node that the dialler expects.
+//!
+//! Names do not matter here, keys do: a dialler that expects a node compares its id with the hash of the public key
+//! that the peer proves to have. Resumption is off, because a resumed session skips the verification of the client.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    ServerConfig, SignatureScheme,
+};
+
+use super::identity::Identity;
+use crate::id::NodeId;
+use crate::tunnel::quic::{ALPN, TlsSettings, expected_node, node_of_certificate};
+
+/// Nodes that are refused whatever their certificates say. Clones are the same list; changes hold for handshakes to
+/// come. Tunnels that stand are for the caller to close.
+#[derive(Debug, Clone, Default)]
+pub struct DenyList {
+    nodes: Arc<RwLock<BTreeSet<NodeId>>>,
+}
+
+impl DenyList {
+    /// Refuses a node from now on. Says whether that is new.
+    pub fn deny(&self, node: NodeId) -> bool {
+        self.nodes.write().unwrap_or_else(PoisonError::into_inner).insert(node)
+    }
+
+    /// No longer refuses a node. Says whether it was refused.
+    pub fn pardon(&self, node: NodeId) -> bool {
+        self.nodes.write().unwrap_or_else(PoisonError::into_inner).remove(&node)
+    }
+
+    /// Whether a node is refused.
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.nodes.read().unwrap_or_else(PoisonError::into_inner).contains(&node)
+    }
+}
+
+/// What a node shows and whom it trusts.
+#[derive(Debug, Clone)]
+pub struct MeshCredentials {
+    /// The node's key pair.
+    pub identity: Identity,
+    /// The node's certificate.
+    pub certificate: CertificateDer<'static>,
+    /// The authorities whose nodes are accepted; more than one while an authority is replaced.
+    pub authorities: Vec<CertificateDer<'static>>,
+    /// Nodes that are refused nevertheless.
+    pub denied: DenyList,
+}
+
+/// Credentials that cannot serve. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CredentialsError {
+    /// A certificate is not one in PEM.
+    #[error("not a certificate in PEM")]
+    Parse(#[source] rustls::pki_types::pem::Error),
+    /// The certificate was made for another key.
+    #[error("the certificate is not for this identity")]
+    OtherNode,
+    /// No authority, or one whose certificate cannot be one.
+    #[error("unusable authority")]
+    Authority(#[source] VerifierBuilderError),
+    /// The key, the certificate or an authority does not serve for TLS.
+    #[error("unusable credentials")]
+    Tls(#[from] Error),
+}
+
+impl MeshCredentials {
+    /// Puts credentials together from texts in PEM.
+    ///
+    /// # Errors
+    ///
+    /// [`CredentialsError::Parse`], [`CredentialsError::OtherNode`].
+    pub fn from_pem(
+        identity: Identity,
+        certificate_pem: &str,
+        authorities_pem: &str,
+    ) -> Result<Self, CredentialsError> {
+        let certificate =
+            CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(CredentialsError::Parse)?;
+        if node_of_certificate(&certificate) != Some(identity.node_id()) {
+            return Err(CredentialsError::OtherNode);
+        }
+        let authorities = CertificateDer::pem_slice_iter(authorities_pem.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(CredentialsError::Parse)?;
+        Ok(Self { identity, certificate, authorities, denied: DenyList::default() })
+    }
+
+    /// Makes the settings of an endpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`CredentialsError::Authority`], [`CredentialsError::Tls`].
+    pub fn tls(&self) -> Result<TlsSettings, CredentialsError> {
+        let provider = Arc::new(ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        for authority in &self.authorities {
+            roots.add(authority.clone())?;
+        }
+        let roots = Arc::new(roots);
+        Ok(TlsSettings {
+            server: self.server(&provider, &roots)?,
+            client: self.client(&provider, roots)?,
+            secret: self.identity.endpoint_secret(),
+        })
+    }
+
+    fn server(
+        &self,
+        provider: &Arc<CryptoProvider>,
+        roots: &Arc<RootCertStore>,
+    ) -> Result<ServerConfig, CredentialsError> {
+        let chain = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
+            .build()
+            .map_err(CredentialsError::Authority)?;
+        let verifier = Arc::new(DiallerVerifier { chain, denied: self.denied.clone() });
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![self.certificate.clone()], self.private_key())?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        Ok(config)
+    }
+
+    fn client(
+        &self,
+        provider: &Arc<CryptoProvider>,
+        roots: Arc<RootCertStore>,
+    ) -> Result<ClientConfig, CredentialsError> {
+        let algorithms = provider.signature_verification_algorithms;
+        let verifier = Arc::new(ListenerVerifier { roots, algorithms, denied: self.denied.clone() });
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_client_auth_cert(vec![self.certificate.clone()], self.private_key())?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = Resumption::disabled();
+        config.enable_early_data = false;
+        // The name in the handshake only tells our own verifier whom we expect; it is nobody else's business.
+        config.enable_sni = false;
+        Ok(config)
+    }
+
+    fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivatePkcs8KeyDer::from(self.identity.key().serialize_der()).into()
+    }
+}
+
+/// Refuses denied nodes, and certificates that have no node.
+fn admitted(denied: &DenyList, certificate: &CertificateDer<'_>) -> Result<NodeId, Error> {
+    let node = node_of_certificate(certificate).ok_or(CertificateError::BadEncoding)?;
+    if denied.contains(node) { Err(CertificateError::Revoked.into()) } else { Ok(node) }
+}
+
+/// Judges the listening side: chain, purpose, and the node that the dialler expects.
+#[derive(Debug)]
+struct ListenerVerifier {
+    roots: Arc<RootCertStore>,
+    algorithms: WebPkiSupportedAlgorithms,
+    denied: DenyList,
+}
+
+impl ServerCertVerifier for ListenerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        verify_server_cert_signed_by_trust_anchor(
+            &ParsedCertificate::try_from(end_entity)?,
+            &self.roots,
+            intermediates,
+            now,
+            self.algorithms.all,
+        )?;
+        let node = admitted(&self.denied, end_entity)?;
+        if expected_node(server_name).is_some_and(|expected| expected != node) {
+            return Err(CertificateError::NotValidForName.into());
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Judges the connecting side: chain and purpose.
+#[derive(Debug)]
+struct DiallerVerifier {
+    chain: Arc<dyn ClientCertVerifier>,
+    denied: DenyList,
+}
+
+impl ClientCertVerifier for DiallerVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.chain.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        admitted(&self.denied, end_entity)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::test_mesh::TestMesh;
+
+    #[test]
+    fn nothing_is_resumed_and_nothing_is_early() {
+        let tls = TestMesh::new().credentials().tls().unwrap();
+        assert_eq!(tls.server.send_tls13_tickets, 0);
+        assert_eq!(tls.server.max_early_data_size, 0);
+        assert!(!tls.server.session_storage.can_cache());
+        assert!(!tls.server.ticketer.enabled());
+        assert!(!tls.client.enable_early_data);
+        assert!(!tls.client.enable_sni);
+        assert!(!tls.server.key_log.will_log("CLIENT_RANDOM"));
+        assert!(!tls.client.key_log.will_log("CLIENT_RANDOM"));
+        assert_eq!(tls.server.alpn_protocols, [b"snomesh/1".to_vec()]);
+        assert_eq!(tls.client.alpn_protocols, [b"snomesh/1".to_vec()]);
+    }
+
+    #[test]
+    fn a_certificate_of_another_node_is_refused() {
+        let mesh = TestMesh::new();
+        let one = mesh.credentials();
+        let two = Identity::generate().unwrap();
+        let pem = mesh.ca.sign(&one.identity, TestMesh::VALIDITY).unwrap().pem;
+        let refused = MeshCredentials::from_pem(two, &pem, mesh.ca.certificate_pem());
+        assert!(matches!(refused, Err(CredentialsError::OtherNode)));
+    }
+}

@@ -1,0 +1,164 @@
+//! Any tunnel behind one type: the one place where tunnels are boxed, and never on the path of bytes.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{
+    CloseReason, Closed, DatagramError, IncomingStreams, Side, Sided, Tunnel, TunnelControl, TunnelDownlink,
+    TunnelMonitoring, TunnelStream, TunnelUplink,
+};
+use crate::id::NodeId;
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The object-safe twin of [`Tunnel`]; every tunnel is one.
+trait DynTunnel: std::fmt::Debug + Send + Sync {
+    fn side(&self) -> Side;
+    fn open_stream(&self) -> Boxed<'_, Result<TunnelStream, Closed>>;
+    fn incoming(&self) -> Boxed<'_, Result<IncomingStreams, Closed>>;
+    fn closed(&self) -> Option<Closed>;
+    fn on_closed(&self) -> Boxed<'static, Closed>;
+    fn close(&self, reason: CloseReason);
+    fn allow_streams(&self, max: u32);
+    fn send_datagram(&self, datagram: Bytes) -> Result<(), DatagramError>;
+    fn read_datagram(&self) -> Boxed<'_, Result<Bytes, Closed>>;
+    fn rtt(&self) -> Duration;
+    fn remote(&self) -> Arc<str>;
+    fn identity(&self) -> Option<NodeId>;
+}
+
+impl<T: Tunnel> DynTunnel for T {
+    fn side(&self) -> Side {
+        Sided::side(self)
+    }
+
+    fn open_stream(&self) -> Boxed<'_, Result<TunnelStream, Closed>> {
+        Box::pin(TunnelUplink::open_stream(self))
+    }
+
+    fn incoming(&self) -> Boxed<'_, Result<IncomingStreams, Closed>> {
+        Box::pin(TunnelDownlink::incoming(self))
+    }
+
+    fn closed(&self) -> Option<Closed> {
+        TunnelMonitoring::closed(self)
+    }
+
+    fn on_closed(&self) -> Boxed<'static, Closed> {
+        Box::pin(TunnelMonitoring::on_closed(self))
+    }
+
+    fn close(&self, reason: CloseReason) {
+        TunnelControl::close(self, reason);
+    }
+
+    fn allow_streams(&self, max: u32) {
+        TunnelControl::allow_streams(self, max);
+    }
+
+    fn send_datagram(&self, datagram: Bytes) -> Result<(), DatagramError> {
+        Tunnel::send_datagram(self, datagram)
+    }
+
+    fn read_datagram(&self) -> Boxed<'_, Result<Bytes, Closed>> {
+        Box::pin(Tunnel::read_datagram(self))
+    }
+
+    fn rtt(&self) -> Duration {
+        Tunnel::rtt(self)
+    }
+
+    fn remote(&self) -> Arc<str> {
+        Tunnel::remote(self)
+    }
+
+    fn identity(&self) -> Option<NodeId> {
+        Tunnel::identity(self)
+    }
+}
+
+/// Any tunnel, shared: cheap to clone, and a [`Tunnel`] itself.
+#[derive(Clone)]
+pub struct ArcTunnel(Arc<dyn DynTunnel>);
+
+impl ArcTunnel {
+    /// Shares a tunnel.
+    pub fn new(tunnel: impl Tunnel) -> Self {
+        Self(Arc::new(tunnel))
+    }
+
+    /// Whether both are handles of the same tunnel.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl std::fmt::Debug for ArcTunnel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Sided for ArcTunnel {
+    fn side(&self) -> Side {
+        self.0.side()
+    }
+}
+
+impl TunnelUplink for ArcTunnel {
+    async fn open_stream(&self) -> Result<TunnelStream, Closed> {
+        self.0.open_stream().await
+    }
+}
+
+impl TunnelDownlink for ArcTunnel {
+    async fn incoming(&self) -> Result<IncomingStreams, Closed> {
+        self.0.incoming().await
+    }
+}
+
+impl TunnelMonitoring for ArcTunnel {
+    fn closed(&self) -> Option<Closed> {
+        self.0.closed()
+    }
+
+    fn on_closed(&self) -> impl Future<Output = Closed> + Send + 'static {
+        self.0.on_closed()
+    }
+}
+
+impl TunnelControl for ArcTunnel {
+    fn close(&self, reason: CloseReason) {
+        self.0.close(reason);
+    }
+
+    fn allow_streams(&self, max: u32) {
+        self.0.allow_streams(max);
+    }
+}
+
+impl Tunnel for ArcTunnel {
+    fn send_datagram(&self, datagram: Bytes) -> Result<(), DatagramError> {
+        self.0.send_datagram(datagram)
+    }
+
+    async fn read_datagram(&self) -> Result<Bytes, Closed> {
+        self.0.read_datagram().await
+    }
+
+    fn rtt(&self) -> Duration {
+        self.0.rtt()
+    }
+
+    fn remote(&self) -> Arc<str> {
+        self.0.remote()
+    }
+
+    fn identity(&self) -> Option<NodeId> {
+        self.0.identity()
+    }
+}

@@ -1,0 +1,24 @@
+//! Tunnels over QUIC: one UDP socket that listens and dials.
+//!
+//! The settings are the hardened ones: TLS 1.3 with certificates on both sides, no resumption, no early data, bounded
+//! windows and streams, no migration. They are constants of [`config`], not options: nothing here can be made weaker
+//! by configuration, and whatever an operator may choose stands in [`QuicConfig`].
+//!
+//! Keys of stateless resets and of connection ids are derived from the node's private key. So a node that restarts
+//! on its port answers packets of its former life with a reset that its neighbours believe: they notice at once.
+
+mod config;
+mod endpoint;
+mod gate;
+mod peer;
+mod stream;
+mod tunnel;
+
+pub use config::{ALPN, EndpointSecret, QuicConfig, TlsSettings, UnfitTls};
+pub use endpoint::{BindError, DialError, QuicEndpoint, QuicIncoming, bind_socket};
+pub use gate::{Gate, GatedSocket};
+pub use peer::{expected_node, node_of_certificate};
+pub use tunnel::QuinnTunnel;
+
+pub(super) use stream::{QuicRecv, QuicSend};
+pub(super) use tunnel::QuicIncomingStreams;

@@ -102,6 +102,13 @@ impl Store {
         self.lanes.get(lane).map(|state| &state.seen)
     }
 
+    /// The lanes of all lives of a node that something was seen of.
+    pub fn lanes_of(&self, node: &NodeId) -> impl Iterator<Item = &Lane> {
+        let (node, generation) = (*node, Generation(0));
+        let first = Lane::new(Actor { node, generation }, Class::Registry);
+        self.lanes.range(first..).map(|(lane, _)| lane).take_while(move |lane| lane.actor().node == node)
+    }
+
     /// All that was seen.
     pub fn context(&self) -> CausalContext {
         self.lanes.iter().map(|(lane, state)| (lane.clone(), state.seen.clone())).collect()
@@ -304,11 +311,10 @@ impl Store {
     /// Lets go of what the reborn nodes said of their earlier lives.
     fn void_earlier_generations(&mut self) {
         for node in std::mem::take(&mut self.reborn) {
-            let first = Lane::new(Actor { node, generation: Generation(0) }, Class::Registry);
-            let of_node = self.lanes.range(first..).take_while(|(lane, _)| lane.actor().node == node);
-            let void: Vec<(Lane, Vec<Key>)> = of_node
-                .filter(|(lane, _)| self.is_void(lane))
-                .map(|(lane, state)| (lane.clone(), state.index.values().cloned().collect()))
+            let void: Vec<(Lane, Vec<Key>)> = self
+                .lanes_of(&node)
+                .filter(|lane| self.is_void(lane))
+                .map(|lane| (lane.clone(), self.lanes[lane].index.values().cloned().collect()))
                 .collect();
             for (lane, keys) in void {
                 for key in keys {

@@ -18,14 +18,23 @@
 //! when a channel can take a frame, the next one is made from the state as it then is. A value that was
 //! superseded meanwhile is never sent, and a slow peer costs memory in proportion to the number of actors.
 //!
-//! What the parts do: `link` one connection to a peer; `sync` what to send and what to ask for; `members`
-//! who can be reached; `dialer` whom to call and when; `timer` the single next wake-up.
+//! What the parts do: `mesh` the state machine; `link` what one peer has and what is sent to it next; `gaps`
+//! what others have and this node lacks; `members` who can be reached; `dialer` whom to call and when; `timer`
+//! the single next wake-up.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::iter_over_hash_type)]
 
 mod config;
+mod dialer;
+mod gaps;
+mod link;
+mod members;
+mod mesh;
 mod message;
 mod output;
+mod timer;
 
 pub use config::{Config, ConfigError, Durability};
+pub use members::Member;
+pub use mesh::Mesh;
 pub use message::{Message, Versions};
 pub use output::{Alarm, Channel, CloseReason, DialId, Event, LinkId, MemberState, Output, Side, Ticket};

@@ -1,0 +1,236 @@
+//! Whom to call, and when: every seed and every known node that no link leads to, for ever.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::rngs::Xoshiro256PlusPlus;
+
+use super::{Config, DialId, Output};
+use crate::id::NodeId;
+use crate::replica::Address;
+use crate::time::Moment;
+
+/// A link that fell earlier than this says nothing good about its target.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+
+/// Somebody to call.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Target {
+    /// Whoever answers there.
+    Seed(Address),
+    /// That node, wherever it says it is.
+    Node(NodeId),
+}
+
+/// How it goes with one target.
+#[derive(Debug)]
+struct Attempts {
+    /// Failures in a row.
+    failed: u32,
+    /// Not before this time.
+    next_at: Moment,
+    /// Whether an attempt is on its way.
+    dialling: bool,
+    /// For a seed: who answered last.
+    answered: Option<NodeId>,
+}
+
+/// Decides whom to call and when. Attempts to one target never overlap.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    own: NodeId,
+    targets: BTreeMap<Target, Attempts>,
+    dialling: BTreeMap<DialId, Target>,
+    next_dial: u64,
+}
+
+impl Dialer {
+    /// Starts with the seeds, all to be called at once.
+    pub(super) fn new(own: NodeId, seeds: &[Address], now: Moment) -> Self {
+        let fresh = || Attempts { failed: 0, next_at: now, dialling: false, answered: None };
+        let targets = seeds.iter().map(|seed| (Target::Seed(seed.clone()), fresh())).collect();
+        Self { own, targets, dialling: BTreeMap::new(), next_dial: 0 }
+    }
+
+    /// Adds a node to those to be called. Of two nodes the one with the smaller id calls first.
+    pub(super) fn add(&mut self, node: NodeId, config: &Config, now: Moment) {
+        let courtesy = if self.own < node { Duration::ZERO } else { config.dial_courtesy };
+        let fresh = || Attempts { failed: 0, next_at: now + courtesy, dialling: false, answered: None };
+        self.targets.entry(Target::Node(node)).or_insert_with(fresh);
+    }
+
+    /// Calls a node no more.
+    pub(super) fn remove(&mut self, node: NodeId) {
+        self.targets.remove(&Target::Node(node));
+    }
+
+    /// Makes the calls that are due to those whom no link leads to, and says when the next is.
+    ///
+    /// `addresses` gives a node's addresses; one without any cannot be called.
+    pub(super) fn dial<'a>(
+        &mut self,
+        now: Moment,
+        linked: impl Fn(&NodeId) -> bool,
+        addresses: impl Fn(&NodeId) -> &'a [Address],
+        mut output: impl FnMut(Output),
+    ) -> Option<Moment> {
+        let mut next = None;
+        for (target, attempts) in &mut self.targets {
+            let (expect, choices) = match target {
+                Target::Seed(address) => (attempts.answered, std::slice::from_ref(address)),
+                Target::Node(node) => (Some(*node), addresses(node)),
+            };
+            let reached = expect.is_some_and(|node| node == self.own || linked(&node));
+            if attempts.dialling || reached || choices.is_empty() {
+                continue;
+            }
+            if attempts.next_at > now {
+                next = Some(next.map_or(attempts.next_at, |next: Moment| next.min(attempts.next_at)));
+                continue;
+            }
+            let dial = DialId(self.next_dial);
+            self.next_dial += 1;
+            attempts.dialling = true;
+            self.dialling.insert(dial, target.clone());
+            let address = choices[attempts.failed as usize % choices.len()].clone();
+            // Whoever answers at a seed is welcome, for it may have changed hands.
+            let expect = matches!(target, Target::Node(_)).then_some(expect).flatten();
+            output(Output::Dial { dial, address, expect });
+        }
+        next
+    }
+
+    /// Somebody answered.
+    pub(super) fn answered(&mut self, dial: DialId, node: NodeId) {
+        let Some(target) = self.dialling.remove(&dial) else { return };
+        if let Some(attempts) = self.targets.get_mut(&target) {
+            attempts.dialling = false;
+            attempts.answered = Some(node);
+        }
+    }
+
+    /// Nobody answered.
+    pub(super) fn failed(
+        &mut self,
+        dial: DialId,
+        config: &Config,
+        now: Moment,
+        rng: &mut Xoshiro256PlusPlus,
+    ) {
+        let Some(target) = self.dialling.remove(&dial) else { return };
+        if let Some(attempts) = self.targets.get_mut(&target) {
+            attempts.dialling = false;
+            attempts.failed = attempts.failed.saturating_add(1);
+            attempts.next_at = now + backoff(attempts.failed, config, rng);
+        }
+    }
+
+    /// The last link to a node fell after it had stood for `stood`.
+    pub(super) fn lost(
+        &mut self,
+        node: NodeId,
+        stood: Duration,
+        config: &Config,
+        now: Moment,
+        rng: &mut Xoshiro256PlusPlus,
+    ) {
+        let own = self.own;
+        for (target, attempts) in &mut self.targets {
+            let concerned = match target {
+                Target::Seed(_) => attempts.answered == Some(node),
+                Target::Node(target) => *target == node,
+            };
+            if concerned {
+                attempts.failed = if stood < STABLE_AFTER { attempts.failed.saturating_add(1) } else { 0 };
+                let courtesy = if own < node { Duration::ZERO } else { config.dial_courtesy };
+                attempts.next_at = now + courtesy + backoff(attempts.failed, config, rng);
+            }
+        }
+    }
+}
+
+/// Doubles with every failure up to a bound, with full jitter (Brooker, "Exponential Backoff And Jitter", 2015)
+/// above a tenth, so that two callers that fell together do not call together.
+fn backoff(failed: u32, config: &Config, rng: &mut Xoshiro256PlusPlus) -> Duration {
+    let full = config.dial_backoff.saturating_mul(1 << failed.min(16)).min(config.max_dial_backoff);
+    full.mul_f64(rng.random_range(0.1..=1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn node(byte: u8) -> NodeId {
+        NodeId::from_bytes([byte; 32])
+    }
+
+    fn address(text: &str) -> Address {
+        text.parse().unwrap()
+    }
+
+    fn calls(dialer: &mut Dialer, now: u64, linked: &[NodeId]) -> (Vec<Output>, Option<Moment>) {
+        let here = [address("there:1")];
+        let mut calls = Vec::new();
+        let next =
+            dialer.dial(Moment(now), |node| linked.contains(node), |_| &here, |output| calls.push(output));
+        (calls, next)
+    }
+
+    #[test]
+    fn attempts_to_one_target_never_overlap_and_pause_longer_each_time() {
+        let (config, mut rng) = (Config::default(), Xoshiro256PlusPlus::seed_from_u64(1));
+        let mut dialer = Dialer::new(node(1), &[address("seed:1")], Moment(0));
+        let mut now = 0;
+        let mut longest = 0;
+        for attempt in 0..20 {
+            let (made, _) = calls(&mut dialer, now, &[]);
+            assert_eq!(
+                made,
+                [Output::Dial { dial: DialId(attempt), address: address("seed:1"), expect: None }]
+            );
+            assert_eq!(calls(&mut dialer, now, &[]), (vec![], None));
+            dialer.failed(DialId(attempt), &config, Moment(now), &mut rng);
+            let (made, next) = calls(&mut dialer, now, &[]);
+            assert!(made.is_empty());
+            longest = longest.max(next.unwrap().0 - now);
+            now = next.unwrap().0;
+        }
+        let bound = u64::try_from(config.max_dial_backoff.as_nanos()).unwrap();
+        assert!(longest <= bound && longest > bound / 4);
+    }
+
+    #[test]
+    fn whoever_is_linked_is_not_called_until_the_link_falls() {
+        let (config, mut rng) = (Config::default(), Xoshiro256PlusPlus::seed_from_u64(1));
+        let mut dialer = Dialer::new(node(1), &[address("seed:1")], Moment(0));
+        calls(&mut dialer, 0, &[]);
+        dialer.answered(DialId(0), node(2));
+        assert_eq!(calls(&mut dialer, 1, &[node(2)]), (vec![], None));
+        dialer.lost(node(2), Duration::from_secs(60), &config, Moment(1), &mut rng);
+        let (made, next) = calls(&mut dialer, 1, &[]);
+        assert!(made.is_empty());
+        assert_eq!(calls(&mut dialer, next.unwrap().0, &[]).0.len(), 1);
+    }
+
+    #[test]
+    fn a_seed_that_is_this_node_is_left_alone() {
+        let mut dialer = Dialer::new(node(1), &[address("seed:1")], Moment(0));
+        calls(&mut dialer, 0, &[]);
+        dialer.answered(DialId(0), node(1));
+        assert_eq!(calls(&mut dialer, u64::MAX, &[]), (vec![], None));
+    }
+
+    #[test]
+    fn of_two_nodes_the_smaller_id_calls_first() {
+        let config = Config::default();
+        for (own, other, at_once) in [(1, 2, true), (2, 1, false)] {
+            let mut dialer = Dialer::new(node(own), &[], Moment(0));
+            dialer.add(node(other), &config, Moment(0));
+            let (made, next) = calls(&mut dialer, 0, &[]);
+            assert_eq!((made.len() == 1, next.is_none()), (at_once, at_once));
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What others have and this node lacks, and whom to ask for it.
+
+use std::collections::BTreeMap;
+
+use rand::RngExt;
+use rand::rngs::Xoshiro256PlusPlus;
+
+use super::link::Link;
+use super::{Config, LinkId};
+use crate::crdt::{CausalContext, Lane, Store};
+use crate::time::Moment;
+
+/// A lane of which some peer has more than we.
+#[derive(Debug)]
+struct Gap {
+    noticed_at: Moment,
+    asked: Option<(LinkId, Moment)>,
+}
+
+/// All known gaps. The author of a lane pushes it by itself to whoever is linked with it; so a gap is first
+/// waited for, and somebody else is asked only if that does not close it.
+#[derive(Debug, Default)]
+pub(super) struct Gaps {
+    gaps: BTreeMap<Lane, Gap>,
+}
+
+impl Gaps {
+    /// A peer has told what it has. Says whether there is anything new to wait for.
+    pub(super) fn notice(&mut self, seen: &CausalContext, store: &Store, now: Moment) -> bool {
+        let mut noticed = false;
+        for (lane, theirs) in seen.lanes() {
+            if store.seen_of(lane).is_none_or(|ours| !ours.is_superset(theirs)) {
+                self.gaps.entry(lane.clone()).or_insert_with(|| {
+                    noticed = true;
+                    Gap { noticed_at: now, asked: None }
+                });
+            }
+        }
+        noticed
+    }
+
+    /// Asks for what is due, and says when the next is.
+    pub(super) fn ask(
+        &mut self,
+        store: &Store,
+        links: &mut BTreeMap<LinkId, Link>,
+        config: &Config,
+        now: Moment,
+        rng: &mut Xoshiro256PlusPlus,
+    ) -> (Vec<LinkId>, Option<Moment>) {
+        let (mut asked, mut next) = (Vec::new(), None);
+        self.gaps.retain(|lane, gap| {
+            let ours = store.seen_of(lane);
+            let mut sources: Vec<LinkId> =
+                links.iter().filter(|(_, link)| link.has_more(lane, ours)).map(|(id, _)| *id).collect();
+            if sources.is_empty() {
+                return false;
+            }
+            let due = gap.due(lane, links, config);
+            if due <= now {
+                // Somebody who did not answer is asked again only if nobody else is there.
+                let silent = gap.asked.map(|(link, _)| link);
+                if sources.len() > 1 {
+                    sources.retain(|source| Some(*source) != silent);
+                }
+                let source = sources[rng.random_range(0..sources.len())];
+                links.get_mut(&source).expect("sources are links").ask(lane.clone());
+                gap.asked = Some((source, now));
+                asked.push(source);
+            }
+            let due = gap.due(lane, links, config);
+            next = Some(next.map_or(due, |next: Moment| next.min(due)));
+            true
+        });
+        (asked, next)
+    }
+}
+
+impl Gap {
+    /// When to ask, or to ask somebody else.
+    fn due(&self, lane: &Lane, links: &BTreeMap<LinkId, Link>, config: &Config) -> Moment {
+        let actor = lane.actor();
+        let author_pushes =
+            links.values().any(|link| link.peer == actor.node && link.generation == Some(actor.generation));
+        match self.asked {
+            Some((link, at)) if links.contains_key(&link) => at + config.want_timeout,
+            Some(_) => self.noticed_at,
+            None if author_pushes => self.noticed_at + config.want_after,
+            None => self.noticed_at,
+        }
+    }
+}

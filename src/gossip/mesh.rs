@@ -1,0 +1,592 @@
+//! The state machine itself: what comes in, what is commanded, what goes out.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+
+use super::dialer::Dialer;
+use super::gaps::Gaps;
+use super::link::Link;
+use super::members::{Member, Members};
+use super::timer::{Timer, TimerTable};
+use super::{
+    Alarm, Channel, CloseReason, Config, DialId, Durability, Event, LinkId, MemberState, Message, Output,
+    Side, Ticket, Versions,
+};
+use crate::crdt::{Corrupt, Delta, Value};
+use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
+use crate::replica::{
+    AttributeKey, Attributes, NodeRecord, Path, Prepared, Registration, Replica, WriteError,
+};
+use crate::time::{Moment, Now};
+
+/// The protocol of one node. See the [module](super) for how it is driven.
+///
+/// - **Inputs**: [`link_up`](Self::link_up), [`link_down`](Self::link_down),
+///   [`link_writable`](Self::link_writable), [`dial_failed`](Self::dial_failed),
+///   [`handle_message`](Self::handle_message), [`handle_malformed`](Self::handle_malformed),
+///   [`handle_persisted`](Self::handle_persisted), [`handle_timeout`](Self::handle_timeout).
+/// - **Commands**: [`set`](Self::set), [`unset`](Self::unset), [`register`](Self::register),
+///   [`deregister`](Self::deregister), [`leave`](Self::leave).
+/// - **Outputs**: [`poll_output`](Self::poll_output), [`next_timeout`](Self::next_timeout).
+/// - **Getters**: [`replica`](Self::replica), [`members`](Self::members), [`lookup`](Self::lookup),
+///   [`linked`](Self::linked), [`digest`](Self::digest).
+#[derive(Debug)]
+pub struct Mesh {
+    config: Config,
+    replica: Replica,
+    rng: Xoshiro256PlusPlus,
+    links: BTreeMap<LinkId, Link>,
+    members: Members,
+    dialer: Dialer,
+    gaps: Gaps,
+    timers: TimerTable,
+    /// The links that may have something to send.
+    busy: BTreeSet<LinkId>,
+    outputs: VecDeque<Output>,
+    /// Own writes that wait for the disk, in order.
+    unpersisted: VecDeque<(Ticket, Delta)>,
+    next_ticket: u64,
+    /// The tunnels that this node holds, to be registered again in a new life.
+    held: BTreeMap<(TunnelName, TunnelId), Attributes>,
+    leaving: bool,
+}
+
+impl Mesh {
+    /// Starts a node in a life that it has never had: `actor.generation` is greater than any before.
+    ///
+    /// `seed` feeds the only randomness there is: jitter, and whom to ask of several.
+    pub fn new(config: Config, actor: Actor, seed: u64, now: Now) -> Self {
+        let mut timers = TimerTable::default();
+        for timer in [Timer::Record, Timer::Dial] {
+            timers.set(timer, Some(now.monotone));
+        }
+        timers.set(Timer::Heartbeat, Some(now.monotone + config.heartbeat_interval));
+        Self {
+            replica: Replica::new(actor, config.max_drift),
+            rng: Xoshiro256PlusPlus::seed_from_u64(seed),
+            links: BTreeMap::new(),
+            members: Members::new(actor.node),
+            dialer: Dialer::new(actor.node, &config.seeds, now.monotone),
+            gaps: Gaps::default(),
+            timers,
+            busy: BTreeSet::new(),
+            outputs: VecDeque::new(),
+            unpersisted: VecDeque::new(),
+            next_ticket: 0,
+            held: BTreeMap::new(),
+            leaving: false,
+            config,
+        }
+    }
+
+    /// Merges what an earlier life had persisted, piece by piece in its order, before the first input.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`] if the disk has damaged it; the piece was not merged.
+    pub fn restore(&mut self, now: Now, delta: &Delta) -> Result<(), Corrupt> {
+        self.replica.merge(now.wall, delta)?;
+        self.observe_changes(now, false);
+        Ok(())
+    }
+
+    /// A tunnel to a peer is up, and both its channels take a frame.
+    pub fn link_up(&mut self, now: Now, link: LinkId, peer: NodeId, side: Side) {
+        if let Side::Connect(dial) = side {
+            self.dialer.answered(dial, peer);
+        }
+        if peer == self.actor().node {
+            self.outputs.push_back(Output::Close { link, reason: CloseReason::Loopback });
+            return;
+        }
+        self.links.insert(link, Link::new(peer, side, now.monotone));
+        self.busy.insert(link);
+        self.timers.set_by(Timer::Silence, now.monotone + self.config.link_timeout);
+    }
+
+    /// A tunnel is gone, whoever closed it.
+    pub fn link_down(&mut self, now: Now, link: LinkId) {
+        let Some(lost) = self.links.remove(&link) else { return };
+        self.busy.remove(&link);
+        if self.is_linked(&lost.peer) {
+            return;
+        }
+        let stood = now.monotone.since(lost.up_at);
+        self.dialer.lost(lost.peer, stood, &self.config, now.monotone, &mut self.rng);
+        self.timers.set_by(Timer::Dial, now.monotone);
+        self.timers.set_by(Timer::Want, now.monotone);
+        if lost.is_established() {
+            self.outputs.push_back(Output::Event(Event::LinkDown { peer: lost.peer }));
+            self.links_changed(now);
+        }
+    }
+
+    /// A channel takes one frame more.
+    pub fn link_writable(&mut self, _now: Now, link: LinkId, channel: Channel) {
+        if let Some(state) = self.links.get_mut(&link) {
+            state.set_writable(channel);
+            self.busy.insert(link);
+        }
+    }
+
+    /// Nobody answered a call.
+    pub fn dial_failed(&mut self, now: Now, dial: DialId) {
+        self.dialer.failed(dial, &self.config, now.monotone, &mut self.rng);
+        self.timers.set_by(Timer::Dial, now.monotone);
+    }
+
+    /// A message came.
+    pub fn handle_message(&mut self, now: Now, link: LinkId, message: Message) {
+        let own_digest = match &message {
+            Message::Hello { .. } | Message::Heartbeat { .. } => self.replica.store().digest(),
+            Message::Context { .. } | Message::Want { .. } | Message::Delta(_) => [0; 16],
+        };
+        let Some(state) = self.links.get_mut(&link) else { return };
+        state.heard_at = now.monotone;
+        match message {
+            Message::Hello { versions, generation, digest, wall: _ } => {
+                if versions.common(Versions::OURS).is_none() {
+                    self.close(now, link, CloseReason::Incompatible);
+                    return;
+                }
+                state.handle_hello(generation, digest == own_digest, self.replica.store());
+                self.established(now, link);
+            }
+            Message::Context { complete, seen } => {
+                if self.gaps.notice(&seen, self.replica.store(), now.monotone) {
+                    self.timers.set_by(Timer::Want, now.monotone);
+                }
+                state.handle_context(complete, seen);
+            }
+            Message::Want { lanes } => state.handle_want(lanes),
+            Message::Delta(delta) => self.handle_delta(now, link, &delta),
+            Message::Heartbeat { digest } => {
+                state.handle_digest(digest == own_digest, self.config.audit_after, now.monotone);
+            }
+        }
+        self.busy.insert(link);
+    }
+
+    /// A frame came that is no message: the peer, or something on the way, is broken.
+    pub fn handle_malformed(&mut self, now: Now, link: LinkId) {
+        if let Some(peer) = self.links.get(&link).map(|link| link.peer) {
+            self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Corrupt { peer })));
+            self.close(now, link, CloseReason::Misbehaved);
+        }
+    }
+
+    /// Everything up to that ticket is durable.
+    pub fn handle_persisted(&mut self, now: Now, ticket: Ticket) {
+        while self.unpersisted.front().is_some_and(|(waiting, _)| *waiting <= ticket) {
+            if let Some((_, delta)) = self.unpersisted.pop_front() {
+                self.merge_own(now, &delta);
+            }
+        }
+    }
+
+    /// It is [`next_timeout`](Self::next_timeout), or later.
+    pub fn handle_timeout(&mut self, now: Now) {
+        let late = self.timers.next().map_or_else(Default::default, |due| now.monotone.since(due));
+        if late > self.config.heartbeat_interval {
+            // This node slept: that nobody was heard meanwhile is its own fault.
+            for link in self.links.values_mut() {
+                link.heard_at = now.monotone;
+            }
+        }
+        while let Some(timer) = self.timers.take_due(now.monotone) {
+            match timer {
+                Timer::Heartbeat => self.heartbeat(now),
+                Timer::Silence => self.close_silent(now),
+                Timer::Announce => {
+                    self.links.values_mut().for_each(Link::announce);
+                    self.busy.extend(self.links.keys());
+                }
+                Timer::Want => self.ask(now),
+                Timer::Verdict => self.judge(now),
+                Timer::Record => self.publish(now),
+                Timer::Dial => self.dial(now),
+            }
+        }
+    }
+
+    /// Sets an attribute. `None` if it has that value already and no siblings; with
+    /// [`Durability::Disk`] it takes effect when the ticket is persisted, else at once.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; nothing was written.
+    pub fn set(&mut self, now: Now, key: &AttributeKey, value: Value) -> Result<Option<Ticket>, WriteError> {
+        let prepared = self.replica.set(now.wall, key, value)?;
+        Ok(self.commit(now, prepared))
+    }
+
+    /// Removes an attribute, siblings included. `None` if it is not set.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; nothing was written.
+    pub fn unset(&mut self, now: Now, key: &AttributeKey) -> Result<Option<Ticket>, WriteError> {
+        let prepared = self.replica.unset(now.wall, key)?;
+        Ok(self.commit(now, prepared))
+    }
+
+    /// Registers a tunnel that this node holds. `None` if it is registered so already.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; nothing was written.
+    pub fn register(
+        &mut self,
+        now: Now,
+        name: &TunnelName,
+        tunnel: TunnelId,
+        attributes: &Attributes,
+    ) -> Result<Option<Ticket>, WriteError> {
+        let prepared = self.replica.register(now.wall, name, tunnel, attributes)?;
+        self.held.insert((name.clone(), tunnel), attributes.clone());
+        Ok(self.commit(now, prepared))
+    }
+
+    /// Takes back exactly that registration of this node. `None` if it is gone already.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::NotHeld`] if another node holds it; nothing was written.
+    pub fn deregister(
+        &mut self,
+        now: Now,
+        name: &TunnelName,
+        tunnel: TunnelId,
+    ) -> Result<Option<Ticket>, WriteError> {
+        self.held.remove(&(name.clone(), tunnel));
+        let Some(registration) = self.replica.registration(name, tunnel) else { return Ok(None) };
+        let prepared = self.replica.deregister(now.wall, &registration)?;
+        Ok(self.commit(now, prepared))
+    }
+
+    /// Says to all that this node will go: it will have left and not fallen.
+    pub fn leave(&mut self, now: Now) {
+        self.leaving = true;
+        self.publish(now);
+    }
+
+    /// What is to be done next, until nothing is. Frames are made here, from the state as it is now.
+    pub fn poll_output(&mut self, now: Now) -> Option<Output> {
+        loop {
+            if let Some(output) = self.outputs.pop_front() {
+                return Some(output);
+            }
+            let link = *self.busy.first()?;
+            let Some(state) = self.links.get_mut(&link) else {
+                self.busy.remove(&link);
+                continue;
+            };
+            if let Some(message) = state.next_control(&self.replica, now) {
+                return Some(Output::Send { link, channel: Channel::Control, message });
+            }
+            if let Some(message) = state.next_delta(&self.replica, self.config.delta_budget) {
+                return Some(Output::Send { link, channel: Channel::Delta, message });
+            }
+            self.busy.remove(&link);
+        }
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub fn next_timeout(&self) -> Option<Moment> {
+        self.timers.next()
+    }
+
+    /// The replicated state as this node knows it.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// This node, in its present life.
+    pub fn actor(&self) -> Actor {
+        self.replica.actor()
+    }
+
+    /// The digest of the replicated state: equal on two nodes exactly when their states are.
+    pub fn digest(&self) -> [u8; 16] {
+        self.replica.store().digest()
+    }
+
+    /// What this node thinks of every other.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter()
+    }
+
+    /// The tunnels of a name whose holders are not down, the last registered first.
+    pub fn lookup(&self, name: &TunnelName) -> Vec<Registration> {
+        let mut found = self.replica.registrations_of(name);
+        found.retain(|found| {
+            let state = self.members.state(&found.holder.node);
+            !matches!(state, Some(MemberState::Down | MemberState::Left))
+        });
+        found
+    }
+
+    /// The nodes that an established link leads to.
+    pub fn linked(&self) -> impl Iterator<Item = NodeId> {
+        self.linked_set().into_iter()
+    }
+}
+
+/// What the inputs come down to.
+impl Mesh {
+    fn linked_set(&self) -> BTreeSet<NodeId> {
+        self.links.values().filter(|link| link.is_established()).map(|link| link.peer).collect()
+    }
+
+    fn is_linked(&self, node: &NodeId) -> bool {
+        self.links.values().any(|link| link.peer == *node && link.is_established())
+    }
+
+    /// Closes a link from this side.
+    fn close(&mut self, now: Now, link: LinkId, reason: CloseReason) {
+        self.outputs.push_back(Output::Close { link, reason });
+        self.link_down(now, link);
+    }
+
+    /// Both hellos were exchanged. Of several links to one peer all but one go.
+    fn established(&mut self, now: Now, link: LinkId) {
+        let own = self.actor().node;
+        let Some(new) = self.links.get(&link) else { return };
+        let peer = new.peer;
+        // The later life of the peer counts more than who dialled, and of two links of one dialler it is the
+        // dialler who closes the older one: so both ends close the same.
+        let preferred = |link: &Link| {
+            let dialler = if matches!(link.side, Side::Connect(_)) { own } else { peer };
+            (link.generation, dialler == own.min(peer))
+        };
+        let rivals: Vec<LinkId> = self
+            .links
+            .iter()
+            .filter(|(id, other)| **id != link && other.peer == peer && other.is_established())
+            .map(|(id, _)| *id)
+            .collect();
+        for rival in &rivals {
+            let (Some(old), Some(new)) = (self.links.get(rival), self.links.get(&link)) else { break };
+            let loser = match preferred(old).cmp(&preferred(new)) {
+                std::cmp::Ordering::Less => *rival,
+                std::cmp::Ordering::Greater => link,
+                std::cmp::Ordering::Equal if matches!(new.side, Side::Connect(_)) => *rival.min(&link),
+                std::cmp::Ordering::Equal => continue,
+            };
+            self.close(now, loser, CloseReason::Duplicate);
+        }
+        if rivals.is_empty() {
+            self.outputs.push_back(Output::Event(Event::LinkUp { peer }));
+            self.links_changed(now);
+        }
+    }
+
+    fn handle_delta(&mut self, now: Now, link: LinkId, delta: &Delta) {
+        let Some(peer) = self.links.get(&link).map(|link| link.peer) else { return };
+        self.fence_double(now, delta);
+        match self.replica.merge(now.wall, delta) {
+            Err(Corrupt { .. }) => {
+                self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Corrupt { peer })));
+                self.close(now, link, CloseReason::Misbehaved);
+                return;
+            }
+            Ok(beyond) if !beyond.is_zero() => {
+                self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Drift { peer, beyond })));
+            }
+            Ok(_) => {}
+        }
+        if let Some(link) = self.links.get_mut(&link) {
+            link.handle_delta(delta);
+        }
+        if self.config.durability == Durability::Disk {
+            let ticket = self.ticket();
+            self.outputs.push_back(Output::Persist { ticket, delta: delta.clone() });
+        }
+        self.observe_changes(now, true);
+    }
+
+    /// If writes come in that this life of the node did not make, somebody else lives it too, or the disk was
+    /// turned back: take a new one before anything is written under the old.
+    fn fence_double(&mut self, now: Now, delta: &Delta) {
+        let own = self.replica.own_lanes();
+        let foreign = delta.accounted.lanes().any(|(lane, counters)| {
+            own.contains(&lane)
+                && self.replica.store().seen_of(lane).is_none_or(|seen| !seen.is_superset(counters))
+        });
+        let mut entries = delta.items.iter().flat_map(|item| &item.entries);
+        let foreign = foreign
+            || entries.any(|entry| own.contains(&&entry.dot.lane) && !self.replica.store().seen(&entry.dot));
+        if !foreign {
+            return;
+        }
+        let doubled = self.actor();
+        let next = Generation((doubled.generation.0 | 0xff) + 1 + self.rng.random_range(0..0xff));
+        self.replica.rebirth(next);
+        self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Double { doubled, next })));
+        self.publish(now);
+        for ((name, tunnel), attributes) in self.held.clone() {
+            // Nothing can come after the end of time; then the tunnel stays unknown, as the alarm says.
+            if let Ok(prepared) = self.replica.register(now.wall, &name, tunnel, &attributes) {
+                self.commit(now, prepared);
+            }
+        }
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        Ticket(self.next_ticket)
+    }
+
+    /// Lets an own write take effect, now or when it is durable.
+    fn commit(&mut self, now: Now, prepared: Option<Prepared>) -> Option<Ticket> {
+        let Prepared { delta, .. } = prepared?;
+        let ticket = self.ticket();
+        match self.config.durability {
+            Durability::Memory => self.merge_own(now, &delta),
+            Durability::Disk => {
+                self.outputs.push_back(Output::Persist { ticket, delta: delta.clone() });
+                self.unpersisted.push_back((ticket, delta));
+            }
+        }
+        Some(ticket)
+    }
+
+    fn merge_own(&mut self, now: Now, delta: &Delta) {
+        self.replica.merge(now.wall, delta).expect("own entries bear their checksums");
+        self.observe_changes(now, true);
+    }
+
+    /// Tells subscribers what changed, and draws the consequences.
+    fn observe_changes(&mut self, now: Now, tell: bool) {
+        self.busy.extend(self.links.keys());
+        self.timers.set_by(Timer::Announce, now.monotone + self.config.announce_interval);
+        for path in self.replica.take_changed() {
+            let event = match path {
+                Path::Node(node) => {
+                    self.observe_record(now, node);
+                    continue;
+                }
+                Path::Attribute(key) => {
+                    let found = self.replica.attribute(&key);
+                    let siblings = found.as_ref().map_or(0, |found| found.siblings.len());
+                    Event::Attribute { key, value: found.map(|found| found.value), siblings }
+                }
+                Path::Registration { name, tunnel } => match self.replica.registration(&name, tunnel) {
+                    Some(registration) => Event::Registered(registration),
+                    None => Event::Deregistered { name, tunnel },
+                },
+            };
+            if tell {
+                self.outputs.push_back(Output::Event(event));
+            }
+        }
+    }
+
+    /// A node has said something new of itself.
+    fn observe_record(&mut self, now: Now, node: NodeId) {
+        let Some(view) = self.replica.node(&node) else { return };
+        let leaving = view.record.leaving;
+        let new = self.members.update(view, now.monotone);
+        if node == self.actor().node {
+            return;
+        }
+        if leaving {
+            self.dialer.remove(node);
+        } else {
+            self.dialer.add(node, &self.config, now.monotone);
+            self.timers.set_by(Timer::Dial, now.monotone);
+        }
+        if new {
+            self.tell_member(node);
+        }
+        self.timers.set_by(Timer::Verdict, now.monotone);
+    }
+
+    fn tell_member(&mut self, node: NodeId) {
+        if let Some(Member { node, generation, state, .. }) = self.members.get(&node) {
+            let (node, generation, state) = (*node, *generation, *state);
+            self.outputs.push_back(Output::Event(Event::Member { node, generation, state }));
+        }
+    }
+
+    /// A link came or went: the record must say so, and other nodes may be in or out of reach.
+    fn links_changed(&mut self, now: Now) {
+        self.timers.set_by(Timer::Record, now.monotone + self.config.record_delay);
+        self.timers.set_by(Timer::Verdict, now.monotone);
+    }
+}
+
+/// What the timers come down to.
+impl Mesh {
+    fn heartbeat(&mut self, now: Now) {
+        let digest = self.digest();
+        for link in self.links.keys() {
+            self.outputs.push_back(Output::Datagram { link: *link, message: Message::Heartbeat { digest } });
+        }
+        // A little early or late, so that the nodes of a mesh do not beat as one.
+        let interval = self.config.heartbeat_interval.mul_f64(self.rng.random_range(0.9..1.1));
+        self.timers.set(Timer::Heartbeat, Some(now.monotone + interval));
+    }
+
+    fn close_silent(&mut self, now: Now) {
+        let silent = |link: &Link| now.monotone.since(link.heard_at) >= self.config.link_timeout;
+        let lost: Vec<LinkId> =
+            self.links.iter().filter(|(_, link)| silent(link)).map(|(id, _)| *id).collect();
+        for link in lost {
+            self.close(now, link, CloseReason::Silent);
+        }
+        let next = self.links.values().map(|link| link.heard_at + self.config.link_timeout).min();
+        self.timers.set(Timer::Silence, next);
+    }
+
+    fn ask(&mut self, now: Now) {
+        let store = self.replica.store();
+        let (asked, next) = self.gaps.ask(store, &mut self.links, &self.config, now.monotone, &mut self.rng);
+        self.busy.extend(asked);
+        self.timers.set(Timer::Want, next);
+    }
+
+    fn judge(&mut self, now: Now) {
+        let (changed, next) = self.members.judge(&self.linked_set(), &self.config, now.monotone);
+        for Member { node, generation, state, .. } in changed {
+            self.outputs.push_back(Output::Event(Event::Member { node, generation, state }));
+        }
+        self.timers.set(Timer::Verdict, next);
+    }
+
+    fn publish(&mut self, now: Now) {
+        let record = NodeRecord {
+            label: self.config.label.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            addresses: self.config.addresses.clone(),
+            links: self.linked_set(),
+            leaving: self.leaving,
+        };
+        // Nothing can come after the end of time; the next change tries again.
+        if let Ok(prepared) = self.replica.publish(now.wall, &record) {
+            self.commit(now, prepared);
+        }
+    }
+
+    fn dial(&mut self, now: Now) {
+        if self.leaving {
+            return;
+        }
+        let linked: BTreeSet<NodeId> = self.links.values().map(|link| link.peer).collect();
+        let (members, outputs) = (&self.members, &mut self.outputs);
+        let addresses = |node: &NodeId| members.addresses(node);
+        let next = self.dialer.dial(
+            now.monotone,
+            |node| linked.contains(node),
+            addresses,
+            |output| outputs.push_back(output),
+        );
+        self.timers.set(Timer::Dial, next);
+    }
+}
+
+#[cfg(test)]
+#[path = "mesh_tests.rs"]
+mod tests;

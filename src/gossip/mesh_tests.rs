@@ -1,0 +1,479 @@
+//! Two to five nodes on virtual time, with links that work or are cut. Everything harsher is the simulator's.
+
+use std::time::Duration;
+
+use super::*;
+use crate::replica::Address;
+use crate::time::UnixMillis;
+use crate::wire;
+
+const DELAY: Duration = Duration::from_millis(5);
+
+/// What is on its way to a node.
+enum Arrival {
+    Frame { link: LinkId, bytes: Vec<u8> },
+    Up { link: LinkId, peer: usize, side: Side },
+    Down { link: LinkId },
+    DialFailed { dial: DialId },
+}
+
+struct Node {
+    mesh: Mesh,
+    events: Vec<Event>,
+    /// Frames sent per message kind: hello, context, want, delta, heartbeat.
+    sent: [usize; 5],
+    frozen: bool,
+}
+
+/// A world of nodes; node `n` has the address `n<n>:1` and knows node 0 as its seed.
+struct World {
+    nodes: Vec<Node>,
+    /// Both ends of a link bear the same number here.
+    links: BTreeMap<LinkId, (usize, usize)>,
+    arrivals: BTreeMap<(Moment, u64), (usize, Arrival)>,
+    cut: BTreeSet<(usize, usize)>,
+    now: Moment,
+    next: u64,
+}
+
+fn id(node: usize) -> NodeId {
+    NodeId::from_bytes([u8::try_from(node).unwrap() + 1; 32])
+}
+
+fn address(node: usize) -> Address {
+    format!("n{node}:1").parse().unwrap()
+}
+
+fn key(text: &str) -> AttributeKey {
+    text.parse().unwrap()
+}
+
+fn value(text: &str) -> Value {
+    text.as_bytes().try_into().unwrap()
+}
+
+impl World {
+    fn new(count: usize) -> Self {
+        let mut world = Self {
+            nodes: Vec::new(),
+            links: BTreeMap::new(),
+            arrivals: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            now: Moment(0),
+            next: 0,
+        };
+        for node in 0..count {
+            let mesh = world.mesh(node, 1, Durability::Memory);
+            world.nodes.push(Node { mesh, events: Vec::new(), sent: [0; 5], frozen: false });
+        }
+        world
+    }
+
+    fn mesh(&self, node: usize, generation: u64, durability: Durability) -> Mesh {
+        let seeds = if node == 0 { vec![] } else { vec![address(0)] };
+        let config = Config { addresses: vec![address(node)], seeds, durability, ..Config::default() };
+        let actor = Actor { node: id(node), generation: Generation(generation) };
+        Mesh::new(config, actor, node as u64, self.time())
+    }
+
+    fn time(&self) -> Now {
+        Now { monotone: self.now, wall: UnixMillis(1_000_000 + self.now.0 / 1_000_000) }
+    }
+
+    fn schedule(&mut self, after: Duration, node: usize, arrival: Arrival) {
+        self.next += 1;
+        self.arrivals.insert((self.now + after, self.next), (node, arrival));
+    }
+
+    fn connected(&self, one: usize, other: usize) -> bool {
+        !self.cut.contains(&(one.min(other), one.max(other)))
+    }
+
+    fn drain(&mut self, node: usize) {
+        let now = self.time();
+        while let Some(output) = self.nodes[node].mesh.poll_output(now) {
+            match output {
+                Output::Send { link, channel, message } => {
+                    self.send(node, link, &message);
+                    self.nodes[node].mesh.link_writable(now, link, channel);
+                }
+                Output::Datagram { link, message } => self.send(node, link, &message),
+                Output::Dial { dial, address, .. } => self.dial(node, dial, &address),
+                Output::Close { link, .. } => {
+                    if let Some((one, other)) = self.links.remove(&link) {
+                        let peer = if one == node { other } else { one };
+                        if self.connected(one, other) {
+                            self.schedule(DELAY, peer, Arrival::Down { link });
+                        }
+                    }
+                }
+                Output::Persist { ticket, .. } => self.nodes[node].mesh.handle_persisted(now, ticket),
+                Output::Event(event) => self.nodes[node].events.push(event),
+            }
+        }
+    }
+
+    fn send(&mut self, node: usize, link: LinkId, message: &Message) {
+        let kind = match message {
+            Message::Hello { .. } => 0,
+            Message::Context { .. } => 1,
+            Message::Want { .. } => 2,
+            Message::Delta(_) => 3,
+            Message::Heartbeat { .. } => 4,
+        };
+        self.nodes[node].sent[kind] += 1;
+        let Some(&(one, other)) = self.links.get(&link) else { return };
+        if self.connected(one, other) {
+            let bytes = wire::encode(message);
+            self.schedule(DELAY, if one == node { other } else { one }, Arrival::Frame { link, bytes });
+        }
+    }
+
+    fn dial(&mut self, node: usize, dial: DialId, address: &Address) {
+        let other = (0..self.nodes.len()).find(|other| *address == self::address(*other));
+        match other.filter(|other| self.connected(node, *other)) {
+            Some(other) => {
+                self.next += 1;
+                let link = LinkId(self.next);
+                self.links.insert(link, (node, other));
+                self.schedule(2 * DELAY, node, Arrival::Up { link, peer: other, side: Side::Connect(dial) });
+                self.schedule(DELAY, other, Arrival::Up { link, peer: node, side: Side::Listen });
+            }
+            None => self.schedule(Duration::from_secs(5), node, Arrival::DialFailed { dial }),
+        }
+    }
+
+    fn step(&mut self) {
+        let timeout = self.nodes.iter().enumerate().filter(|(_, node)| !node.frozen);
+        let timeout = timeout.filter_map(|(number, node)| Some((node.mesh.next_timeout()?, number))).min();
+        let arrival = self.arrivals.first_key_value().map(|((at, _), _)| *at);
+        match (timeout, arrival) {
+            (Some((at, node)), arrival) if arrival.is_none_or(|arrival| at < arrival) => {
+                self.now = self.now.max(at);
+                let now = self.time();
+                self.nodes[node].mesh.handle_timeout(now);
+                self.drain(node);
+            }
+            (_, Some(_)) => {
+                let ((at, _), (node, arrival)) = self.arrivals.pop_first().unwrap();
+                self.now = self.now.max(at);
+                let now = self.time();
+                let mesh = &mut self.nodes[node].mesh;
+                match arrival {
+                    Arrival::Frame { link, bytes } => {
+                        mesh.handle_message(
+                            now,
+                            link,
+                            wire::decode(&bytes).expect("what a node sends is legal"),
+                        );
+                    }
+                    Arrival::Up { link, peer, side } => mesh.link_up(now, link, id(peer), side),
+                    Arrival::Down { link } => mesh.link_down(now, link),
+                    Arrival::DialFailed { dial } => mesh.dial_failed(now, dial),
+                }
+                self.drain(node);
+            }
+            _ => panic!("nothing will ever happen"),
+        }
+    }
+
+    fn run(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.now < end {
+            self.step();
+        }
+    }
+
+    /// Runs until all nodes hold the same, and says how long that took.
+    fn converge(&mut self) -> Duration {
+        let start = self.now;
+        while !self.converged() {
+            assert!(self.now.since(start) < Duration::from_secs(60), "the nodes do not converge");
+            self.step();
+        }
+        self.now.since(start)
+    }
+
+    fn converged(&self) -> bool {
+        let digests: BTreeSet<[u8; 16]> = self.nodes.iter().map(|node| node.mesh.digest()).collect();
+        let full = |node: &Node| node.mesh.linked().count() == self.nodes.len() - 1;
+        digests.len() == 1 && self.nodes.iter().all(full)
+    }
+
+    fn set(&mut self, node: usize, name: &str, text: &str) {
+        let now = self.time();
+        self.nodes[node].mesh.set(now, &key(name), value(text)).unwrap();
+        self.drain(node);
+    }
+
+    fn get(&self, node: usize, name: &str) -> Option<Value> {
+        self.nodes[node].mesh.replica().attribute(&key(name)).map(|found| found.value)
+    }
+
+    fn isolate(&mut self, node: usize, cut: bool) {
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
+            let pair = (node.min(other), node.max(other));
+            if cut {
+                self.cut.insert(pair)
+            } else {
+                self.cut.remove(&pair)
+            };
+        }
+    }
+
+    fn state(&self, of: usize, by: usize) -> Option<MemberState> {
+        self.nodes[by].mesh.members().find(|member| member.node == id(of)).map(|member| member.state)
+    }
+}
+
+#[test]
+fn nodes_that_know_one_seed_become_a_full_mesh() {
+    let mut world = World::new(5);
+    world.converge();
+    world.run(Duration::from_secs(10));
+    assert!(world.converged());
+    assert_eq!(world.links.len(), 10, "one link per pair");
+    for by in 0..5 {
+        for of in (0..5).filter(|of| *of != by) {
+            assert_eq!(world.state(of, by), Some(MemberState::Alive));
+        }
+    }
+}
+
+/// FEATURES S6.
+#[test]
+fn a_write_is_everywhere_after_one_hop() {
+    let mut world = World::new(3);
+    world.converge();
+    world.run(Duration::from_secs(5));
+    let start = world.now;
+    world.set(1, "mesh/x", "1");
+    while (0..3).any(|node| world.get(node, "mesh/x").is_none()) {
+        world.step();
+    }
+    assert_eq!(world.now.since(start), DELAY);
+}
+
+#[test]
+fn a_quiet_mesh_sends_heartbeats_alone() {
+    let mut world = World::new(3);
+    world.converge();
+    world.run(Duration::from_secs(10));
+    let before: Vec<[usize; 5]> = world.nodes.iter().map(|node| node.sent).collect();
+    world.run(Duration::from_secs(30));
+    for (node, before) in world.nodes.iter().zip(before) {
+        assert_eq!(node.sent[..4], before[..4]);
+        assert!(node.sent[4] - before[4] <= 2 * 34);
+    }
+}
+
+#[test]
+fn both_sides_of_a_cut_go_on_and_agree_when_it_heals() {
+    let mut world = World::new(3);
+    world.converge();
+    world.set(2, "mesh/gone", "1");
+    world.converge();
+    world.isolate(2, true);
+    world.run(Duration::from_secs(12));
+    assert_eq!(world.state(2, 0), Some(MemberState::Down));
+    assert_eq!(world.state(1, 0), Some(MemberState::Alive));
+    world.set(0, "mesh/x", "left");
+    world.set(2, "mesh/x", "right");
+    let now = world.time();
+    world.nodes[1].mesh.unset(now, &key("mesh/gone")).unwrap();
+    world.drain(1);
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.get(1, "mesh/x"), Some(value("left")));
+    world.isolate(2, false);
+    assert!(world.converge() < Duration::from_secs(15));
+    for node in 0..3 {
+        assert_eq!(world.get(node, "mesh/x"), Some(value("right")));
+        assert_eq!(world.get(node, "mesh/gone"), None);
+        let read = world.nodes[node].mesh.replica().attribute(&key("mesh/x")).unwrap();
+        assert_eq!(read.siblings, [value("left")]);
+    }
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.state(2, 0), Some(MemberState::Alive));
+}
+
+#[test]
+fn what_a_dead_author_told_one_node_reaches_all() {
+    let mut world = World::new(3);
+    world.converge();
+    // 2 can tell 1, but not 0; then it is gone.
+    world.cut.insert((0, 2));
+    world.set(2, "mesh/x", "last words");
+    world.run(Duration::from_millis(6));
+    world.isolate(2, true);
+    world.nodes[2].frozen = true;
+    assert_eq!((world.get(0, "mesh/x"), world.get(1, "mesh/x")), (None, Some(value("last words"))));
+    world.run(Duration::from_secs(8));
+    assert_eq!(world.get(0, "mesh/x"), Some(value("last words")));
+}
+
+#[test]
+fn a_node_without_a_direct_link_is_served_by_another_and_stays_alive() {
+    let mut world = World::new(3);
+    world.converge();
+    world.cut.insert((0, 2));
+    world.run(Duration::from_secs(10));
+    assert_eq!(world.state(2, 0), Some(MemberState::Alive), "1 leads there");
+    world.set(2, "mesh/x", "1");
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.get(0, "mesh/x"), Some(value("1")));
+}
+
+#[test]
+fn a_restarted_node_learns_everything_and_its_old_tunnels_are_gone() {
+    let mut world = World::new(3);
+    world.converge();
+    world.set(2, "mesh/x", "1");
+    let (name, now) = ("web".parse::<TunnelName>().unwrap(), world.time());
+    world.nodes[2].mesh.register(now, &name, TunnelId(1), &Attributes::default()).unwrap();
+    world.drain(2);
+    world.converge();
+    assert_eq!(world.nodes[0].mesh.lookup(&name).len(), 1);
+    world.isolate(2, true);
+    world.nodes[2].mesh = world.mesh(2, 2, Durability::Memory);
+    world.isolate(2, false);
+    world.converge();
+    assert_eq!(world.get(2, "mesh/x"), Some(value("1")));
+    for node in &world.nodes {
+        assert!(node.mesh.lookup(&name).is_empty());
+    }
+}
+
+/// FEATURES B1: the holder's fall hides its tunnels and the one before is found.
+#[test]
+fn a_tunnel_is_found_by_name_while_its_holder_can_be_reached() {
+    let mut world = World::new(3);
+    world.converge();
+    let name: TunnelName = "web".parse().unwrap();
+    for (node, tunnel) in [(1, 1), (2, 2)] {
+        let now = world.time();
+        world.nodes[node].mesh.register(now, &name, TunnelId(tunnel), &Attributes::default()).unwrap();
+        world.drain(node);
+        world.run(Duration::from_secs(1));
+    }
+    let found = |world: &World| {
+        world.nodes[0].mesh.lookup(&name).iter().map(|found| found.tunnel.0).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&world), [2, 1]);
+    world.isolate(2, true);
+    world.run(Duration::from_secs(12));
+    assert_eq!(found(&world), [1]);
+    world.isolate(2, false);
+    world.converge();
+    world.run(Duration::from_secs(1));
+    assert_eq!(found(&world), [2, 1]);
+}
+
+#[test]
+fn whoever_leaves_is_not_called_again() {
+    let mut world = World::new(3);
+    world.converge();
+    let now = world.time();
+    world.nodes[2].mesh.leave(now);
+    world.drain(2);
+    world.run(Duration::from_secs(1));
+    world.isolate(2, true);
+    world.nodes[2].frozen = true;
+    world.run(Duration::from_secs(20));
+    assert_eq!(world.state(2, 0), Some(MemberState::Left));
+    assert!(world.nodes[0].mesh.dialer_is_idle());
+}
+
+impl Mesh {
+    fn dialer_is_idle(&self) -> bool {
+        self.timers.next_of(Timer::Dial).is_none()
+    }
+}
+
+#[test]
+fn a_write_that_waits_for_the_disk_is_seen_by_nobody() {
+    let mut world = World::new(1);
+    world.nodes[0].mesh = world.mesh(0, 1, Durability::Disk);
+    let now = world.time();
+    let mesh = &mut world.nodes[0].mesh;
+    let ticket = mesh.set(now, &key("mesh/x"), value("1")).unwrap().unwrap();
+    assert!(mesh.replica().attribute(&key("mesh/x")).is_none());
+    let mut persisted = Vec::new();
+    while let Some(output) = mesh.poll_output(now) {
+        if let Output::Persist { ticket, delta } = output {
+            persisted.push((ticket, delta));
+        }
+    }
+    mesh.handle_persisted(now, ticket);
+    assert!(mesh.replica().attribute(&key("mesh/x")).is_some());
+
+    let mut reborn = world.mesh(0, 2, Durability::Disk);
+    for (_, delta) in &persisted {
+        reborn.restore(now, delta).unwrap();
+    }
+    assert_eq!(reborn.replica().attribute(&key("mesh/x")).unwrap().value, value("1"));
+}
+
+/// FEATURES B6: two nodes that write under one name in one life.
+#[test]
+fn a_doubled_life_is_found_and_left() {
+    let mut world = World::new(2);
+    world.converge();
+    let (name, now) = ("web".parse::<TunnelName>().unwrap(), world.time());
+    world.nodes[1].mesh.register(now, &name, TunnelId(1), &Attributes::default()).unwrap();
+    world.drain(1);
+    world.converge();
+    let mut double = Replica::new(world.nodes[1].mesh.actor(), Duration::ZERO);
+    for (name, text) in [("mesh/a", "1"), ("mesh/b", "2")] {
+        let prepared = double.set(now.wall, &key(name), value(text)).unwrap().unwrap();
+        double.merge(now.wall, &prepared.delta).unwrap();
+    }
+    let lanes: Vec<_> = double.store().context().lanes().map(|(lane, _)| lane.clone()).collect();
+    let delta = double.store().delta(&lanes, &crate::crdt::CausalContext::new(), usize::MAX);
+    let link = *world.links.keys().next().unwrap();
+    for node in [0, 1] {
+        world.nodes[node].mesh.handle_message(now, link, Message::Delta(delta.clone()));
+        world.drain(node);
+    }
+    let alarms = |event: &&Event| matches!(event, Event::Alarm(Alarm::Double { .. }));
+    assert_eq!(world.nodes[1].events.iter().filter(alarms).count(), 1);
+    assert!(world.nodes[1].mesh.actor().generation > Generation(1));
+    world.converge();
+    assert_eq!(world.nodes[0].mesh.lookup(&name).len(), 1, "the tunnel was registered again");
+    assert_eq!(world.get(0, "mesh/b"), Some(value("2")));
+}
+
+#[test]
+fn a_damaged_entry_costs_the_link_and_nothing_else() {
+    let mut world = World::new(2);
+    world.converge();
+    world.run(Duration::from_secs(1));
+    let mut author = Replica::new(Actor { node: id(7), generation: Generation(1) }, Duration::ZERO);
+    let now = world.time();
+    let prepared = author.set(now.wall, &key("mesh/a"), value("1")).unwrap().unwrap();
+    let mut delta = prepared.delta;
+    delta.items[0].entries[0].checksum ^= 1;
+    let (link, before) = (*world.links.keys().next().unwrap(), world.nodes[0].mesh.digest());
+    world.nodes[0].mesh.handle_message(now, link, Message::Delta(delta));
+    assert_eq!(world.nodes[0].mesh.digest(), before);
+    world.drain(0);
+    let alarm = Event::Alarm(Alarm::Corrupt { peer: id(1) });
+    assert!(world.nodes[0].events.contains(&alarm));
+    world.converge();
+}
+
+#[test]
+fn a_node_that_slept_blames_itself() {
+    let closed = |steps: &[u64]| {
+        let mut world = World::new(2);
+        world.converge();
+        for milliseconds in steps {
+            world.now = world.now + Duration::from_millis(*milliseconds);
+            let now = world.time();
+            world.nodes[1].mesh.handle_timeout(now);
+        }
+        world.drain(1);
+        world.nodes[1].events.iter().any(|event| matches!(event, Event::LinkDown { .. }))
+    };
+    assert!(closed(&[500; 20]), "nobody was heard for ten seconds");
+    assert!(!closed(&[10_000]), "it did not listen for ten seconds");
+}

@@ -1,5 +1,6 @@
 //! A node as people run it: files, configuration, admin API, command line.
 
+pub mod api;
 mod data_dir;
 mod files;
 

@@ -21,6 +21,9 @@ mod events;
 mod life;
 mod peers;
 
+#[cfg(test)]
+mod tests;
+
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -332,74 +335,4 @@ fn random_id() -> TunnelId {
 /// Turns a constant into what the configuration wants.
 const fn at_least_one(number: usize) -> NonZeroUsize {
     NonZeroUsize::new(number).expect("not zero")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::auth::test_mesh::{TestMesh, endpoint_of};
-    use crate::service::{OfferedStream, RouteAddress, open};
-
-    /// Sends back what it gets.
-    pub(super) struct Echo;
-
-    impl Service for Echo {
-        type Error = std::io::Error;
-
-        fn accepts(&self, address: &RouteAddress, _: &ArcTunnel) -> bool {
-            address.segments() == ["echo"]
-        }
-
-        async fn handle(
-            &self,
-            _: RouteAddress,
-            stream: OfferedStream,
-            _: ArcTunnel,
-        ) -> Result<(), std::io::Error> {
-            let mut stream = stream.accept().await?;
-            tokio::io::copy(&mut stream.recv, &mut stream.send).await?;
-            stream.send.finish()?;
-            Ok(())
-        }
-    }
-
-    async fn echo(tunnel: &ArcTunnel) {
-        let mut stream = open(tunnel, &"/echo".parse().unwrap()).await.unwrap();
-        stream.send.write_all(b"hello").await.unwrap();
-        stream.send.finish().unwrap();
-        let mut echoed = [0; 5];
-        stream.recv.read_exact(&mut echoed).await.unwrap();
-        assert_eq!(&echoed, b"hello");
-        assert_eq!(stream.recv.read_chunk(1).await, Ok(None));
-    }
-
-    /// FEATURES S23.
-    #[tokio::test]
-    async fn two_daemons_serve_each_other_over_quic_whoever_dialled() {
-        let mesh = TestMesh::new();
-        let (one, two) = (mesh.credentials(), mesh.credentials());
-        let (dialling, listening) = (endpoint_of(&one), endpoint_of(&two));
-        let daemon = || ModularDaemon::builder().services(ServiceRegistry::new().with(Echo)).build();
-        let (a, b): (ModularDaemon, ModularDaemon) = (daemon(), daemon());
-        let mut events = b.subscribe();
-        let accepting = tokio::spawn({
-            let (b, source) = (b.clone(), listening.incoming());
-            async move { b.run(source).await }
-        });
-        let tunnel =
-            dialling.dial(listening.local_addr().unwrap(), Some(two.identity.node_id())).await.unwrap();
-        let peer = a.attach(tunnel).unwrap().authenticated().await.unwrap();
-        assert_eq!(peer.node, Some(two.identity.node_id()));
-        echo(&peer.tunnel).await;
-        assert!(matches!(events.recv().await.unwrap().1, TunnelEvent::Connected { .. }));
-        assert!(matches!(events.recv().await.unwrap().1, TunnelEvent::Authenticated { .. }));
-        echo(&b.peers().node(one.identity.node_id())[0].tunnel).await;
-        assert_eq!(a.shutdown().await, Drained::Clean);
-        let closed = events.recv().await.unwrap().1;
-        let TunnelEvent::Disconnected { closed, .. } = closed else { panic!("{closed:?}") };
-        assert_eq!(closed, Closed::ByPeer(CloseReason::ShuttingDown));
-        assert!(b.peers().is_empty());
-        assert_eq!(b.shutdown().await, Drained::Clean);
-        accepting.await.unwrap();
-    }
 }

@@ -7,6 +7,9 @@ pub mod address;
 pub mod negotiation;
 mod registry;
 mod route;
+mod splice;
+mod target;
+mod tcp;
 
 use std::error::Error;
 use std::future::Future;
@@ -20,7 +23,10 @@ pub use negotiation::{
     NEGOTIATION_TIMEOUT, NegotiationError, OfferedStream, OpenError, Refusal, open, open_by,
 };
 pub use registry::ServiceRegistry;
-pub use route::TunnelLookup;
+pub use route::{RouteService, RouteTarget, TunnelLookup};
+pub use splice::{SpliceError, splice_streams, splice_tcp};
+pub use target::{Declared, DialTargetError, ParseTargetError, TARGET_TIMEOUT, Target, TargetTable};
+pub use tcp::{ProxyError, TcpListenerProxy, TcpProxyService};
 
 /// Any error of a service, where its type is of no further interest.
 pub type AnyError = Box<dyn Error + Send + Sync>;

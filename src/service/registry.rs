@@ -37,12 +37,15 @@ impl<E> Default for ServiceRegistry<E> {
     }
 }
 
-impl<E: Into<AnyError> + Send + 'static> ServiceRegistry<E> {
-    /// A registry without services: every stream is refused.
+impl ServiceRegistry {
+    /// A registry without services: every stream is refused. Its errors are of any type; for another one see
+    /// [`ServiceRegistry::default`].
     pub fn new() -> Self {
         Self::default()
     }
+}
 
+impl<E: Into<AnyError> + Send + 'static> ServiceRegistry<E> {
     /// Adds a service behind those that are there already.
     #[must_use]
     pub fn with<S>(mut self, service: S) -> Self

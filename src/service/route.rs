@@ -1,7 +1,25 @@
 //! Forwarding into tunnels that this daemon holds.
+//!
+//! Three kinds of addresses, and each hop consumes a part of its address, so that nothing can go in circles:
+//!
+//! - `/target/<name>`: the target of that name that the answering node has declared.
+//! - `/tunnel/<name>/<tunnel id or any>`: into a tunnel that the answering node holds, and there to `/target/<name>`.
+//! - `/via/<node id>/…`: over one tunnel to that node, and there to the rest, which is one of the two above.
+//!
+//! Nothing else is ever opened in the name of another node: a peer cannot borrow our tunnels to talk to the mesh as us.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::splice::splice_streams;
+use super::{OfferedStream, OpenError, Refusal, RouteAddress, Service, open_by};
 use crate::id::{NodeId, TunnelId, TunnelName};
-use crate::tunnel::ArcTunnel;
+use crate::tunnel::{ArcTunnel, WriteError};
+
+/// How long a forwarder waits for the next hop: less than its opener does, so that it learns why, and more than a
+/// target may take.
+const FORWARD_TIMEOUT: Duration = Duration::from_millis(4_500);
 
 /// Finds tunnels that this daemon holds at this moment.
 pub trait TunnelLookup: Send + Sync {
@@ -13,4 +31,153 @@ pub trait TunnelLookup: Send + Sync {
 
     /// A tunnel to this node.
     fn node(&self, node: NodeId) -> Option<ArcTunnel>;
+}
+
+/// What an address asks a node to forward to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouteTarget {
+    /// A target that the node has declared.
+    Target(TunnelName),
+    /// A tunnel of this name that the node holds; any, if there is no id.
+    Tunnel(TunnelName, Option<TunnelId>),
+    /// One of the above at another node.
+    Via(NodeId, Box<Self>),
+}
+
+impl RouteTarget {
+    /// Reads the segments of an address; `None` if it is about something else, or malformed.
+    pub fn parse(segments: &[String]) -> Option<Self> {
+        let (kind, rest) = segments.split_first()?;
+        match (kind.as_str(), rest) {
+            ("target", [name]) => Some(Self::Target(name.parse().ok()?)),
+            ("tunnel", [name, any]) if any == "any" => Some(Self::Tunnel(name.parse().ok()?, None)),
+            ("tunnel", [name, id]) => Some(Self::Tunnel(name.parse().ok()?, Some(id.parse().ok()?))),
+            ("via", [node, rest @ ..]) => match Self::parse(rest)? {
+                Self::Via(..) => None,
+                inner => Some(Self::Via(node.parse().ok()?, Box::new(inner))),
+            },
+            _ => None,
+        }
+    }
+
+    /// The address that asks for it.
+    pub fn address(&self) -> RouteAddress {
+        RouteAddress::from_segments(self.segments()).expect("names and ids are short")
+    }
+
+    fn segments(&self) -> Vec<String> {
+        match self {
+            Self::Target(name) => vec!["target".into(), name.to_string()],
+            Self::Tunnel(name, id) => {
+                let id = id.map_or_else(|| "any".into(), |id| id.to_string());
+                vec!["tunnel".into(), name.to_string(), id]
+            }
+            Self::Via(node, inner) => {
+                let mut segments = vec!["via".into(), node.to_string()];
+                segments.extend(inner.segments());
+                segments
+            }
+        }
+    }
+}
+
+/// Forwards streams into the tunnels of a [`TunnelLookup`], for instance a daemon's peer view.
+#[derive(Debug, Clone)]
+pub struct RouteService<L> {
+    lookup: L,
+}
+
+impl<L: TunnelLookup> RouteService<L> {
+    /// Forwards into the tunnels that `lookup` finds.
+    pub fn new(lookup: L) -> Self {
+        Self { lookup }
+    }
+
+    /// The tunnel to go through and what to ask for at its other end.
+    fn next_hop(&self, target: RouteTarget) -> Option<(ArcTunnel, RouteAddress)> {
+        match target {
+            RouteTarget::Target(_) => None,
+            RouteTarget::Tunnel(name, None) => {
+                Some((self.lookup.named(&name)?, RouteTarget::Target(name).address()))
+            }
+            RouteTarget::Tunnel(name, Some(id)) => {
+                let (bears, tunnel) = self.lookup.tunnel(id)?;
+                (bears == name).then(|| (tunnel, RouteTarget::Target(name).address()))
+            }
+            RouteTarget::Via(node, inner) => Some((self.lookup.node(node)?, inner.address())),
+        }
+    }
+}
+
+impl<L: TunnelLookup> Service for RouteService<L> {
+    type Error = WriteError;
+
+    fn accepts(&self, address: &RouteAddress, _: &ArcTunnel) -> bool {
+        matches!(RouteTarget::parse(address.segments()), Some(RouteTarget::Tunnel(..) | RouteTarget::Via(..)))
+    }
+
+    async fn handle(
+        &self,
+        address: RouteAddress,
+        stream: OfferedStream,
+        _: ArcTunnel,
+    ) -> Result<(), WriteError> {
+        let hop = RouteTarget::parse(address.segments()).and_then(|target| self.next_hop(target));
+        let Some((tunnel, address)) = hop else {
+            return stream.refuse(Refusal::NotFound).await;
+        };
+        let opened = open_by(&tunnel, &address, Instant::now() + FORWARD_TIMEOUT).await;
+        // The streams hold the tunnel; nothing else here should.
+        drop(tunnel);
+        match opened {
+            Ok(onward) => splice_streams(stream.accept().await?, onward).await,
+            Err(OpenError::Refused(refusal)) => stream.refuse(refusal).await?,
+            Err(OpenError::TimedOut | OpenError::Unanswered | OpenError::Closed(_)) => {
+                stream.refuse(Refusal::TargetUnreachable).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Option<RouteTarget> {
+        RouteTarget::parse(text.parse::<RouteAddress>().unwrap().segments())
+    }
+
+    #[test]
+    fn a_route_survives_its_address() {
+        let node = NodeId::from_bytes([3; 32]);
+        for text in [
+            "/target/web".to_owned(),
+            "/tunnel/web/any".to_owned(),
+            "/tunnel/web/0123456789abcdef".to_owned(),
+            format!("/via/{node}/target/web"),
+            format!("/via/{node}/tunnel/web/any"),
+        ] {
+            assert_eq!(parse(&text).unwrap().address().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn only_tunnels_and_targets_are_forwarded_to_and_only_over_one_node() {
+        let node = NodeId::from_bytes([3; 32]);
+        for text in [
+            "".to_owned(),
+            "/gossip/control".to_owned(),
+            "/target/Not.A.Name".to_owned(),
+            "/target/web/more".to_owned(),
+            "/tunnel/web".to_owned(),
+            "/tunnel/web/some".to_owned(),
+            "/tunnel/web/any/gossip".to_owned(),
+            format!("/via/{node}"),
+            format!("/via/{node}/gossip/control"),
+            format!("/via/{node}/via/{node}/target/web"),
+        ] {
+            assert_eq!(parse(&text), None, "{text}");
+        }
+    }
 }

@@ -14,6 +14,9 @@ mod peer;
 mod stream;
 mod tunnel;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::{ALPN, EndpointSecret, QuicConfig, TlsSettings, UnfitTls};
 pub use endpoint::{BindError, DialError, QuicEndpoint, QuicIncoming, bind_socket};
 pub use gate::{Gate, GatedSocket};

@@ -94,6 +94,13 @@ impl QuinnTunnel {
     }
 }
 
+#[cfg(test)]
+impl QuinnTunnel {
+    pub(super) fn connection(&self) -> &quinn::Connection {
+        &self.shared.connection
+    }
+}
+
 /// Who opened a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opener {

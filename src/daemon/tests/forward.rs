@@ -1,0 +1,267 @@
+//! TCP through tunnels: visitors, targets, and the nodes between them.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::id::TunnelName;
+use crate::service::{
+    Declared, OpenError, Refusal, RouteService, TargetTable, TcpListenerProxy, TcpProxyService,
+};
+
+fn name(text: &str) -> TunnelName {
+    text.parse().unwrap()
+}
+
+async fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// An address where nothing listens.
+async fn nowhere() -> SocketAddr {
+    listener().await.1
+}
+
+fn declare(targets: &TargetTable, text: &str, address: SocketAddr) {
+    targets.declare(name(text), Declared { target: address.to_string().parse().unwrap(), id: None });
+}
+
+/// A node with targets, a node that can open streams to it, and a local port of the latter.
+struct Rig {
+    targets: TargetTable,
+    opener: Trusting,
+    _holder: Trusting<TcpProxyService>,
+    tunnel: ArcTunnel,
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let targets = TargetTable::new();
+        let holder = trusting(TcpProxyService::new(targets.clone()));
+        let opener = trusting(ServiceRegistry::new());
+        let (peer, _) = joined((&opener, node(1)), (&holder, node(2))).await;
+        Self { targets, opener, _holder: holder, tunnel: peer.tunnel }
+    }
+
+    /// Opens a local port whose visitors get to `/target/<text>`.
+    async fn bind(&self, text: &str) -> (SocketAddr, CancellationToken) {
+        let proxy = TcpListenerProxy::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let local = proxy.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let (tunnel, asked) = (self.tunnel.clone(), address(&format!("/target/{text}")));
+        let open = move || {
+            let (tunnel, asked) = (tunnel.clone(), asked.clone());
+            async move { open(&tunnel, &asked).await }
+        };
+        tokio::spawn(proxy.run(open, stop.clone()));
+        (local, stop)
+    }
+
+    /// A visitor of a target and the target's end of its connection.
+    async fn visit(&self) -> (TcpStream, TcpStream) {
+        let (target, at) = listener().await;
+        declare(&self.targets, "web", at);
+        let (local, _) = self.bind("web").await;
+        let (visitor, accepted) = tokio::join!(TcpStream::connect(local), target.accept());
+        (visitor.unwrap(), accepted.unwrap().0)
+    }
+}
+
+async fn read_error(tcp: &mut TcpStream) -> ErrorKind {
+    tcp.read_to_end(&mut Vec::new()).await.unwrap_err().kind()
+}
+
+/// FEATURES P1, P2.
+#[tokio::test]
+async fn a_visitor_reaches_the_target_and_half_close_passes() {
+    let rig = Rig::new().await;
+    let (mut visitor, mut target) = rig.visit().await;
+    let question: Vec<u8> = (0..=255).cycle().take(1_000_000).collect();
+    let ask = async {
+        visitor.write_all(&question).await.unwrap();
+        visitor.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        visitor.read_to_end(&mut answer).await.unwrap();
+        answer
+    };
+    let answer = async {
+        let mut asked = Vec::new();
+        target.read_to_end(&mut asked).await.unwrap();
+        asked.reverse();
+        target.write_all(&asked).await.unwrap();
+        drop(target);
+        asked
+    };
+    let (answered, expected) = tokio::join!(ask, answer);
+    assert_eq!(answered, expected);
+    assert_eq!(answered.len(), question.len());
+}
+
+/// FEATURES B9.
+#[tokio::test]
+async fn a_reset_at_the_target_is_a_reset_at_the_visitor() {
+    let rig = Rig::new().await;
+    let (mut visitor, target) = rig.visit().await;
+    target.set_zero_linger().unwrap();
+    drop(target);
+    assert_eq!(read_error(&mut visitor).await, ErrorKind::ConnectionReset);
+}
+
+/// FEATURES B9.
+#[tokio::test]
+async fn a_reset_by_the_visitor_is_a_reset_at_the_target_even_after_its_half_close() {
+    let rig = Rig::new().await;
+    let (mut visitor, mut target) = rig.visit().await;
+    visitor.shutdown().await.unwrap();
+    assert_eq!(target.read(&mut [0]).await.unwrap(), 0);
+    visitor.set_zero_linger().unwrap();
+    drop(visitor);
+    // Resets make writing fail sooner or later; nothing but the reset ends this loop.
+    while target.write_all(&[0; 1024]).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Failure 1 of the original: one reset or one refused target removed the listener.
+#[tokio::test]
+async fn what_befalls_one_visitor_leaves_the_listener_to_the_next() {
+    let rig = Rig::new().await;
+    declare(&rig.targets, "web", nowhere().await);
+    let (local, _stop) = rig.bind("web").await;
+    let mut refused = TcpStream::connect(local).await.unwrap();
+    assert_eq!(read_error(&mut refused).await, ErrorKind::ConnectionReset);
+    let reset = TcpStream::connect(local).await.unwrap();
+    reset.set_zero_linger().unwrap();
+    drop(reset);
+    let (target, at) = listener().await;
+    declare(&rig.targets, "web", at);
+    // A visitor that came too early may still be on its way: the target sees it come and go.
+    let mut visitor = TcpStream::connect(local).await.unwrap();
+    visitor.write_all(b"it lives").await.unwrap();
+    visitor.shutdown().await.unwrap();
+    loop {
+        let mut heard = Vec::new();
+        let (mut accepted, _) = target.accept().await.unwrap();
+        if accepted.read_to_end(&mut heard).await.is_ok() && heard == b"it lives" {
+            break;
+        }
+    }
+}
+
+/// Failure 2 of the original: the listener bound all interfaces whatever was asked for.
+#[tokio::test]
+async fn a_listener_binds_the_address_that_was_asked_for() {
+    let rig = Rig::new().await;
+    let (local, _stop) = rig.bind("web").await;
+    assert_eq!(local.ip().to_string(), "127.0.0.1");
+}
+
+#[tokio::test]
+async fn stopping_a_listener_resets_its_visitors() {
+    let rig = Rig::new().await;
+    let (target, at) = listener().await;
+    declare(&rig.targets, "web", at);
+    let (local, stop) = rig.bind("web").await;
+    let (visitor, accepted) = tokio::join!(TcpStream::connect(local), target.accept());
+    let (mut visitor, mut target) = (visitor.unwrap(), accepted.unwrap().0);
+    stop.cancel();
+    assert_eq!(read_error(&mut visitor).await, ErrorKind::ConnectionReset);
+    assert_eq!(read_error(&mut target).await, ErrorKind::ConnectionReset);
+}
+
+/// Failure 3 of the original: whoever opened a stream chose the host that was dialled.
+#[tokio::test]
+async fn an_opener_gets_declared_targets_only_and_is_told_why_not() {
+    let rig = Rig::new().await;
+    let at = nowhere().await;
+    declare(&rig.targets, "dead", at);
+    declare(&rig.targets, "secrets", "169.254.169.254:80".parse().unwrap());
+    let refused = |text: &str| {
+        let (tunnel, asked) = (rig.tunnel.clone(), address(text));
+        async move {
+            match open(&tunnel, &asked).await {
+                Err(OpenError::Refused(refusal)) => refusal,
+                other => panic!("{asked}: {other:?}"),
+            }
+        }
+    };
+    assert_eq!(refused("/target/other").await, Refusal::NotFound);
+    assert_eq!(refused("/target/dead").await, Refusal::TargetUnreachable);
+    assert_eq!(refused("/target/secrets").await, Refusal::Refused);
+    assert_eq!(refused(&format!("/target/{at}")).await, Refusal::NoSuchService);
+    assert_eq!(refused("/proxy-tcp/ip4/127.0.0.1/tcp/80").await, Refusal::NoSuchService);
+    assert_eq!(rig.opener.peers().len(), 1);
+}
+
+/// Opener, relay and holder of the target `web`, in a line.
+struct Line {
+    opener: Trusting,
+    relay: Trusting<RouteService<PeersView>>,
+    holder: Trusting<TcpProxyService>,
+    targets: TargetTable,
+}
+
+impl Line {
+    async fn new() -> Self {
+        let targets = TargetTable::new();
+        let holder = trusting(TcpProxyService::new(targets.clone()));
+        let builder = ModularDaemon::builder().authentication(NoOp::named(name("web")));
+        let route = RouteService::new(builder.peers());
+        let relay = builder.services(route).build();
+        let opener = trusting(ServiceRegistry::new());
+        joined((&opener, node(1)), (&relay, node(2))).await;
+        joined((&relay, node(2)), (&holder, node(3))).await;
+        Self { opener, relay, holder, targets }
+    }
+
+    async fn open(&self, text: &str) -> Result<crate::tunnel::TunnelStream, OpenError> {
+        open(&self.opener.peers().node(node(2))[0].tunnel, &address(text)).await
+    }
+}
+
+#[tokio::test]
+async fn a_stream_passes_through_the_node_that_holds_the_tunnel() {
+    let line = Line::new().await;
+    let (target, at) = listener().await;
+    declare(&line.targets, "web", at);
+    let id = line.relay.peers().node(node(3))[0].id;
+    for route in
+        ["/tunnel/web/any".to_owned(), format!("/tunnel/web/{id}"), format!("/via/{}/target/web", node(3))]
+    {
+        let (stream, accepted) = tokio::join!(line.open(&route), target.accept());
+        let (mut stream, mut target) = (stream.unwrap(), accepted.unwrap().0);
+        stream.send.write_all(b"over").await.unwrap();
+        stream.send.finish().unwrap();
+        let mut heard = Vec::new();
+        target.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"over", "{route}");
+        target.set_zero_linger().unwrap();
+        drop(target);
+        let error = stream.recv.read_chunk(1).await.unwrap_err();
+        assert_eq!(error, crate::tunnel::ReadError::Reset(crate::tunnel::StreamCode::RESET), "{route}");
+    }
+}
+
+#[tokio::test]
+async fn a_forwarder_says_what_it_does_not_have_and_what_the_next_node_answered() {
+    let line = Line::new().await;
+    let id = line.relay.peers().node(node(1))[0].id;
+    declare(&line.targets, "dead", nowhere().await);
+    for (route, refusal) in [
+        ("/tunnel/other/any".to_owned(), Refusal::NotFound),
+        ("/tunnel/web/0000000000000000".to_owned(), Refusal::NotFound),
+        (format!("/tunnel/other/{id}"), Refusal::NotFound),
+        (format!("/via/{}/target/web", node(9)), Refusal::NotFound),
+        (format!("/via/{}/target/none", node(3)), Refusal::NotFound),
+        (format!("/via/{}/target/dead", node(3)), Refusal::TargetUnreachable),
+        (format!("/via/{}/echo", node(3)), Refusal::NoSuchService),
+    ] {
+        assert_eq!(line.open(&route).await.unwrap_err(), OpenError::Refused(refusal), "{route}");
+    }
+    assert_eq!(line.holder.peers().len(), 1);
+}

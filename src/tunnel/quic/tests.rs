@@ -1,0 +1,220 @@
+//! What only QUIC has to do: certificates, sockets, restarts, flow control.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::task::Poll;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::auth::test_mesh::{TestMesh, endpoint_of};
+use crate::auth::{Identity, MeshCredentials};
+use crate::id::NodeId;
+use crate::tunnel::{
+    CloseReason, Closed, Tunnel, TunnelControl, TunnelDownlink, TunnelMonitoring, TunnelSource, TunnelStream,
+    TunnelUplink,
+};
+
+/// An endpoint that can be cut off.
+fn gated(credentials: &MeshCredentials, address: SocketAddr) -> Result<(QuicEndpoint, Gate), BindError> {
+    let gate = Gate::new();
+    let socket = GatedSocket::wrap(bind_socket(address)?, gate.clone());
+    let endpoint = QuicEndpoint::with_socket(socket, QuicConfig::default(), credentials.tls().unwrap())?;
+    Ok((endpoint, gate))
+}
+
+fn any_port() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+async fn connect(near: &QuicEndpoint, far: &QuicEndpoint) -> (QuinnTunnel, QuinnTunnel) {
+    let mut incoming = far.incoming();
+    let address = far.local_addr().unwrap();
+    let (near, far) = tokio::join!(near.dial(address, None), incoming.next());
+    (near.unwrap(), far.unwrap())
+}
+
+/// Tries to connect; the error, or how the dialler's tunnel ended.
+async fn refused(near: &QuicEndpoint, far: &QuicEndpoint, expected: Option<NodeId>) -> Closed {
+    let mut incoming = far.incoming();
+    let address = far.local_addr().unwrap();
+    let dial = async {
+        match near.dial(address, expected).await {
+            Ok(tunnel) => tunnel.on_closed().await,
+            Err(DialError::Handshake { source, .. }) => source,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    tokio::select! {
+        closed = dial => closed,
+        tunnel = incoming.next() => panic!("accepted {tunnel:?}"),
+    }
+}
+
+fn is_transport(closed: &Closed) -> bool {
+    matches!(closed, Closed::Transport { .. })
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_the_expected_one_is_not_taken() {
+    let mesh = TestMesh::new();
+    let (near, far) = (endpoint_of(&mesh.credentials()), endpoint_of(&mesh.credentials()));
+    let closed = refused(&near, &far, Some(NodeId::from_bytes([9; 32]))).await;
+    assert!(is_transport(&closed), "{closed}");
+}
+
+#[tokio::test]
+async fn a_node_of_another_mesh_is_taken_by_neither_side() {
+    let (mesh, other) = (TestMesh::new(), TestMesh::new());
+    let ours = endpoint_of(&mesh.credentials());
+    let theirs = endpoint_of(&other.credentials());
+    assert!(is_transport(&refused(&theirs, &ours, None).await));
+    // One that trusts us does not get further: its own certificate is still not of our mesh.
+    let mut trusting = other.credentials();
+    trusting.authorities = mesh.credentials().authorities;
+    assert!(is_transport(&refused(&endpoint_of(&trusting), &ours, None).await));
+}
+
+/// FEATURES P5.
+#[tokio::test]
+async fn a_denied_node_is_refused_at_its_next_handshake_either_way() {
+    let mesh = TestMesh::new();
+    let (one, two) = (mesh.credentials(), mesh.credentials());
+    let (near, far) = (endpoint_of(&one), endpoint_of(&two));
+    let (first, _far) = connect(&near, &far).await;
+    assert_eq!(first.identity(), Some(two.identity.node_id()));
+    two.denied.deny(one.identity.node_id());
+    // A resumed session would get in here.
+    assert!(is_transport(&refused(&near, &far, None).await));
+    assert!(is_transport(&refused(&far, &near, None).await));
+    two.denied.pardon(one.identity.node_id());
+    connect(&near, &far).await;
+}
+
+/// FEATURES P5.
+#[tokio::test]
+async fn a_new_certificate_changes_neither_the_node_nor_its_tunnels() {
+    let mesh = TestMesh::new();
+    let identity = Identity::generate().unwrap();
+    let (near, far) = (endpoint_of(&mesh.credentials()), endpoint_of(&mesh.credentials_of(identity.clone())));
+    let (old, _old_far) = connect(&near, &far).await;
+    far.replace_tls(mesh.credentials_of(identity.clone()).tls().unwrap()).unwrap();
+    let (new, _new_far) = connect(&near, &far).await;
+    assert_eq!(old.identity(), Some(identity.node_id()));
+    assert_eq!(new.identity(), Some(identity.node_id()));
+    assert_eq!(old.closed(), None);
+}
+
+#[tokio::test]
+async fn nobody_there_is_an_error_of_its_own() {
+    let mesh = TestMesh::new();
+    let (gone, gate) = gated(&mesh.credentials(), any_port()).unwrap();
+    gate.shut();
+    let address = gone.local_addr().unwrap();
+    let config =
+        QuicConfig { handshake_timeout: std::time::Duration::from_millis(1), ..QuicConfig::default() };
+    let near = QuicEndpoint::bind(any_port(), config, mesh.credentials().tls().unwrap()).unwrap();
+    assert_eq!(near.dial(address, None).await.unwrap_err(), DialError::TimedOut { address });
+}
+
+#[tokio::test]
+async fn a_neighbour_notices_a_restart_with_its_next_packet() {
+    let mesh = TestMesh::new();
+    let near = endpoint_of(&mesh.credentials());
+    let credentials = mesh.credentials();
+    let (far, gate) = gated(&credentials, any_port()).unwrap();
+    let address = far.local_addr().unwrap();
+    let (tunnel, lost) = connect(&near, &far).await;
+    // The node dies without a word and comes back on its port.
+    gate.shut();
+    drop((far, lost));
+    let restarted = loop {
+        match gated(&credentials, address) {
+            Ok(restarted) => break restarted,
+            Err(_still_bound) => tokio::task::yield_now().await,
+        }
+    };
+    tunnel.send_datagram(Bytes::from_static(&[0; 100])).unwrap();
+    assert_eq!(tunnel.on_closed().await, Closed::PeerRestarted);
+    drop(restarted);
+}
+
+#[tokio::test]
+async fn a_shut_gate_loses_packets_and_an_open_one_does_not() {
+    let mesh = TestMesh::new();
+    let (near, gate) = gated(&mesh.credentials(), any_port()).unwrap();
+    let far = endpoint_of(&mesh.credentials());
+    let (near, far) = connect(&near, &far).await;
+    let sent = || near.connection().stats().udp_tx.datagrams;
+    gate.shut();
+    assert!(!gate.is_open());
+    let before = sent();
+    near.send_datagram(Bytes::from_static(b"lost")).unwrap();
+    while sent() == before {
+        tokio::task::yield_now().await;
+    }
+    gate.open();
+    near.send_datagram(Bytes::from_static(b"kept")).unwrap();
+    assert_eq!(far.read_datagram().await.unwrap(), b"kept"[..]);
+}
+
+#[tokio::test]
+async fn a_peer_has_one_stream_until_it_is_allowed_more() {
+    let mesh = TestMesh::new();
+    let (near_end, far_end) = (endpoint_of(&mesh.credentials()), endpoint_of(&mesh.credentials()));
+    let (near, far) = connect(&near_end, &far_end).await;
+    let _first = near.open_stream().await.unwrap();
+    let mut second = pin!(near.open_stream());
+    let pending = poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx).is_pending())).await;
+    assert!(pending);
+    far.allow_streams(1024);
+    second.await.unwrap();
+}
+
+/// Opens a stream and accepts it.
+async fn stream(near: &QuinnTunnel, far: &QuinnTunnel) -> (TunnelStream, TunnelStream) {
+    let mut opened = near.open_stream().await.unwrap();
+    opened.send.write_all(b"!").await.unwrap();
+    let accepted = far.incoming().await.unwrap().accept().await.unwrap();
+    (opened, accepted)
+}
+
+#[tokio::test]
+async fn readers_that_stall_stop_no_other_stream() {
+    const CHUNK: Bytes = Bytes::from_static(&[0; 4 * 1024 * 1024]);
+    let mesh = TestMesh::new();
+    let (near_end, far_end) = (endpoint_of(&mesh.credentials()), endpoint_of(&mesh.credentials()));
+    let (near, far) = connect(&near_end, &far_end).await;
+    far.allow_streams(1024);
+    let mut stalled = Vec::new();
+    for _ in 0..64 {
+        let (mut writer, unread) = stream(&near, &far).await;
+        stalled.push(unread);
+        tokio::spawn(async move { writer.send.write_chunk(CHUNK).await });
+    }
+    let (mut writer, mut reader) = stream(&near, &far).await;
+    let write = async {
+        writer.send.write_chunk(CHUNK).await.unwrap();
+        writer.send.finish().unwrap();
+    };
+    let read = async {
+        let mut read = 0;
+        while let Some(chunk) = reader.recv.read_chunk(usize::MAX).await.unwrap() {
+            read += chunk.len();
+        }
+        read
+    };
+    let ((), read) = tokio::join!(write, read);
+    assert_eq!(read, CHUNK.len() + 1);
+}
+
+#[tokio::test]
+async fn closing_an_endpoint_tells_all_its_peers_why() {
+    let mesh = TestMesh::new();
+    let (near, far) = (endpoint_of(&mesh.credentials()), endpoint_of(&mesh.credentials()));
+    let (tunnel, _far) = connect(&near, &far).await;
+    far.close(CloseReason::ShuttingDown);
+    far.wait_idle().await;
+    assert_eq!(tunnel.on_closed().await, Closed::ByPeer(CloseReason::ShuttingDown));
+}

@@ -226,3 +226,56 @@ fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {
     *rest = left;
     Some(taken)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_newest_common_version_is_spoken() {
+        let versions = |oldest, newest| ProtocolVersions { oldest, newest };
+        assert_eq!(versions(1, 3).common(versions(2, 5)), Some(3));
+        assert_eq!(versions(2, 5).common(versions(1, 3)), Some(3));
+        assert_eq!(versions(1, 1).common(versions(1, 1)), Some(1));
+        assert_eq!(versions(1, 1).common(versions(2, 2)), None);
+    }
+
+    #[test]
+    fn a_hello_has_a_limit() {
+        let attributes = |length| BTreeMap::from([("key".to_owned(), vec![0; length])]);
+        let overhead = encode(PROTOCOL_VERSIONS, &attributes(0)).unwrap().len();
+        assert!(encode(PROTOCOL_VERSIONS, &attributes(MAX_HELLO - overhead)).is_some());
+        assert!(encode(PROTOCOL_VERSIONS, &attributes(MAX_HELLO - overhead + 1)).is_none());
+        assert!(encode(PROTOCOL_VERSIONS, &BTreeMap::from([("k".repeat(256), Vec::new())])).is_none());
+    }
+
+    #[test]
+    fn a_later_version_may_say_more_and_nobody_may_contradict_himself() {
+        let hello = encode(PROTOCOL_VERSIONS, &BTreeMap::new()).unwrap();
+        let body = &hello[6..];
+        assert!(decode(&[body, b"more"].concat()).is_some());
+        assert!(decode(&body[..body.len() - 1]).is_none());
+        assert!(decode(&[0, 2, 0, 1, 0, 0]).is_none());
+        let twice = [0, 1, 0, 1, 0, 2, 1, b'k', 0, 0, 1, b'k', 0, 0];
+        assert!(decode(&twice).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn every_hello_survives_its_bytes(attributes in prop::collection::btree_map(
+            ".{0,9}", prop::collection::vec(any::<u8>(), 0..50), 0..9,
+        )) {
+            let hello = encode(PROTOCOL_VERSIONS, &attributes).unwrap();
+            let decoded = decode(&hello[6..]).unwrap();
+            prop_assert_eq!(decoded.versions, PROTOCOL_VERSIONS);
+            prop_assert_eq!(decoded.attributes, attributes.into_iter().collect::<HashMap<_, _>>());
+        }
+
+        #[test]
+        fn no_bytes_make_us_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _read = decode(&bytes);
+        }
+    }
+}

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crdts::{CmRDT, CvRDT};
 use smallvec::SmallVec;
 
+use super::entry::EntryHash;
 use super::{CausalContext, Class, Delta, Dot, Entry, Item, Key, Lane, RangeSet, Register, Verdict};
 use crate::id::{Actor, Generation, NodeId};
 
@@ -168,18 +169,21 @@ impl Store {
     /// [`Corrupt`] if an entry fails its checksum: the sender's fault or that of the sender's sender; nothing
     /// was merged and nothing counts as seen.
     pub fn merge(&mut self, delta: &Delta) -> Result<(), Corrupt> {
+        // Everything is verified before anything is merged, and hashed once.
+        let mut news: Vec<(&Key, &Entry, u128)> = Vec::new();
         for item in &delta.items {
             for entry in item.entries.iter().filter(|entry| self.is_news(&item.key, entry)) {
-                if entry.hash(&item.key).checksum != entry.checksum {
+                let EntryHash { checksum, digest } = entry.hash(&item.key);
+                if checksum != entry.checksum {
                     return Err(Corrupt { key: item.key.clone(), dot: entry.dot.clone() });
                 }
+                news.push((&item.key, entry, digest));
             }
         }
-        for item in &delta.items {
-            for entry in &item.entries {
-                if self.is_news(&item.key, entry) {
-                    self.insert(&item.key, entry.clone());
-                }
+        for (key, entry, digest) in news {
+            // A dot may come twice in one delta.
+            if self.is_news(key, entry) {
+                self.insert(key, entry.clone(), digest);
             }
         }
         for (lane, counters) in delta.accounted.lanes() {
@@ -234,13 +238,12 @@ impl Store {
     }
 
     /// Joins an entry to its register and its dot to the context.
-    fn insert(&mut self, key: &Key, entry: Entry) {
-        let dot = entry.dot.clone();
+    fn insert(&mut self, key: &Key, entry: Entry, digest: u128) {
+        let (dot, puts) = (entry.dot.clone(), entry.value.is_some());
         self.see(&dot.lane, |seen| seen.insert(dot.counter));
         if self.is_void(&dot.lane) {
             return;
         }
-        let digest = entry.value.is_some().then(|| entry.hash(key).digest);
         let mut verdict = Verdict::Dead;
         self.update(key, |register, gone| verdict = register.insert(entry, gone));
         match verdict {
@@ -253,7 +256,7 @@ impl Store {
             }
             Verdict::Live => {}
         }
-        if let (Some(digest), Some(state)) = (digest, self.lanes.get_mut(&dot.lane)) {
+        if let Some(state) = self.lanes.get_mut(&dot.lane).filter(|_| puts) {
             state.live = state.live.wrapping_add(digest);
         }
         self.changed.insert(key.clone());

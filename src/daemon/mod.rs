@@ -37,7 +37,7 @@ use crate::auth::{AuthenticationHandler, MutualTls};
 use crate::id::TunnelId;
 use crate::registry::{InMemoryTunnelRegistry, TunnelRegistry};
 use crate::service::{Service, ServiceRegistry};
-use crate::tunnel::{ArcTunnel, CloseReason, Closed, Tunnel, TunnelControl, TunnelSource};
+use crate::tunnel::{CloseReason, Closed, Tunnel, TunnelControl, TunnelSource};
 
 pub use config::DaemonConfig;
 pub use dropkick::Dropkick;
@@ -262,6 +262,8 @@ impl<R: TunnelRegistry, S: Service + 'static, A: AuthenticationHandler> ModularD
     ///
     /// [`AttachError`]; the tunnel is closed.
     pub fn attach(&self, tunnel: impl Tunnel) -> Result<Attached, AttachError> {
+        // A shutdown that begins now waits for what is attached here.
+        let _waited_for = self.core.tasks.token();
         if self.core.stop.is_cancelled() {
             tunnel.close(CloseReason::ShuttingDown);
             return Err(AttachError::ShuttingDown);
@@ -272,7 +274,7 @@ impl<R: TunnelRegistry, S: Service + 'static, A: AuthenticationHandler> ModularD
         };
         let id = random_id();
         let (told, outcome) = oneshot::channel();
-        let life = life::live(Arc::clone(&self.core), ArcTunnel::new(tunnel), id, told);
+        let life = life::live(Arc::clone(&self.core), tunnel.into_shared(), id, told);
         self.core.tasks.spawn(async move {
             life.await;
             drop(permit);

@@ -7,18 +7,20 @@ use rand::rngs::Xoshiro256PlusPlus;
 
 use super::link::Link;
 use super::{Config, LinkId};
-use crate::crdt::{CausalContext, Lane, Store};
+use crate::crdt::{CausalContext, Delta, Lane, Store};
 use crate::time::Moment;
 
 /// A lane of which some peer has more than we.
 #[derive(Debug)]
 struct Gap {
-    noticed_at: Moment,
-    asked: Option<(LinkId, Moment)>,
+    /// Since when nothing has come of it: it was noticed, asked for, or served then.
+    quiet_since: Moment,
+    /// Whom we asked for it.
+    asked: Option<LinkId>,
 }
 
 /// All known gaps. The author of a lane pushes it by itself to whoever is linked with it; so a gap is first
-/// waited for, and somebody else is asked only if that does not close it.
+/// waited for, and somebody is asked only if nothing comes; and somebody else, if nothing comes of that.
 #[derive(Debug, Default)]
 pub(super) struct Gaps {
     gaps: BTreeMap<Lane, Gap>,
@@ -32,11 +34,24 @@ impl Gaps {
             if store.seen_of(lane).is_none_or(|ours| !ours.is_superset(theirs)) {
                 self.gaps.entry(lane.clone()).or_insert_with(|| {
                     noticed = true;
-                    Gap { noticed_at: now, asked: None }
+                    Gap { quiet_since: now, asked: None }
                 });
             }
         }
         noticed
+    }
+
+    /// Something came. A long transfer is not asked for again while it goes on.
+    pub(super) fn served(&mut self, delta: &Delta, now: Moment) {
+        if self.gaps.is_empty() {
+            return;
+        }
+        let entries = delta.items.iter().flat_map(|item| item.entries.iter().map(|entry| &entry.dot.lane));
+        for lane in delta.accounted.lanes().map(|(lane, _)| lane).chain(entries) {
+            if let Some(gap) = self.gaps.get_mut(lane) {
+                gap.quiet_since = now;
+            }
+        }
     }
 
     /// Asks for what is due, and says when the next is.
@@ -56,16 +71,14 @@ impl Gaps {
             if sources.is_empty() {
                 return false;
             }
-            let due = gap.due(lane, links, config);
-            if due <= now {
+            if gap.due(lane, links, config) <= now {
                 // Somebody who did not answer is asked again only if nobody else is there.
-                let silent = gap.asked.map(|(link, _)| link);
                 if sources.len() > 1 {
-                    sources.retain(|source| Some(*source) != silent);
+                    sources.retain(|source| Some(*source) != gap.asked);
                 }
                 let source = sources[rng.random_range(0..sources.len())];
                 links.get_mut(&source).expect("sources are links").ask(lane.clone());
-                gap.asked = Some((source, now));
+                *gap = Gap { quiet_since: now, asked: Some(source) };
                 asked.push(source);
             }
             let due = gap.due(lane, links, config);
@@ -83,10 +96,9 @@ impl Gap {
         let author_pushes =
             links.values().any(|link| link.peer == actor.node && link.generation == Some(actor.generation));
         match self.asked {
-            Some((link, at)) if links.contains_key(&link) => at + config.want_timeout,
-            Some(_) => self.noticed_at,
-            None if author_pushes => self.noticed_at + config.want_after,
-            None => self.noticed_at,
+            Some(link) if links.contains_key(&link) => self.quiet_since + config.want_timeout,
+            None if author_pushes => self.quiet_since + config.want_after,
+            Some(_) | None => self.quiet_since,
         }
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct Link {
     asking: BTreeSet<Lane>,
     control_is_writable: bool,
     delta_is_writable: bool,
+    /// Whether it was told of what this peer sends that it is ahead of the clock.
+    drifting: bool,
     /// Since when both states have differed.
     differing_since: Option<Moment>,
 }
@@ -56,6 +58,7 @@ impl Link {
             asking: BTreeSet::new(),
             control_is_writable: true,
             delta_is_writable: true,
+            drifting: false,
             differing_since: None,
         }
     }
@@ -112,6 +115,18 @@ impl Link {
         if let Some(cursor) = &mut self.cursor {
             advance(cursor, delta);
         }
+    }
+
+    /// What the peer sent was ahead of the clock beyond the bound, or was not. Says whether that is news.
+    pub(super) fn handle_drift(&mut self, drifts: bool) -> bool {
+        let news = drifts && !self.drifting;
+        self.drifting = drifts;
+        news
+    }
+
+    /// Whether the peer waits for lanes that are not this node's own.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.wanted.is_empty()
     }
 
     /// The digest of the peer's state came by. Says whether both have differed for too long.

@@ -1,5 +1,7 @@
 //! The state machine itself: what comes in, what is commanded, what goes out.
 
+mod write;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand::rngs::Xoshiro256PlusPlus;
@@ -14,11 +16,9 @@ use super::{
     Alarm, Channel, CloseReason, Config, DialId, Durability, Event, LinkId, MemberState, Message, Output,
     Side, Ticket, Versions,
 };
-use crate::crdt::{Corrupt, Delta, Value};
-use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
-use crate::replica::{
-    AttributeKey, Attributes, NodeRecord, Path, Prepared, Registration, Replica, WriteError,
-};
+use crate::crdt::{Corrupt, Delta, Revision};
+use crate::id::{Actor, NodeId, TunnelId, TunnelName};
+use crate::replica::{Attributes, Path, Registration, Replica};
 use crate::time::{Moment, Now};
 
 /// The protocol of one node. See the [module](super) for how it is driven.
@@ -48,6 +48,8 @@ pub struct Mesh {
     /// Own writes that wait for the disk, in order.
     unpersisted: VecDeque<(Ticket, Delta)>,
     next_ticket: u64,
+    /// The digest of the state as it was at that revision.
+    digest: Option<(Revision, [u8; 16])>,
     /// The tunnels that this node holds, to be registered again in a new life.
     held: BTreeMap<(TunnelName, TunnelId), Attributes>,
     leaving: bool,
@@ -75,6 +77,7 @@ impl Mesh {
             outputs: VecDeque::new(),
             unpersisted: VecDeque::new(),
             next_ticket: 0,
+            digest: None,
             held: BTreeMap::new(),
             leaving: false,
             config,
@@ -140,7 +143,7 @@ impl Mesh {
     /// A message came.
     pub fn handle_message(&mut self, now: Now, link: LinkId, message: Message) {
         let own_digest = match &message {
-            Message::Hello { .. } | Message::Heartbeat { .. } => self.replica.store().digest(),
+            Message::Hello { .. } | Message::Heartbeat { .. } => self.cached_digest(),
             Message::Context { .. } | Message::Want { .. } | Message::Delta(_) => [0; 16],
         };
         let Some(state) = self.links.get_mut(&link) else { return };
@@ -211,67 +214,6 @@ impl Mesh {
         }
     }
 
-    /// Sets an attribute. `None` if it has that value already and no siblings; with
-    /// [`Durability::Disk`] it takes effect when the ticket is persisted, else at once.
-    ///
-    /// # Errors
-    ///
-    /// [`WriteError`]; nothing was written.
-    pub fn set(&mut self, now: Now, key: &AttributeKey, value: Value) -> Result<Option<Ticket>, WriteError> {
-        let prepared = self.replica.set(now.wall, key, value)?;
-        Ok(self.commit(now, prepared))
-    }
-
-    /// Removes an attribute, siblings included. `None` if it is not set.
-    ///
-    /// # Errors
-    ///
-    /// [`WriteError`]; nothing was written.
-    pub fn unset(&mut self, now: Now, key: &AttributeKey) -> Result<Option<Ticket>, WriteError> {
-        let prepared = self.replica.unset(now.wall, key)?;
-        Ok(self.commit(now, prepared))
-    }
-
-    /// Registers a tunnel that this node holds. `None` if it is registered so already.
-    ///
-    /// # Errors
-    ///
-    /// [`WriteError`]; nothing was written.
-    pub fn register(
-        &mut self,
-        now: Now,
-        name: &TunnelName,
-        tunnel: TunnelId,
-        attributes: &Attributes,
-    ) -> Result<Option<Ticket>, WriteError> {
-        let prepared = self.replica.register(now.wall, name, tunnel, attributes)?;
-        self.held.insert((name.clone(), tunnel), attributes.clone());
-        Ok(self.commit(now, prepared))
-    }
-
-    /// Takes back exactly that registration of this node. `None` if it is gone already.
-    ///
-    /// # Errors
-    ///
-    /// [`WriteError::NotHeld`] if another node holds it; nothing was written.
-    pub fn deregister(
-        &mut self,
-        now: Now,
-        name: &TunnelName,
-        tunnel: TunnelId,
-    ) -> Result<Option<Ticket>, WriteError> {
-        self.held.remove(&(name.clone(), tunnel));
-        let Some(registration) = self.replica.registration(name, tunnel) else { return Ok(None) };
-        let prepared = self.replica.deregister(now.wall, &registration)?;
-        Ok(self.commit(now, prepared))
-    }
-
-    /// Says to all that this node will go: it will have left and not fallen.
-    pub fn leave(&mut self, now: Now) {
-        self.leaving = true;
-        self.publish(now);
-    }
-
     /// What is to be done next, until nothing is. Frames are made here, from the state as it is now.
     pub fn poll_output(&mut self, now: Now) -> Option<Output> {
         loop {
@@ -336,6 +278,15 @@ impl Mesh {
 
 /// What the inputs come down to.
 impl Mesh {
+    /// The digest, computed at most once per change.
+    fn cached_digest(&mut self) -> [u8; 16] {
+        let revision = self.replica.store().revision();
+        if self.digest.is_none_or(|(known, _)| known != revision) {
+            self.digest = Some((revision, self.digest()));
+        }
+        self.digest.map_or_else(Default::default, |(_, digest)| digest)
+    }
+
     fn linked_set(&self) -> BTreeSet<NodeId> {
         self.links.values().filter(|link| link.is_established()).map(|link| link.peer).collect()
     }
@@ -389,17 +340,18 @@ impl Mesh {
         match self.replica.merge(now.wall, delta) {
             Err(Corrupt { .. }) => {
                 self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Corrupt { peer })));
-                self.close(now, link, CloseReason::Misbehaved);
-                return;
+                return self.close(now, link, CloseReason::Misbehaved);
             }
-            Ok(beyond) if !beyond.is_zero() => {
-                self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Drift { peer, beyond })));
+            Ok(beyond) => {
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.handle_delta(delta);
+                    if link.handle_drift(!beyond.is_zero()) {
+                        self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Drift { peer, beyond })));
+                    }
+                }
             }
-            Ok(_) => {}
         }
-        if let Some(link) = self.links.get_mut(&link) {
-            link.handle_delta(delta);
-        }
+        self.gaps.served(delta, now.monotone);
         if self.config.durability == Durability::Disk {
             let ticket = self.ticket();
             self.outputs.push_back(Output::Persist { ticket, delta: delta.clone() });
@@ -407,60 +359,9 @@ impl Mesh {
         self.observe_changes(now, true);
     }
 
-    /// If writes come in that this life of the node did not make, somebody else lives it too, or the disk was
-    /// turned back: take a new one before anything is written under the old.
-    fn fence_double(&mut self, now: Now, delta: &Delta) {
-        let own = self.replica.own_lanes();
-        let foreign = delta.accounted.lanes().any(|(lane, counters)| {
-            own.contains(&lane)
-                && self.replica.store().seen_of(lane).is_none_or(|seen| !seen.is_superset(counters))
-        });
-        let mut entries = delta.items.iter().flat_map(|item| &item.entries);
-        let foreign = foreign
-            || entries.any(|entry| own.contains(&&entry.dot.lane) && !self.replica.store().seen(&entry.dot));
-        if !foreign {
-            return;
-        }
-        let doubled = self.actor();
-        let next = Generation((doubled.generation.0 | 0xff) + 1 + self.rng.random_range(0..0xff));
-        self.replica.rebirth(next);
-        self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Double { doubled, next })));
-        self.publish(now);
-        for ((name, tunnel), attributes) in self.held.clone() {
-            // Nothing can come after the end of time; then the tunnel stays unknown, as the alarm says.
-            if let Ok(prepared) = self.replica.register(now.wall, &name, tunnel, &attributes) {
-                self.commit(now, prepared);
-            }
-        }
-    }
-
-    fn ticket(&mut self) -> Ticket {
-        self.next_ticket += 1;
-        Ticket(self.next_ticket)
-    }
-
-    /// Lets an own write take effect, now or when it is durable.
-    fn commit(&mut self, now: Now, prepared: Option<Prepared>) -> Option<Ticket> {
-        let Prepared { delta, .. } = prepared?;
-        let ticket = self.ticket();
-        match self.config.durability {
-            Durability::Memory => self.merge_own(now, &delta),
-            Durability::Disk => {
-                self.outputs.push_back(Output::Persist { ticket, delta: delta.clone() });
-                self.unpersisted.push_back((ticket, delta));
-            }
-        }
-        Some(ticket)
-    }
-
-    fn merge_own(&mut self, now: Now, delta: &Delta) {
-        self.replica.merge(now.wall, delta).expect("own entries bear their checksums");
-        self.observe_changes(now, true);
-    }
-
     /// Tells subscribers what changed, and draws the consequences.
     fn observe_changes(&mut self, now: Now, tell: bool) {
-        self.busy.extend(self.links.keys());
+        self.busy.extend(self.links.iter().filter(|(_, link)| link.is_waiting()).map(|(id, _)| *id));
         self.timers.set_by(Timer::Announce, now.monotone + self.config.announce_interval);
         for path in self.replica.take_changed() {
             let event = match path {
@@ -521,7 +422,7 @@ impl Mesh {
 /// What the timers come down to.
 impl Mesh {
     fn heartbeat(&mut self, now: Now) {
-        let digest = self.digest();
+        let digest = self.cached_digest();
         for link in self.links.keys() {
             self.outputs.push_back(Output::Datagram { link: *link, message: Message::Heartbeat { digest } });
         }
@@ -556,20 +457,6 @@ impl Mesh {
         self.timers.set(Timer::Verdict, next);
     }
 
-    fn publish(&mut self, now: Now) {
-        let record = NodeRecord {
-            label: self.config.label.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            addresses: self.config.addresses.clone(),
-            links: self.linked_set(),
-            leaving: self.leaving,
-        };
-        // Nothing can come after the end of time; the next change tries again.
-        if let Ok(prepared) = self.replica.publish(now.wall, &record) {
-            self.commit(now, prepared);
-        }
-    }
-
     fn dial(&mut self, now: Now) {
         if self.leaving {
             return;
@@ -588,5 +475,4 @@ impl Mesh {
 }
 
 #[cfg(test)]
-#[path = "mesh_tests.rs"]
 mod tests;

@@ -1,1 +1,37 @@
-//! Nothing here yet.
+//! The shell around the gossip core: one task that owns the [`Mesh`](crate::gossip::Mesh), and the tasks that
+//! carry its frames over tunnels.
+//!
+//! ```text
+//!   MeshHandle ──commands, views──▶ ┌────────┐ ──dial──▶ Connector ──▶ tunnel
+//!   GossipService ──streams──▶      │ Driver │                            │
+//!   readers of links ──messages──▶  └────────┘ ──frames──▶ writers of links ┘
+//!                                       └──events──▶ subscribers
+//! ```
+//!
+//! The shell decides nothing. What the protocol does is decided in `gossip`, where the simulator sees it; here
+//! are clocks, sockets and tasks. A link is a tunnel with two streams of its own, opened by whoever dialled, at
+//! `/gossip/control` and `/gossip/delta`, ahead of all user streams by priority; heartbeats are datagrams.
+//!
+//! **Invariant:** every queue between tasks is bounded, and the driver waits for none of them: a peer that does
+//! not read holds up the writer of its own link and nobody else.
+
+mod connect;
+mod driver;
+mod handle;
+mod input;
+mod link;
+mod registry;
+mod route;
+mod service;
+mod traffic;
+
+pub use connect::{ConnectError, Connector, DaemonConnector, DialStatus};
+pub use driver::{Driver, DriverConfig};
+pub use handle::{CommandError, MeshHandle, Stopped, Written};
+pub use registry::{MeshRegistry, MeshRegistryError};
+pub use route::{RouteError, Router};
+pub use service::GossipService;
+pub use traffic::Traffic;
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 //! about it. Both may be stale, may know tunnels of other processes and machines, and alter only their own. What a
 //! daemon itself holds at this very moment is in its [`crate::daemon::PeersView`], not here.
 
+mod erased;
 mod memory;
 
 use std::collections::HashMap;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use crate::id::{NodeId, TunnelId, TunnelName};
 
+pub use erased::{Erased, ErasedRegistryError, ErasedTunnelRegistry};
 pub use memory::{InMemoryTunnelRegistry, MemoryIdentifier};
 
 /// What is registered of a tunnel. It is never changed afterwards.

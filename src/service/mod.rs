@@ -112,3 +112,82 @@ where
         self.service.handle(address, stream, tunnel).await.map_err(Into::into)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tunnel::TunnelDownlink;
+    use crate::tunnel::duplex::DuplexTunnel;
+
+    /// Serves one address, and fails with a number once it has accepted.
+    struct Numbered(&'static str, u32);
+
+    #[derive(Debug, PartialEq, Eq, thiserror::Error)]
+    #[error("failure {0}")]
+    struct Failure(u32);
+
+    #[derive(Debug, PartialEq, Eq, thiserror::Error)]
+    #[error("mapped")]
+    struct Mapped(#[from] Failure);
+
+    impl Service for Numbered {
+        type Error = Failure;
+
+        fn accepts(&self, address: &RouteAddress, _: &ArcTunnel) -> bool {
+            address.segments() == [self.0]
+        }
+
+        async fn handle(&self, _: RouteAddress, _: OfferedStream, _: ArcTunnel) -> Result<(), Failure> {
+            Err(Failure(self.1))
+        }
+    }
+
+    /// What serving one stream at an address comes to.
+    async fn outcome<S: Service>(service: &S, text: &str) -> Result<(), S::Error> {
+        let (near, far) = DuplexTunnel::pair();
+        let address: RouteAddress = text.parse().unwrap();
+        let deadline = tokio::time::Instant::now() + NEGOTIATION_TIMEOUT;
+        let serve = async {
+            let stream = far.incoming().await.unwrap().accept().await.unwrap();
+            let (asked, offered) = negotiation::receive(stream, deadline).await.unwrap();
+            let tunnel = ArcTunnel::new(far.clone());
+            assert!(service.accepts(&asked, &tunnel));
+            service.handle(asked, offered, tunnel).await
+        };
+        let (opened, served) = tokio::join!(open(&near, &address), serve);
+        opened.unwrap_err();
+        served
+    }
+
+    /// FEATURES S17.
+    #[tokio::test]
+    async fn a_service_serves_through_every_kind_of_pointer() {
+        let mut service = Numbered("x", 1);
+        assert_eq!(outcome(&&service, "/x").await, Err(Failure(1)));
+        assert_eq!(outcome(&&mut service, "/x").await, Err(Failure(1)));
+        assert_eq!(outcome(&Box::new(service), "/x").await, Err(Failure(1)));
+        assert_eq!(outcome(&Arc::new(Numbered("x", 2)), "/x").await, Err(Failure(2)));
+    }
+
+    /// FEATURES S16.
+    #[tokio::test]
+    async fn a_mapped_service_can_be_mapped_again() {
+        let mapped = MappedService::<_, Mapped>::new(Numbered("x", 1));
+        assert_eq!(outcome(&mapped, "/x").await, Err(Mapped(Failure(1))));
+        let again = MappedService::<_, AnyError>::new(MappedService::into_inner(mapped));
+        assert_eq!(outcome(&again, "/x").await.unwrap_err().to_string(), "failure 1");
+    }
+
+    /// FEATURES S15, S19.
+    #[tokio::test]
+    async fn the_first_service_that_accepts_serves_and_its_error_becomes_the_registrys() {
+        let registry = ServiceRegistry::<Mapped>::default()
+            .with(Numbered("x", 1))
+            .with(Numbered("y", 2))
+            .with(Numbered("x", 3));
+        assert_eq!(outcome(&registry, "/x").await, Err(Mapped(Failure(1))));
+        assert_eq!(outcome(&registry, "/y").await, Err(Mapped(Failure(2))));
+        let nested = ServiceRegistry::new().with(registry);
+        assert_eq!(outcome(&nested, "/y").await.unwrap_err().to_string(), "mapped");
+    }
+}

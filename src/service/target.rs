@@ -131,9 +131,18 @@ impl Target {
     }
 }
 
+/// The prefix behind which a NAT64 has all of IPv4.
+const NAT64: [u8; 12] = [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0];
+
 /// Addresses that are no service of anybody, or that tell secrets to whoever asks.
 fn is_forbidden(address: SocketAddr) -> bool {
-    let ip = address.ip().to_canonical();
+    let ip = match address.ip().to_canonical() {
+        IpAddr::V6(v6) => match v6.octets().split_last_chunk::<4>() {
+            Some((prefix, &v4)) if prefix == NAT64 => IpAddr::from(v4),
+            _ => IpAddr::V6(v6),
+        },
+        v4 @ IpAddr::V4(_) => v4,
+    };
     let special = match ip {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast() || v4.octets()[0] == 0,
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
@@ -205,6 +214,7 @@ mod tests {
         for text in [
             "169.254.169.254:80",
             "[::ffff:169.254.169.254]:80",
+            "[64:ff9b::169.254.169.254]:80",
             "[fe80::1]:80",
             "224.0.0.1:80",
             "[ff02::1]:80",
@@ -217,7 +227,14 @@ mod tests {
         ] {
             assert!(is_forbidden(text.parse().unwrap()), "{text}");
         }
-        for text in ["127.0.0.1:80", "[::1]:80", "10.0.0.1:80", "93.184.216.34:80", "[fd00::1]:80"] {
+        for text in [
+            "127.0.0.1:80",
+            "[::1]:80",
+            "10.0.0.1:80",
+            "93.184.216.34:80",
+            "[fd00::1]:80",
+            "[64:ff9b::5db8:d822]:80",
+        ] {
             assert!(!is_forbidden(text.parse().unwrap()), "{text}");
         }
     }

@@ -148,11 +148,12 @@ impl TcpListenerProxy {
         let places = Arc::new(Semaphore::new(MAX_VISITORS));
         let mut visitors = JoinSet::new();
         loop {
-            let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
-            let accepted = tokio::select! {
-                () = stop.cancelled() => return,
-                accepted = self.listener.accept() => accepted,
+            let place = Arc::clone(&places).acquire_owned();
+            let visitor = async {
+                let place = place.await.expect("the semaphore is never closed");
+                (self.listener.accept().await, place)
             };
+            let Some((accepted, place)) = stop.run_until_cancelled(visitor).await else { return };
             while visitors.try_join_next().is_some() {}
             match accepted {
                 Ok((tcp, visitor)) => {

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+#[expect(deprecated, reason = "the place of what is deprecated")]
+use super::baggage::Baggage;
 use super::{
     CloseReason, Closed, DatagramError, IncomingStreams, Side, Sided, Tunnel, TunnelControl, TunnelDownlink,
     TunnelMonitoring, TunnelStream, TunnelUplink,
@@ -83,12 +85,26 @@ impl<T: Tunnel> DynTunnel for T {
 
 /// Any tunnel, shared: cheap to clone, and a [`Tunnel`] itself.
 #[derive(Clone)]
-pub struct ArcTunnel(Arc<dyn DynTunnel>);
+pub struct ArcTunnel(Arc<Loaded<dyn DynTunnel>>);
+
+/// A tunnel and what rides on it.
+struct Loaded<T: ?Sized> {
+    #[expect(deprecated, reason = "the place of what is deprecated")]
+    baggage: Baggage,
+    tunnel: T,
+}
 
 impl ArcTunnel {
     /// Shares a tunnel.
     pub fn new(tunnel: impl Tunnel) -> Self {
-        Self(Arc::new(tunnel))
+        Self(Arc::new(Loaded { baggage: Default::default(), tunnel }))
+    }
+
+    /// The values that ride on the tunnel.
+    #[deprecated(since = "0.1.0", note = "keep what belongs to a tunnel in a map of your own, by its id")]
+    #[expect(deprecated, reason = "gives what is deprecated")]
+    pub fn baggage(&self) -> &Baggage {
+        &self.0.baggage
     }
 
     /// Whether both are handles of the same tunnel.
@@ -99,66 +115,69 @@ impl ArcTunnel {
 
 impl std::fmt::Debug for ArcTunnel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
+        self.0.tunnel.fmt(f)
     }
 }
 
 impl Sided for ArcTunnel {
     fn side(&self) -> Side {
-        self.0.side()
+        self.0.tunnel.side()
     }
 }
 
 impl TunnelUplink for ArcTunnel {
     async fn open_stream(&self) -> Result<TunnelStream, Closed> {
-        self.0.open_stream().await
+        self.0.tunnel.open_stream().await
     }
 }
 
 impl TunnelDownlink for ArcTunnel {
     async fn incoming(&self) -> Result<IncomingStreams, Closed> {
-        self.0.incoming().await
+        self.0.tunnel.incoming().await
     }
 }
 
 impl TunnelMonitoring for ArcTunnel {
     fn closed(&self) -> Option<Closed> {
-        self.0.closed()
+        self.0.tunnel.closed()
     }
 
     fn on_closed(&self) -> impl Future<Output = Closed> + Send + 'static {
-        self.0.on_closed()
+        self.0.tunnel.on_closed()
     }
 }
 
 impl TunnelControl for ArcTunnel {
     fn close(&self, reason: CloseReason) {
-        self.0.close(reason);
+        self.0.tunnel.close(reason);
     }
 
     fn allow_streams(&self, max: u32) {
-        self.0.allow_streams(max);
+        self.0.tunnel.allow_streams(max);
     }
 }
 
 impl Tunnel for ArcTunnel {
     fn send_datagram(&self, datagram: Bytes) -> Result<(), DatagramError> {
-        self.0.send_datagram(datagram)
+        self.0.tunnel.send_datagram(datagram)
     }
 
     async fn read_datagram(&self) -> Result<Bytes, Closed> {
-        self.0.read_datagram().await
+        self.0.tunnel.read_datagram().await
     }
 
     fn rtt(&self) -> Duration {
-        self.0.rtt()
+        self.0.tunnel.rtt()
     }
 
     fn remote(&self) -> Arc<str> {
-        self.0.remote()
+        self.0.tunnel.remote()
     }
 
     fn identity(&self) -> Option<NodeId> {
-        self.0.identity()
+        self.0.tunnel.identity()
+    }
+    fn into_shared(self) -> Self {
+        self
     }
 }

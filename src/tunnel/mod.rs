@@ -12,6 +12,7 @@
 //! A tunnel lives as long as a handle or a stream of it does; the last one that goes closes it. A [`SendHalf`] that is
 //! dropped without [`SendHalf::finish`] *resets* its stream: a reader never mistakes an accident for the end.
 
+pub mod baggage;
 pub mod close;
 pub mod duplex;
 pub mod dynamic;
@@ -30,6 +31,8 @@ use bytes::Bytes;
 
 use crate::id::NodeId;
 
+#[expect(deprecated, reason = "kept for those who know it from elsewhere")]
+pub use baggage::Baggage;
 pub use close::{CloseReason, Closed};
 pub use dynamic::ArcTunnel;
 pub use source::TunnelSource;
@@ -153,6 +156,14 @@ pub trait Tunnel:
     /// Who the peer has proved to be: the hash of the public key of its certificate. `None` if the transport proves
     /// nothing.
     fn identity(&self) -> Option<NodeId>;
+
+    /// Shares the tunnel; one that is shared already stays as it is.
+    fn into_shared(self) -> ArcTunnel
+    where
+        Self: Sized,
+    {
+        ArcTunnel::new(self)
+    }
 }
 
 /// A datagram was not sent.

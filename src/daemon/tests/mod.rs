@@ -8,6 +8,7 @@ use crate::auth::NoOp;
 use crate::auth::test_mesh::{TestMesh, endpoint_of};
 use crate::id::NodeId;
 use crate::service::{OfferedStream, RouteAddress, open};
+use crate::tunnel::ArcTunnel;
 use crate::tunnel::duplex::DuplexTunnel;
 
 /// Sends back what it gets.

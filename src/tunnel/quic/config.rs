@@ -1,5 +1,7 @@
 //! The settings of QUIC and how they are put together.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +47,9 @@ pub struct QuicConfig {
     /// Below 8 MiB few stalled readers can stop all streams of a tunnel; times the number of tunnels it is what
     /// hostile peers can pin in memory.
     pub max_connection_window: NonZeroU32,
+    /// Addresses of peers that are known beforehand: they may connect as often as they like. Others get slower from
+    /// the ninth attempt of their network within ten seconds, and no answer from the sixty-first within a minute.
+    pub known: BTreeSet<IpAddr>,
 }
 
 impl Default for QuicConfig {
@@ -54,6 +59,7 @@ impl Default for QuicConfig {
             retry_above: 64,
             ignore_above: 512,
             max_connection_window: const { NonZeroU32::new(128 * 1024 * 1024).expect("not zero") },
+            known: BTreeSet::new(),
         }
     }
 }

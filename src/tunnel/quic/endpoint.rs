@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use quinn::{AsyncUdpSocket, Incoming, Runtime, TokioRuntime, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::config::{QuicConfig, TlsSettings, UnfitTls, client_config, endpoint_config, server_config};
+use super::newcomers::{Newcomers, Treatment};
 use super::peer::name_of_expected;
 use super::tunnel::{QuinnTunnel, closed_by};
 use crate::id::NodeId;
@@ -158,7 +160,7 @@ impl QuicEndpoint {
     ///
     /// Of two sources of one endpoint each tunnel goes to one of them.
     pub fn incoming(&self) -> QuicIncoming {
-        QuicIncoming { endpoint: self.clone(), handshakes: JoinSet::new() }
+        QuicIncoming { endpoint: self.clone(), handshakes: JoinSet::new(), newcomers: Newcomers::default() }
     }
 
     /// Opens a tunnel to whoever is at `address`, or to nobody but the node that is expected there.
@@ -203,7 +205,8 @@ impl QuicEndpoint {
 #[derive(Debug)]
 pub struct QuicIncoming {
     endpoint: QuicEndpoint,
-    handshakes: JoinSet<Option<QuinnTunnel>>,
+    pub(super) handshakes: JoinSet<Option<QuinnTunnel>>,
+    newcomers: Newcomers,
 }
 
 impl TunnelSource for QuicIncoming {
@@ -223,19 +226,40 @@ impl TunnelSource for QuicIncoming {
 
 impl QuicIncoming {
     fn begin(&mut self, attempt: Incoming) {
+        match self.judge(&attempt) {
+            Treatment::Take => self.handshake(attempt),
+            Treatment::Ignore => attempt.ignore(),
+            Treatment::Prove => {
+                if let Err(error) = attempt.retry() {
+                    // Cannot be: only attempts that have not been retried yet are to prove themselves.
+                    error.into_incoming().ignore();
+                }
+            }
+        }
+    }
+
+    fn judge(&mut self, attempt: &Incoming) -> Treatment {
         let pending = self.handshakes.len();
         let config = &self.endpoint.config;
         if pending > config.ignore_above {
-            attempt.ignore();
-            return;
+            return Treatment::Ignore;
         }
-        if pending > config.retry_above && !attempt.remote_address_validated() {
-            // An attempt that may not be retried has been already, so this cannot fail for one that is not validated.
-            if let Err(error) = attempt.retry() {
-                error.into_incoming().ignore();
-            }
-            return;
+        // Has been judged already, and found worth a proof.
+        if attempt.remote_address_validated() {
+            return Treatment::Take;
         }
+        let address = attempt.remote_address().ip();
+        if pending > config.retry_above {
+            return Treatment::Prove;
+        }
+        if config.known.contains(&address.to_canonical()) {
+            return Treatment::Take;
+        }
+        self.newcomers.judge(address, Instant::now())
+    }
+
+    fn handshake(&mut self, attempt: Incoming) {
+        let config = &self.endpoint.config;
         let timeout = config.handshake_timeout;
         let max_window = config.max_connection_window;
         let remote = attempt.remote_address();

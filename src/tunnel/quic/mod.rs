@@ -1,7 +1,7 @@
 //! Tunnels over QUIC: one UDP socket that listens and dials.
 //!
 //! The settings are the hardened ones: TLS 1.3 with certificates on both sides, no resumption, no early data, bounded
-//! windows and streams, no migration. They are constants of [`config`], not options: nothing here can be made weaker
+//! windows and streams, no migration. They are constants, not options: nothing here can be made weaker
 //! by configuration, and whatever an operator may choose stands in [`QuicConfig`].
 //!
 //! Keys of stateless resets and of connection ids are derived from the node's private key. So a node that restarts
@@ -10,6 +10,7 @@
 mod config;
 mod endpoint;
 mod gate;
+mod newcomers;
 mod peer;
 mod stream;
 mod tunnel;

@@ -118,6 +118,34 @@ async fn nobody_there_is_an_error_of_its_own() {
     assert_eq!(near.dial(address, None).await.unwrap_err(), DialError::TimedOut { address });
 }
 
+/// Failure 6 of the original: one stalled handshake blocked every later client.
+#[tokio::test]
+async fn a_handshake_that_stalls_delays_no_other() {
+    let mesh = TestMesh::new();
+    let (near, far) = (endpoint_of(&mesh.credentials()), endpoint_of(&mesh.credentials()));
+    // Somebody's first packet, and never a second one.
+    let stranger = tokio::net::UdpSocket::bind(any_port()).await.unwrap();
+    let misled = endpoint_of(&mesh.credentials());
+    let mut packet = [0; 2048];
+    let address = stranger.local_addr().unwrap();
+    let length = tokio::select! {
+        received = stranger.recv(&mut packet) => received.unwrap(),
+        dialled = misled.dial(address, None) => panic!("{dialled:?}"),
+    };
+    let mut incoming = far.incoming();
+    stranger.send_to(&packet[..length], far.local_addr().unwrap()).await.unwrap();
+    while incoming.handshakes.is_empty() {
+        // It answers nothing to the stranger that ends its handshake, so this never yields a tunnel.
+        let pending = poll_fn(|cx| Poll::Ready(pin!(incoming.next()).poll(cx).is_pending())).await;
+        assert!(pending);
+        tokio::task::yield_now().await;
+    }
+    let (near, far) = tokio::join!(near.dial(far.local_addr().unwrap(), None), incoming.next());
+    assert_eq!(far.unwrap().remote().parse::<SocketAddr>().unwrap().ip(), address.ip());
+    near.unwrap();
+    assert_eq!(incoming.handshakes.len(), 1);
+}
+
 #[tokio::test]
 async fn a_neighbour_notices_a_restart_with_its_next_packet() {
     let mesh = TestMesh::new();

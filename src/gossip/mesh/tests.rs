@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::replica::Address;
+use crate::crdt::Value;
+use crate::id::Generation;
+use crate::replica::{Address, AttributeKey};
 use crate::time::UnixMillis;
 use crate::wire;
 

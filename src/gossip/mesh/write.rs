@@ -1,0 +1,143 @@
+//! What this node writes itself: by command, of its own accord, and again in a new life.
+
+use rand::RngExt;
+
+use super::Mesh;
+use crate::crdt::{Delta, Value};
+use crate::gossip::{Alarm, Durability, Event, Output, Ticket};
+use crate::id::{Generation, TunnelId, TunnelName};
+use crate::replica::{AttributeKey, Attributes, NodeRecord, Prepared, WriteError};
+use crate::time::Now;
+
+/// Commands.
+impl Mesh {
+    /// Sets an attribute. `None` if it has that value already and no siblings; with
+    /// [`Durability::Disk`] it takes effect when the ticket is persisted, else at once.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; nothing was written.
+    pub fn set(&mut self, now: Now, key: &AttributeKey, value: Value) -> Result<Option<Ticket>, WriteError> {
+        let prepared = self.replica.set(now.wall, key, value)?;
+        Ok(self.commit(now, prepared))
+    }
+
+    /// Removes an attribute, siblings included. `None` if it is not set.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; nothing was written.
+    pub fn unset(&mut self, now: Now, key: &AttributeKey) -> Result<Option<Ticket>, WriteError> {
+        let prepared = self.replica.unset(now.wall, key)?;
+        Ok(self.commit(now, prepared))
+    }
+
+    /// Registers a tunnel that this node holds. `None` if it is registered so already.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; nothing was written.
+    pub fn register(
+        &mut self,
+        now: Now,
+        name: &TunnelName,
+        tunnel: TunnelId,
+        attributes: &Attributes,
+    ) -> Result<Option<Ticket>, WriteError> {
+        let prepared = self.replica.register(now.wall, name, tunnel, attributes)?;
+        self.held.insert((name.clone(), tunnel), attributes.clone());
+        Ok(self.commit(now, prepared))
+    }
+
+    /// Takes back exactly that registration of this node. `None` if it is gone already.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::NotHeld`] if another node holds it; nothing was written.
+    pub fn deregister(
+        &mut self,
+        now: Now,
+        name: &TunnelName,
+        tunnel: TunnelId,
+    ) -> Result<Option<Ticket>, WriteError> {
+        self.held.remove(&(name.clone(), tunnel));
+        let Some(registration) = self.replica.registration(name, tunnel) else { return Ok(None) };
+        let prepared = self.replica.deregister(now.wall, &registration)?;
+        Ok(self.commit(now, prepared))
+    }
+
+    /// Says to all that this node will go: it will have left and not fallen.
+    pub fn leave(&mut self, now: Now) {
+        self.leaving = true;
+        self.publish(now);
+    }
+}
+
+/// How writes take effect.
+impl Mesh {
+    /// If writes come in that this life of the node did not make, somebody else lives it too, or the disk was
+    /// turned back: take a new one before anything is written under the old.
+    pub(super) fn fence_double(&mut self, now: Now, delta: &Delta) {
+        let own = self.replica.own_lanes();
+        let foreign = delta.accounted.lanes().any(|(lane, counters)| {
+            own.contains(&lane)
+                && self.replica.store().seen_of(lane).is_none_or(|seen| !seen.is_superset(counters))
+        });
+        let mut entries = delta.items.iter().flat_map(|item| &item.entries);
+        let foreign = foreign
+            || entries.any(|entry| own.contains(&&entry.dot.lane) && !self.replica.store().seen(&entry.dot));
+        if !foreign {
+            return;
+        }
+        let doubled = self.actor();
+        let next = Generation((doubled.generation.0 | 0xff) + 1 + self.rng.random_range(0..0xff));
+        self.replica.rebirth(next);
+        self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Double { doubled, next })));
+        self.publish(now);
+        for ((name, tunnel), attributes) in self.held.clone() {
+            // Nothing can come after the end of time; then the tunnel stays unknown, as the alarm says.
+            if let Ok(prepared) = self.replica.register(now.wall, &name, tunnel, &attributes) {
+                self.commit(now, prepared);
+            }
+        }
+    }
+
+    pub(super) fn ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        Ticket(self.next_ticket)
+    }
+
+    /// Lets an own write take effect, now or when it is durable.
+    fn commit(&mut self, now: Now, prepared: Option<Prepared>) -> Option<Ticket> {
+        let Prepared { delta, .. } = prepared?;
+        let ticket = self.ticket();
+        match self.config.durability {
+            Durability::Memory => self.merge_own(now, &delta),
+            Durability::Disk => {
+                self.outputs.push_back(Output::Persist { ticket, delta: delta.clone() });
+                self.unpersisted.push_back((ticket, delta));
+            }
+        }
+        Some(ticket)
+    }
+
+    pub(super) fn merge_own(&mut self, now: Now, delta: &Delta) {
+        self.replica.merge(now.wall, delta).expect("own entries bear their checksums");
+        self.busy.extend(self.links.keys());
+        self.observe_changes(now, true);
+    }
+
+    pub(super) fn publish(&mut self, now: Now) {
+        let record = NodeRecord {
+            label: self.config.label.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            addresses: self.config.addresses.clone(),
+            links: self.linked_set(),
+            leaving: self.leaving,
+        };
+        // Nothing can come after the end of time; the next change tries again.
+        if let Ok(prepared) = self.replica.publish(now.wall, &record) {
+            self.commit(now, prepared);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! How the driver reaches an address.
+
+use std::future::Future;
+use std::io;
+
+use crate::auth::AuthenticationHandler;
+use crate::daemon::{AttachError, AuthenticationFailure, ModularDaemon};
+use crate::id::NodeId;
+use crate::registry::TunnelRegistry;
+use crate::replica::Address;
+use crate::service::{OpenError, Service};
+use crate::tunnel::ArcTunnel;
+use crate::tunnel::quic::{DialError, QuicEndpoint};
+
+/// Makes tunnels to other nodes: the production one dials by QUIC, tests may join duplex tunnels.
+pub trait Connector: Send + Sync + 'static {
+    /// Reaches whoever listens at `address`, and gives back a tunnel whose peer has proved who it is.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`]; nothing is left behind.
+    fn connect(
+        &self,
+        address: &Address,
+        expect: Option<NodeId>,
+    ) -> impl Future<Output = Result<(ArcTunnel, NodeId), ConnectError>> + Send;
+}
+
+/// Why an address was not reached.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The host's name cannot be resolved: a wrong name, or no name service.
+    #[error("the address cannot be resolved")]
+    Resolve(#[source] io::Error),
+    /// Nobody answered, or somebody whom this node does not trust.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// This node takes no more tunnels.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The peer was not authenticated, or did not authenticate this node.
+    #[error(transparent)]
+    Authentication(#[from] AuthenticationFailure),
+    /// The peer is no node of a mesh: it has no identity.
+    #[error("the peer has no identity")]
+    NoIdentity,
+    /// The peer does not talk gossip.
+    #[error("the peer does not take part in the mesh")]
+    Gossip(#[from] OpenError),
+}
+
+/// How it goes with one address that is dialled again and again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DialStatus {
+    /// Where.
+    pub address: Address,
+    /// Failures in a row; zero when the last attempt succeeded.
+    pub failures: u32,
+    /// Why the last attempt failed.
+    pub error: Option<String>,
+}
+
+/// Dials by QUIC and hands the tunnels to a daemon, which authenticates and serves them.
+#[derive(Debug, Clone)]
+pub struct DaemonConnector<R, S, A> {
+    endpoint: QuicEndpoint,
+    daemon: ModularDaemon<R, S, A>,
+}
+
+impl<R, S, A> DaemonConnector<R, S, A> {
+    /// Dials from `endpoint` for `daemon`.
+    pub fn new(endpoint: QuicEndpoint, daemon: ModularDaemon<R, S, A>) -> Self {
+        Self { endpoint, daemon }
+    }
+}
+
+impl<R, S, A> Connector for DaemonConnector<R, S, A>
+where
+    R: TunnelRegistry,
+    S: Service + 'static,
+    A: AuthenticationHandler,
+{
+    async fn connect(
+        &self,
+        address: &Address,
+        expect: Option<NodeId>,
+    ) -> Result<(ArcTunnel, NodeId), ConnectError> {
+        let resolved = tokio::net::lookup_host(address.as_str()).await.map_err(ConnectError::Resolve)?;
+        let mut last = None;
+        for candidate in resolved {
+            match self.endpoint.dial(candidate, expect).await {
+                Ok(tunnel) => {
+                    let peer = self.daemon.attach(tunnel)?.authenticated().await?;
+                    let node = peer.node.ok_or(ConnectError::NoIdentity)?;
+                    return Ok((peer.tunnel, node));
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.map_or_else(|| ConnectError::Resolve(io::ErrorKind::NotFound.into()), ConnectError::Dial))
+    }
+}

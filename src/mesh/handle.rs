@@ -1,0 +1,180 @@
+//! What the rest of a node sees of the mesh.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::connect::DialStatus;
+use super::input::Input;
+use super::traffic::{Counters, Traffic};
+use crate::crdt::Value;
+use crate::daemon::{Events, Subscription};
+use crate::gossip::{Event, Mesh};
+use crate::id::{NodeId, TunnelId, TunnelName};
+use crate::replica::{Address, AttributeKey, Attributes, Registration, WriteError};
+use crate::time::Now;
+
+/// Commands and questions to the [`Driver`](super::Driver). Clones are handles of the same mesh.
+#[derive(Debug, Clone)]
+pub struct MeshHandle {
+    pub(super) node: NodeId,
+    pub(super) inputs: mpsc::Sender<Input>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What the driver and its handles have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) events: Events<Event>,
+    pub(super) counters: Arc<Counters>,
+    /// Addresses are those of seeds and nodes: few, and replaced rather than added.
+    pub(super) dials: Mutex<BTreeMap<Address, DialStatus>>,
+}
+
+/// Whether a write changed anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// It did.
+    Yes,
+    /// Everything is so already.
+    Unchanged,
+}
+
+/// The driver has ended: the node is shutting down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the mesh has stopped")]
+pub struct Stopped;
+
+/// Why a command was not carried out. Nothing has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// The mesh refused the write.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The driver has ended.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+impl MeshHandle {
+    /// The node whose mesh this is.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Sets an attribute.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError`]; nothing was written.
+    pub async fn set(&self, key: AttributeKey, value: Value) -> Result<Written, CommandError> {
+        self.write(move |mesh, now| mesh.set(now, &key, value).map(|ticket| ticket.is_some())).await
+    }
+
+    /// Removes an attribute.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError`]; nothing was written.
+    pub async fn unset(&self, key: AttributeKey) -> Result<Written, CommandError> {
+        self.write(move |mesh, now| mesh.unset(now, &key).map(|ticket| ticket.is_some())).await
+    }
+
+    /// Tells the mesh of a tunnel that this node holds.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError`]; nothing was written.
+    pub async fn register(
+        &self,
+        name: TunnelName,
+        tunnel: TunnelId,
+        attributes: Attributes,
+    ) -> Result<Written, CommandError> {
+        self.write(move |mesh, now| {
+            mesh.register(now, &name, tunnel, &attributes).map(|ticket| ticket.is_some())
+        })
+        .await
+    }
+
+    /// Takes back what this node told of a tunnel.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError`]; nothing was written.
+    pub async fn deregister(&self, name: TunnelName, tunnel: TunnelId) -> Result<Written, CommandError> {
+        self.write(move |mesh, now| mesh.deregister(now, &name, tunnel).map(|ticket| ticket.is_some())).await
+    }
+
+    /// Who holds tunnels of a name and is not down, the last registered first.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`].
+    pub async fn lookup(&self, name: TunnelName) -> Result<Vec<Registration>, Stopped> {
+        self.view(move |mesh| mesh.lookup(&name)).await
+    }
+
+    /// Reads the mesh in the driver, between two inputs: what is read is consistent, and a subscription made
+    /// while reading continues it without a gap. The reader must be quick, for nothing else happens meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`].
+    pub async fn view<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Mesh) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        self.call(move |mesh, _| read(mesh)).await
+    }
+
+    /// Subscribes to what changes from now on.
+    pub fn subscribe(&self) -> Subscription<Event> {
+        self.shared.events.subscribe()
+    }
+
+    /// How much was said and heard.
+    pub fn traffic(&self) -> Traffic {
+        self.shared.counters.read()
+    }
+
+    /// How it goes with the addresses that are dialled.
+    pub fn dials(&self) -> Vec<DialStatus> {
+        self.shared.dials.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Says to all that this node is going, and waits until the links have taken that.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`].
+    pub async fn leave(&self) -> Result<(), Stopped> {
+        self.call(|mesh, now| mesh.leave(now)).await?;
+        let (flushed, wait) = oneshot::channel();
+        self.inputs.send(Input::Flush(flushed)).await.ok().ok_or(Stopped)?;
+        wait.await.ok().ok_or(Stopped)
+    }
+
+    async fn write(
+        &self,
+        write: impl FnOnce(&mut Mesh, Now) -> Result<bool, WriteError> + Send + 'static,
+    ) -> Result<Written, CommandError> {
+        let changed = self.call(write).await??;
+        Ok(if changed { Written::Yes } else { Written::Unchanged })
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        command: impl FnOnce(&mut Mesh, Now) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (told, answer) = oneshot::channel();
+        let command = Box::new(move |mesh: &mut Mesh, now: Now| {
+            // Whoever asked may have gone meanwhile.
+            told.send(command(mesh, now)).ok();
+        });
+        self.inputs.send(Input::Command(command)).await.ok().ok_or(Stopped)?;
+        answer.await.ok().ok_or(Stopped)
+    }
+}

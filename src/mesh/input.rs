@@ -1,0 +1,42 @@
+//! What comes to the driver, from handles, links, dials and the service.
+
+use std::fmt;
+
+use tokio::sync::oneshot;
+
+use super::connect::ConnectError;
+use crate::gossip::{Channel, DialId, LinkId, Mesh, Message};
+use crate::id::NodeId;
+use crate::replica::Address;
+use crate::time::Now;
+use crate::tunnel::{ArcTunnel, TunnelStream};
+
+/// The two streams of a link.
+#[derive(Debug)]
+pub(super) struct LinkStreams {
+    pub(super) control: TunnelStream,
+    pub(super) delta: TunnelStream,
+}
+
+/// A command that runs in the driver.
+pub(super) type Command = Box<dyn FnOnce(&mut Mesh, Now) + Send>;
+
+/// What comes to the driver.
+pub(super) enum Input {
+    Command(Command),
+    Flush(oneshot::Sender<()>),
+    Accepted { tunnel: ArcTunnel, peer: NodeId, streams: LinkStreams },
+    Connected { dial: DialId, address: Address, tunnel: ArcTunnel, peer: NodeId, streams: LinkStreams },
+    DialFailed { dial: DialId, address: Address, error: ConnectError },
+    Message { link: LinkId, message: Message },
+    Malformed { link: LinkId },
+    Writable { link: LinkId, channel: Channel },
+    StreamEnded { link: LinkId },
+    LinkDown { link: LinkId },
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Input")
+    }
+}

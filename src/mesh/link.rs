@@ -1,0 +1,218 @@
+//! The tasks of a link: two writers, two readers, one for datagrams, one that waits for the end.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::input::{Input, LinkStreams};
+use super::traffic::Counters;
+use crate::gossip::{Channel, CloseReason as GossipReason, LinkId, Message};
+use crate::service::{OpenError, RouteAddress, open};
+use crate::tunnel::{ArcTunnel, CloseReason, RecvHalf, SendHalf, Tunnel, TunnelControl, TunnelMonitoring};
+use crate::wire;
+
+/// Control frames go before everything else in a tunnel.
+const CONTROL_PRIORITY: i32 = 20;
+/// Deltas go before user streams, which have priority 0.
+const DELTA_PRIORITY: i32 = 10;
+
+/// Where a channel's stream is opened.
+pub(super) fn channel_address(channel: Channel) -> RouteAddress {
+    let channel = match channel {
+        Channel::Control => "control",
+        Channel::Delta => "delta",
+    };
+    RouteAddress::from_segments(["gossip", channel]).expect("two short segments are an address")
+}
+
+/// Opens both streams, as the side that dialled does.
+pub(super) async fn open_streams(tunnel: &ArcTunnel) -> Result<LinkStreams, OpenError> {
+    let (control, delta) = (channel_address(Channel::Control), channel_address(Channel::Delta));
+    let (control, delta) = tokio::try_join!(open(tunnel, &control), open(tunnel, &delta))?;
+    Ok(LinkStreams { control, delta })
+}
+
+/// The driver's end of a link.
+#[derive(Debug)]
+pub(super) struct LinkTasks {
+    tunnel: ArcTunnel,
+    /// One frame each: the core sends the next one only when the last was written.
+    control: mpsc::Sender<Bytes>,
+    delta: mpsc::Sender<Bytes>,
+    counters: Arc<Counters>,
+    ended: CancellationToken,
+}
+
+impl LinkTasks {
+    /// Starts the tasks of a link. They end with its tunnel, or when this is dropped.
+    pub(super) fn start(
+        link: LinkId,
+        tunnel: ArcTunnel,
+        streams: LinkStreams,
+        inputs: &mpsc::Sender<Input>,
+        counters: &Arc<Counters>,
+        tasks: &TaskTracker,
+    ) -> Self {
+        let ended = CancellationToken::new();
+        let spawn = |task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
+            let ended = ended.clone();
+            tasks.spawn(async move {
+                ended.run_until_cancelled(task).await;
+            });
+        };
+        let mut senders = Vec::new();
+        for (channel, priority, stream) in [
+            (Channel::Control, CONTROL_PRIORITY, streams.control),
+            (Channel::Delta, DELTA_PRIORITY, streams.delta),
+        ] {
+            stream.send.set_priority(priority);
+            let (frames, waiting) = mpsc::channel(1);
+            senders.push(frames);
+            let reader = Reader { link, inputs: inputs.clone(), counters: Arc::clone(counters) };
+            spawn(Box::pin(write(link, channel, stream.send, waiting, inputs.clone())));
+            spawn(Box::pin(reader.read_stream(stream.recv)));
+        }
+        let reader = Reader { link, inputs: inputs.clone(), counters: Arc::clone(counters) };
+        spawn(Box::pin(reader.read_datagrams(tunnel.clone())));
+        let (inputs, closed) = (inputs.clone(), tunnel.on_closed());
+        spawn(Box::pin(async move {
+            let closed = closed.await;
+            tracing::debug!(link = link.0, %closed, "link down");
+            inputs.send(Input::LinkDown { link }).await.ok();
+        }));
+        let delta = senders.pop().expect("two channels were made");
+        let control = senders.pop().expect("two channels were made");
+        Self { tunnel, control, delta, counters: Arc::clone(counters), ended }
+    }
+
+    /// Hands a frame to the channel's writer, which is idle: the core says so.
+    pub(super) fn send(&self, channel: Channel, message: &Message) {
+        let body = wire::encode(message);
+        let mut frame = BytesMut::with_capacity(wire::HEADER_LEN + body.len());
+        frame.put_slice(&wire::header(body.len()));
+        frame.put_slice(&body);
+        self.counters.sent(channel, frame.len());
+        let writer = match channel {
+            Channel::Control => &self.control,
+            Channel::Delta => &self.delta,
+        };
+        if writer.try_send(frame.freeze()).is_err() {
+            // The writer has ended because its stream has: the link will be reported down.
+            tracing::trace!(?channel, "frame dropped at the end of a link");
+        }
+    }
+
+    /// Sends a datagram, or drops it.
+    pub(super) fn send_datagram(&self, message: &Message) {
+        let body = wire::encode(message);
+        let len = body.len();
+        match self.tunnel.send_datagram(body.into()) {
+            Ok(()) => self.counters.sent_datagram(len),
+            Err(error) => tracing::trace!(%error, "heartbeat not sent"),
+        }
+    }
+
+    /// Closes the tunnel under the link.
+    pub(super) fn close(&self, reason: GossipReason) {
+        self.tunnel.close(match reason {
+            GossipReason::Duplicate | GossipReason::Loopback => CloseReason::Superseded,
+            GossipReason::Silent => CloseReason::Unresponsive,
+            GossipReason::Incompatible | GossipReason::Misbehaved => CloseReason::ProtocolViolation,
+            GossipReason::Leaving => CloseReason::ShuttingDown,
+        });
+    }
+}
+
+impl Drop for LinkTasks {
+    fn drop(&mut self) {
+        self.ended.cancel();
+    }
+}
+
+/// Writes frame after frame, and says each time that there is room for another.
+async fn write(
+    link: LinkId,
+    channel: Channel,
+    mut stream: SendHalf,
+    mut frames: mpsc::Receiver<Bytes>,
+    inputs: mpsc::Sender<Input>,
+) {
+    while let Some(frame) = frames.recv().await {
+        let written = stream.write_chunk(frame).await;
+        if written.is_err() || inputs.send(Input::Writable { link, channel }).await.is_err() {
+            break;
+        }
+    }
+    // Keeps the stream from being reset before its last bytes are acknowledged.
+    stream.finish().ok();
+}
+
+/// Reads what a peer sends.
+struct Reader {
+    link: LinkId,
+    inputs: mpsc::Sender<Input>,
+    counters: Arc<Counters>,
+}
+
+impl Reader {
+    async fn read_stream(self, mut stream: RecvHalf) {
+        loop {
+            let mut header = [0; wire::HEADER_LEN];
+            if stream.read_exact(&mut header).await.is_err() {
+                break;
+            }
+            let message = match wire::body_len(header) {
+                Ok(len) => match read_body(&mut stream, len).await {
+                    Some(body) => {
+                        self.counters.received(wire::HEADER_LEN + len);
+                        wire::decode(&body)
+                    }
+                    None => break,
+                },
+                Err(malformed) => Err(malformed),
+            };
+            if !self.tell(message).await {
+                return;
+            }
+        }
+        // A gossip stream never ends before its tunnel does.
+        self.inputs.send(Input::StreamEnded { link: self.link }).await.ok();
+    }
+
+    async fn read_datagrams(self, tunnel: ArcTunnel) {
+        while let Ok(datagram) = tunnel.read_datagram().await {
+            self.counters.received(datagram.len());
+            if !self.tell(wire::decode(&datagram)).await {
+                return;
+            }
+        }
+    }
+
+    /// Passes on what came; says whether to go on.
+    async fn tell(&self, message: Result<Message, wire::Malformed>) -> bool {
+        let link = self.link;
+        let (input, going_on) = match message {
+            Ok(message) => (Input::Message { link, message }, true),
+            Err(malformed) => {
+                tracing::warn!(link = link.0, %malformed, "a peer sent what is no message");
+                (Input::Malformed { link }, false)
+            }
+        };
+        self.inputs.send(input).await.is_ok() && going_on
+    }
+}
+
+/// Reads a frame as it comes: memory is taken for bytes that are there, not for those that were announced.
+async fn read_body(stream: &mut RecvHalf, len: usize) -> Option<BytesMut> {
+    const STEP: usize = 64 * 1024;
+    let mut body = BytesMut::with_capacity(len.min(STEP));
+    while body.len() < len {
+        let chunk = stream.read_chunk((len - body.len()).min(STEP)).await.ok()??;
+        body.extend_from_slice(&chunk);
+    }
+    Some(body)
+}

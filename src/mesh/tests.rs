@@ -1,0 +1,204 @@
+//! Three daemons over real QUIC on loopback. What the protocol decides is tested beside it, on virtual time.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::auth::MeshCredentials;
+use crate::auth::test_mesh::TestMesh;
+use crate::crdt::Value;
+use crate::daemon::{ModularDaemon, RecvError, Subscription};
+use crate::gossip::{Config, Event};
+use crate::id::{Actor, Generation};
+use crate::replica::{Address, AttributeKey};
+use crate::service::ServiceRegistry;
+use crate::tunnel::quic::{Gate, GatedSocket, QuicConfig, QuicEndpoint, bind_socket};
+
+/// Everything here happens within milliseconds; this is for machines that are asleep.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+type Daemon = ModularDaemon<MeshRegistry, ServiceRegistry>;
+
+struct TestNode {
+    mesh: MeshHandle,
+    address: Address,
+    gate: Gate,
+    daemon: Daemon,
+    cancel: CancellationToken,
+    driver: tokio::task::JoinHandle<()>,
+}
+
+impl TestNode {
+    fn start(credentials: &MeshCredentials, generation: u64, seeds: &[&Address]) -> Self {
+        let gate = Gate::new();
+        let socket = GatedSocket::wrap(bind_socket("127.0.0.1:0".parse().unwrap()).unwrap(), gate.clone());
+        let endpoint =
+            QuicEndpoint::with_socket(socket, QuicConfig::default(), credentials.tls().unwrap()).unwrap();
+        let address: Address = endpoint.local_addr().unwrap().to_string().parse().unwrap();
+        let gossip = Config {
+            addresses: vec![address.clone()],
+            seeds: seeds.iter().map(|seed| (*seed).clone()).collect(),
+            ..Config::default()
+        };
+        let actor = Actor { node: credentials.identity.node_id(), generation: Generation(generation) };
+        let event_capacity = NonZeroUsize::new(1_024).unwrap();
+        let driver = Driver::new(DriverConfig { gossip, actor, seed: generation, event_capacity }).unwrap();
+        let mesh = driver.handle();
+        let daemon = ModularDaemon::builder()
+            .registry(MeshRegistry::new(mesh.clone()))
+            .services(ServiceRegistry::new().with(driver.service()))
+            .build();
+        tokio::spawn({
+            let (daemon, source) = (daemon.clone(), endpoint.incoming());
+            async move { daemon.run(source).await }
+        });
+        let cancel = CancellationToken::new();
+        let driver = tokio::spawn(driver.run(DaemonConnector::new(endpoint, daemon.clone()), cancel.clone()));
+        Self { mesh, address, gate, daemon, cancel, driver }
+    }
+
+    async fn stop(self) {
+        self.mesh.leave().await.unwrap();
+        self.cancel.cancel();
+        self.driver.await.unwrap();
+        self.daemon.shutdown().await;
+    }
+}
+
+fn key(text: &str) -> AttributeKey {
+    text.parse().unwrap()
+}
+
+fn value(text: &str) -> Value {
+    text.as_bytes().try_into().unwrap()
+}
+
+/// Waits until all nodes hold the same and are linked with each other.
+async fn converge(nodes: &[&TestNode]) {
+    let converged = async {
+        loop {
+            let mut digests = Vec::new();
+            for node in nodes {
+                let (digest, linked) =
+                    node.mesh.view(|mesh| (mesh.digest(), mesh.linked().count())).await.unwrap();
+                if linked == nodes.len() - 1 {
+                    digests.push(digest);
+                }
+            }
+            if digests.len() == nodes.len() && digests.iter().all(|digest| *digest == digests[0]) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, converged).await.expect("the nodes converge");
+}
+
+async fn await_event(events: &mut Subscription<Event>, sought: impl Fn(&Event) -> bool) {
+    let found = async {
+        loop {
+            match events.recv().await {
+                Ok((_, event)) if sought(&event) => return,
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => panic!("the mesh has stopped"),
+            }
+        }
+    };
+    timeout(PATIENCE, found).await.expect("the event comes");
+}
+
+/// FEATURES S6, B1.
+#[tokio::test]
+async fn three_nodes_over_quic_agree_through_a_partition() {
+    let test_mesh = TestMesh::new();
+    let credentials: Vec<MeshCredentials> = (0..3).map(|_| test_mesh.credentials()).collect();
+    let a = TestNode::start(&credentials[0], 1, &[]);
+    let b = TestNode::start(&credentials[1], 1, &[&a.address]);
+    let c = TestNode::start(&credentials[2], 1, &[&a.address]);
+    converge(&[&a, &b, &c]).await;
+
+    let mut events = c.mesh.subscribe();
+    assert_eq!(a.mesh.set(key("mesh/x"), value("1")).await, Ok(Written::Yes));
+    assert_eq!(a.mesh.set(key("mesh/x"), value("1")).await, Ok(Written::Unchanged));
+    await_event(&mut events, |event| matches!(event, Event::Attribute { value: Some(_), .. })).await;
+    assert_eq!(
+        c.mesh.view(|mesh| mesh.replica().attribute(&key("mesh/x")).unwrap().value).await,
+        Ok(value("1"))
+    );
+
+    let mut events = a.mesh.subscribe();
+    let peer = c.mesh.node();
+    c.gate.shut();
+    await_event(&mut events, |event| matches!(event, Event::LinkDown { peer: down } if *down == peer)).await;
+    a.mesh.set(key("mesh/y"), value("left")).await.unwrap();
+    c.mesh.set(key("mesh/y"), value("right")).await.unwrap();
+    c.gate.open();
+    converge(&[&a, &b, &c]).await;
+    let read = b.mesh.view(|mesh| mesh.replica().attribute(&key("mesh/y")).unwrap()).await.unwrap();
+    assert_eq!(read.siblings.len(), 1);
+    for node in [a, b, c] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_state_larger_than_a_frame_arrives_whole() {
+    let test_mesh = TestMesh::new();
+    let a = TestNode::start(&test_mesh.credentials(), 1, &[]);
+    let large = Value::try_from(&[7; Value::MAX_LEN][..]).unwrap();
+    for number in 0..40 {
+        a.mesh.set(key(&format!("mesh/large-{number}")), large.clone()).await.unwrap();
+    }
+    let b = TestNode::start(&test_mesh.credentials(), 1, &[&a.address]);
+    converge(&[&a, &b]).await;
+    let count = b.mesh.view(|mesh| mesh.replica().attributes("mesh/").count()).await.unwrap();
+    assert_eq!(count, 40);
+    assert!(a.mesh.traffic().delta_frames >= 40);
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_stops_has_left_and_what_it_registered_is_not_offered() {
+    let test_mesh = TestMesh::new();
+    let a = TestNode::start(&test_mesh.credentials(), 1, &[]);
+    let b = TestNode::start(&test_mesh.credentials(), 1, &[&a.address]);
+    converge(&[&a, &b]).await;
+    let name: crate::id::TunnelName = "web".parse().unwrap();
+    let tunnel = crate::id::TunnelId(7);
+    b.mesh.register(name.clone(), tunnel, crate::replica::Attributes::default()).await.unwrap();
+    converge(&[&a, &b]).await;
+    assert_eq!(a.mesh.lookup(name.clone()).await.unwrap().len(), 1);
+    let mut events = a.mesh.subscribe();
+    b.stop().await;
+    await_event(&mut events, |event| {
+        matches!(event, Event::Member { state: crate::gossip::MemberState::Left, .. })
+    })
+    .await;
+    assert!(a.mesh.lookup(name).await.unwrap().is_empty());
+    a.stop().await;
+}
+
+#[tokio::test]
+async fn another_mesh_is_not_joined_and_it_is_known_why() {
+    let a = TestNode::start(&TestMesh::new().credentials(), 1, &[]);
+    let b = TestNode::start(&TestMesh::new().credentials(), 1, &[&a.address]);
+    let refused = async {
+        loop {
+            if let Some(status) = b.mesh.dials().into_iter().find(|status| status.failures > 0) {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let status = timeout(PATIENCE, refused).await.expect("the attempt fails");
+    assert_eq!(status.address, a.address);
+    let error = status.error.unwrap().to_lowercase();
+    assert!(error.contains("certificate") || error.contains("trust") || error.contains("issuer"), "{error}");
+    assert_eq!(a.mesh.view(|mesh| mesh.linked().count()).await, Ok(0));
+    a.stop().await;
+    b.stop().await;
+}

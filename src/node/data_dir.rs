@@ -17,6 +17,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ring::rand::{SecureRandom, SystemRandom};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -292,7 +293,7 @@ impl DataDir {
             (None, Some(_)) => Err(DataDirError::LoneKey { key: key_path }),
             (None, None) => {
                 let failed = |source| DataDirError::Authority { path: path.clone(), source };
-                let ca = MeshCa::create("snomesh", CA_VALIDITY).map_err(failed)?;
+                let ca = MeshCa::create(&authority_name(), CA_VALIDITY).map_err(failed)?;
                 files::write(&key_path, &ca.key_pem(), 0o600)?;
                 files::write(&path, ca.certificate_pem(), 0o644)?;
                 let certificate = ca.certificate_pem().to_owned();
@@ -311,6 +312,13 @@ impl DataDir {
         }
         Ok(Authority { path: path.into(), certificate, key })
     }
+}
+
+/// A name that no other authority has, so that a certificate of another mesh is told from a forged one.
+fn authority_name() -> String {
+    let mut drawn = [0; 8];
+    SystemRandom::new().fill(&mut drawn).expect("the system has randomness once it has booted");
+    format!("snomesh {:016x}", u64::from_be_bytes(drawn))
 }
 
 /// The texts of an authority.

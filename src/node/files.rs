@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-/// The longest file that is read here: many times a key or a certificate.
-const MAX_LEN: u64 = 64 * 1024;
+/// The longest file that is read here: many times a key, a certificate or a list of forwards.
+const MAX_LEN: u64 = 1024 * 1024;
 /// The permissions that let somebody else read, write or list.
 const OTHERS: u32 = 0o077;
 
@@ -243,7 +243,7 @@ mod tests {
         ));
         std::fs::write(&path, [0xff, 0xfe]).unwrap();
         assert!(matches!(read(&path), Err(FileError::NotText { .. })));
-        std::fs::write(&path, vec![b'x'; 64 * 1024 + 1]).unwrap();
+        std::fs::write(&path, vec![b'x'; 1024 * 1024 + 1]).unwrap();
         assert!(matches!(read(&path), Err(FileError::NotText { .. })));
     }
 

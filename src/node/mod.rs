@@ -14,6 +14,7 @@
 mod admin;
 mod agent;
 pub mod api;
+mod client;
 mod config;
 mod data_dir;
 mod files;
@@ -22,6 +23,7 @@ mod loopback;
 mod run;
 
 pub use admin::AdminError;
+pub use client::{Client, ClientError, EventStream};
 pub use config::{DEFAULT_PORT, NodeConfig};
 pub use data_dir::{CaSource, DataDir, DataDirError, Trust};
 pub use files::FileError;

@@ -184,7 +184,7 @@ impl Agent {
         let seeds = self.facts.seeds.iter().map(|address| {
             let dial = dials.iter().find(|dial| dial.address == *address);
             let reached = summary.linked.contains(address) || dial.is_some_and(|dial| dial.error.is_none());
-            let error = dial.and_then(|dial| dial.error.clone()).filter(|_| !reached);
+            let error = dial.and_then(|dial| dial.error.as_deref()).filter(|_| !reached).map(explained);
             api::Seed { address: address.to_string(), reached, error }
         });
         seeds.collect()
@@ -235,6 +235,14 @@ impl Summary {
             linked: addresses,
         }
     }
+}
+
+/// Says what a refused certificate mostly means, which is not in the words of TLS.
+fn explained(error: &str) -> String {
+    if error.contains("invalid peer certificate") {
+        return format!("a node of another mesh answers there, or no node at all ({error})");
+    }
+    error.to_owned()
 }
 
 fn tunnel(registration: &Registration, holder_name: String, state: &str, chosen: bool) -> api::Tunnel {

@@ -1,7 +1,7 @@
 //! A node as people run it: files, configuration, admin API, command line.
 //!
 //! ```text
-//!   cli, demo ──▶ client ──unix socket──▶ admin ──▶ agent ──▶ mesh
+//!   cli ────────▶ client ──unix socket──▶ admin ──▶ agent ──▶ mesh
 //!      │                                             │  ╲
 //!      └──▶ Node::start ──▶ daemon, mesh, admin      │   forwards ──▶ loopback
 //!              │                                     api
@@ -14,6 +14,7 @@
 mod admin;
 mod agent;
 pub mod api;
+pub mod cli;
 mod client;
 mod config;
 mod data_dir;

@@ -1,7 +1,7 @@
 //! A node as people run it: files, configuration, admin API, command line.
 //!
 //! ```text
-//!   cli ────────▶ client ──unix socket──▶ admin ──▶ agent ──▶ mesh
+//!   cli, demo ──▶ client ──unix socket──▶ admin ──▶ agent ──▶ mesh
 //!      │                                             │  ╲
 //!      └──▶ Node::start ──▶ daemon, mesh, admin      │   forwards ──▶ loopback
 //!              │                                     api
@@ -18,6 +18,7 @@ pub mod cli;
 mod client;
 mod config;
 mod data_dir;
+mod demo;
 mod files;
 mod forwards;
 mod loopback;

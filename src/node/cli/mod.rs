@@ -1,6 +1,7 @@
-//! The command line: `up` runs a node, everything else is a thin client of a node's admin API.
+//! The command line: `up` and `demo` run nodes, everything else is a thin client of a node's admin API.
 
 mod attr;
+mod demo;
 mod failure;
 mod forward;
 mod look;
@@ -79,6 +80,8 @@ struct Global {
 enum Command {
     /// Run a node: identity and mesh on the first start, then in the foreground
     Up(Up),
+    /// A mesh of real nodes in this process, and a tour of what it can do
+    Demo(Demo),
     /// What the node is doing, and why not if it is not
     Status,
     /// The nodes of the mesh
@@ -147,6 +150,16 @@ struct Up {
     /// Its private key, to make this node's certificate with; needed on the first start only
     #[arg(long, value_name = "FILE", requires = "ca", env = "SNOMESH_CA_KEY")]
     ca_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Demo {
+    /// End after the tour
+    #[arg(long)]
+    once: bool,
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=8))]
+    nodes: u8,
 }
 
 #[derive(Debug, Subcommand)]
@@ -240,6 +253,7 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let mut screen = Screen::new(global.output, global.color, global.quiet);
     match command {
         Command::Up(up) => return up::run(&global, up, &mut screen),
+        Command::Demo(demo) => return demo::run(&global, demo, &mut screen),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "snomesh", &mut std::io::stdout());
             return Ok(Exit::Success);
@@ -279,7 +293,7 @@ async fn ask(
         Command::Unexpose { name } => forward::unexpose(client, screen, &name).await?,
         Command::Bind(bind) => return forward::bind(client, screen, global.color, bind).await,
         Command::Unbind { listen } => forward::unbind(client, screen, listen).await?,
-        Command::Up(_) | Command::Completions { .. } | Command::Version => {
+        Command::Up(_) | Command::Demo(_) | Command::Completions { .. } | Command::Version => {
             unreachable!("commands without a node are done already")
         }
     }

@@ -31,14 +31,25 @@ pub(super) struct Opener {
 }
 
 impl Opener {
-    /// Opens a stream to the last registered tunnel of that name; to a service of this node without a network.
+    /// Opens a stream to the last registered tunnel of that name that can be reached; to a service of this node
+    /// without a network.
     async fn open(&self, name: TunnelName) -> Result<TunnelStream, RouteError> {
         let found = self.mesh.lookup(name.clone()).await?;
-        let is_ours = found.first().is_some_and(|first| first.holder.node == self.mesh.node());
-        if is_ours && self.targets.find(&name).is_some() {
+        let ours = found.iter().position(|found| found.holder.node == self.mesh.node());
+        let Some(ours) = ours.filter(|_| self.targets.find(&name).is_some()) else {
+            return self.router.open(&name).await;
+        };
+        if ours > 0 {
+            if let Ok(stream) = self.router.open(&name).await {
+                return Ok(stream);
+            }
             return Ok(self.loopback.open(&name).await?);
         }
-        self.router.open(&name).await
+        match self.loopback.open(&name).await {
+            Ok(stream) => Ok(stream),
+            Err(_unreachable) if found.len() > 1 => self.router.open(&name).await,
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The same for a visitor of a bind, whose end is told in the terms of a stream.

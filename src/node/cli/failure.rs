@@ -154,12 +154,12 @@ impl From<StartError> for Failure {
 }
 
 impl From<io::Error> for Failure {
-    /// Of writing to standard output. A reader that has seen enough is no failure.
+    /// Of standard output and the system at large. A reader that has seen enough is no failure.
     fn from(error: io::Error) -> Self {
         let exit = match error.kind() {
             io::ErrorKind::BrokenPipe => Exit::Success,
             _ => Exit::Unexpected,
         };
-        Self::new(exit, format!("cannot write the answer: {error}"))
+        Self::new(exit, format!("the system refuses: {error}"))
     }
 }

@@ -38,12 +38,13 @@ async fn serve(config: NodeConfig, global: &Global, screen: &mut Screen) -> Resu
     let mut signals = Signals::new()?;
     let (name, joins) = (config.name.clone(), !config.join.is_empty());
     let node = Node::start(config).await?;
-    announce(&node, &name, screen)?;
+    // A node serves whether or not somebody reads what it says.
+    let _unread = announce(&node, &name, screen);
     if screen.format() == Format::Table {
-        advise(&node, joins, global, screen)?;
+        let _unread = advise(&node, joins, global, screen);
     }
     let exit = signals.recv().await;
-    screen.say("draining; once more to stop at once")?;
+    let _unread = screen.say("draining; once more to stop at once");
     tokio::select! {
         drained = node.shutdown() => tracing::debug!(?drained, "drained"),
         _ = signals.recv() => {}

@@ -28,6 +28,9 @@ pub enum Malformed {
         /// How many.
         count: usize,
     },
+    /// They do not match their checksum.
+    #[error("the bytes do not match their checksum")]
+    Checksum,
     /// A number, a set or a list is written in another way than the one there is.
     #[error("a field is not in its canonical form")]
     NotCanonical,

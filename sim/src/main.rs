@@ -1,3 +1,25 @@
 //! The `sim` command.
 
-fn main() {}
+mod checker;
+mod cli;
+mod coverage;
+mod disk;
+mod fault;
+mod mutants;
+mod network;
+mod node;
+mod queue;
+mod random;
+mod report;
+mod run;
+mod scenario;
+mod subscriber;
+mod trace;
+mod verify;
+mod world;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::message::{decode_body, encode_body};
 use super::*;
 use crate::crdt::{CausalContext, Class, Delta, Entry, Item, Key, Lane, Observed, RangeSet, Value};
 use crate::gossip::{Message, Versions};
@@ -71,6 +72,15 @@ proptest! {
         prop_assert_eq!(decode(&encode(&message)), Ok(message));
     }
 
+    /// SCENARIOS G-01.
+    #[test]
+    fn a_flipped_bit_is_found_wherever_it_is(message in any_message(), at in any::<prop::sample::Index>(), bit in 0u8..8) {
+        let mut frame = encode(&message);
+        let at = at.index(frame.len());
+        frame[at] ^= 1 << bit;
+        prop_assert_eq!(decode(&frame), Err(Malformed::Checksum));
+    }
+
     /// What is accepted has one form; what is not gives a typed error. Never a panic.
     #[test]
     fn damaged_bytes_are_refused_or_are_the_one_form_of_another_message(
@@ -78,7 +88,7 @@ proptest! {
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
-        let mut bytes = encode(&message);
+        let mut bytes = encode_body(&message);
         for (at, byte) in damage {
             let at = at.index(bytes.len());
             bytes[at] = byte;
@@ -86,8 +96,8 @@ proptest! {
         if let Some(cut) = cut {
             bytes.truncate(cut.index(bytes.len()));
         }
-        if let Ok(message) = decode(&bytes) {
-            prop_assert_eq!(encode(&message), bytes);
+        if let Ok(message) = decode_body(&bytes) {
+            prop_assert_eq!(encode_body(&message), bytes);
         }
     }
 
@@ -95,8 +105,8 @@ proptest! {
     fn noise_is_refused(kind in 0u8..7, noise in prop::collection::vec(any::<u8>(), 0..200)) {
         let mut bytes = vec![kind];
         bytes.extend(noise);
-        if let Ok(message) = decode(&bytes) {
-            prop_assert_eq!(encode(&message), bytes);
+        if let Ok(message) = decode_body(&bytes) {
+            prop_assert_eq!(encode_body(&message), bytes);
         }
     }
 }
@@ -111,19 +121,20 @@ fn a_frames_length_is_checked_before_anything_is_allocated() {
 #[test]
 fn a_delta_may_not_name_actors_that_it_does_not_need() {
     let message = Message::Context { complete: true, seen: CausalContext::new() };
-    let mut bytes = encode(&message);
+    let mut bytes = encode_body(&message);
     assert_eq!(bytes, [2, 1, 0, 0]);
     bytes.truncate(2);
     bytes.push(1);
     bytes.extend([7; 32]);
     bytes.extend([1, 0]);
-    assert_eq!(decode(&bytes), Err(Malformed::NotCanonical));
+    assert_eq!(decode_body(&bytes), Err(Malformed::NotCanonical));
 }
 
 #[test]
 fn an_unknown_message_is_named() {
-    assert_eq!(decode(&[99]), Err(Malformed::Unknown { what: "message", tag: 99 }));
-    assert_eq!(decode(&[]), Err(Malformed::Truncated));
+    assert_eq!(decode_body(&[99]), Err(Malformed::Unknown { what: "message", tag: 99 }));
+    assert_eq!(decode_body(&[]), Err(Malformed::Truncated));
+    assert_eq!(decode(&[1, 2, 3]), Err(Malformed::Truncated));
 }
 
 /// The overhead of an item in a batch of one author: the design allows payload + 12 bytes.

@@ -1,0 +1,525 @@
+//! The reference: every write that was ever made, with the set of all writes that it had seen on its key.
+//!
+//! It shares no code with the core's merge. The core keeps maximal entries and a counter per lane; the
+//! reference keeps sets of writes and asks one question: is this write in the past of that one? What a node's
+//! register must hold follows from the writes that the node says it has seen.
+
+use std::collections::BTreeMap;
+
+use snomesh::crdt::{CausalContext, Class, Dot, Entry, Key, Lane, RangeSet, Store, Value};
+use snomesh::id::NodeId;
+use snomesh::time::Timestamp;
+
+use super::{Broken, Checker};
+
+/// A write, by the order in which the simulator learnt of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct WriteId(u32);
+
+impl WriteId {
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A set of the writes of one key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Past(Vec<u64>);
+
+impl Past {
+    fn contains(&self, number: u32) -> bool {
+        self.0.get(number as usize / 64).is_some_and(|word| word >> (number % 64) & 1 == 1)
+    }
+
+    fn insert(&mut self, number: u32) {
+        let word = number as usize / 64;
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (number % 64);
+    }
+
+    fn union(&mut self, other: &Self) {
+        if self.0.len() < other.0.len() {
+            self.0.resize(other.0.len(), 0);
+        }
+        for (word, more) in self.0.iter_mut().zip(&other.0) {
+            *word |= more;
+        }
+    }
+}
+
+/// A write as the reference knows it.
+#[derive(Debug)]
+struct Write {
+    dot: Dot,
+    key: usize,
+    /// Its number among the writes of its key.
+    number: u32,
+    past: Past,
+    stamp: Timestamp,
+    /// Nothing for a removal.
+    value: Option<Value>,
+}
+
+#[derive(Debug)]
+struct LaneWrites {
+    lane: Lane,
+    /// By counter, from 1.
+    writes: Vec<Option<WriteId>>,
+}
+
+/// All writes.
+#[derive(Debug, Default)]
+pub(crate) struct Reference {
+    keys: BTreeMap<Key, usize>,
+    names: Vec<Key>,
+    lanes: BTreeMap<Lane, usize>,
+    by_lane: Vec<LaneWrites>,
+    by_key: Vec<Vec<WriteId>>,
+    writes: Vec<Write>,
+}
+
+/// What one node has seen, in one life.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    lanes: Vec<RangeSet>,
+    /// By key: the writes that were seen and are in no other seen write's past.
+    maximal: Vec<Vec<WriteId>>,
+    /// By key: what a read found last.
+    read: Vec<Option<WriteId>>,
+    generations: BTreeMap<NodeId, u64>,
+}
+
+/// What a change of a node's context brought.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct News {
+    /// The keys that it touched, each once.
+    pub(crate) keys: Vec<usize>,
+    /// The dots that are new and that the reference does not know.
+    pub(crate) unknown: Vec<Dot>,
+}
+
+impl Reference {
+    /// The number of a key, made if it is new.
+    pub(crate) fn key(&mut self, key: &Key) -> usize {
+        if let Some(&number) = self.keys.get(key) {
+            return number;
+        }
+        self.names.push(key.clone());
+        self.by_key.push(Vec::new());
+        self.keys.insert(key.clone(), self.names.len() - 1);
+        self.names.len() - 1
+    }
+
+    /// The name of a key.
+    pub(crate) fn key_name(&self, key: usize) -> &Key {
+        &self.names[key]
+    }
+
+    /// How many keys there are.
+    pub(crate) fn key_count(&self) -> usize {
+        self.names.len()
+    }
+
+    /// The write of that name.
+    pub(crate) fn find(&self, dot: &Dot) -> Option<WriteId> {
+        let lane = &self.by_lane[*self.lanes.get(&dot.lane)?];
+        *lane.writes.get(usize::try_from(dot.counter.checked_sub(1)?).ok()?)?
+    }
+
+    /// Whether `earlier` is in the past of `later`; both are on one key.
+    pub(crate) fn is_past(&self, earlier: WriteId, later: WriteId) -> bool {
+        self.writes[later.index()].past.contains(self.writes[earlier.index()].number)
+    }
+
+    /// The name of a write.
+    pub(crate) fn dot(&self, write: WriteId) -> &Dot {
+        &self.writes[write.index()].dot
+    }
+
+    /// The key of a write.
+    pub(crate) fn key_of(&self, write: WriteId) -> usize {
+        self.writes[write.index()].key
+    }
+
+    /// The writes of a key.
+    pub(crate) fn writes_of(&self, key: usize) -> &[WriteId] {
+        &self.by_key[key]
+    }
+
+    /// Whether a write puts something.
+    pub(crate) fn is_value(&self, write: WriteId) -> bool {
+        self.writes[write.index()].value.is_some()
+    }
+
+    fn lane(&mut self, lane: &Lane) -> usize {
+        if let Some(&number) = self.lanes.get(lane) {
+            return number;
+        }
+        self.by_lane.push(LaneWrites { lane: lane.clone(), writes: Vec::new() });
+        self.lanes.insert(lane.clone(), self.by_lane.len() - 1);
+        self.by_lane.len() - 1
+    }
+
+    /// Learns of a write from its author, who has seen `seen` at that time.
+    ///
+    /// `alone` says that it looks at nothing but its own lane: so a holder takes a registration back.
+    ///
+    /// # Errors
+    ///
+    /// [`Checker::Dots`] if the name was used before, [`Checker::Causality`] if its stamp is not above all that
+    /// it had seen.
+    pub(crate) fn author(
+        &mut self,
+        seen: &Seen,
+        key: &Key,
+        entry: &Entry,
+        alone: bool,
+    ) -> Result<WriteId, Broken> {
+        if let Some(known) = self.find(&entry.dot) {
+            let known = &self.writes[known.index()];
+            let same =
+                known.stamp == entry.stamp && known.value == entry.value && self.names[known.key] == *key;
+            let what = || format!("{} was made twice: {key} and {}", entry.dot, self.names[known.key]);
+            return if same {
+                Ok(self.find(&entry.dot).expect("it was just found"))
+            } else {
+                Err(Broken::new(Checker::Dots, what()))
+            };
+        }
+        let (key, lane) = (self.key(key), self.lane(&entry.dot.lane));
+        let mut past = Past::default();
+        let own = self.by_key[key].iter().filter(|write| {
+            let dot = &self.writes[write.index()].dot;
+            dot.lane == entry.dot.lane && dot.counter < entry.dot.counter
+        });
+        let maximal = seen.maximal.get(key).into_iter().flatten().filter(|_| !alone);
+        let mut latest = Timestamp::default();
+        for write in own.chain(maximal) {
+            let write = &self.writes[write.index()];
+            past.union(&write.past);
+            past.insert(write.number);
+            latest = latest.max(write.stamp);
+        }
+        let number = u32::try_from(self.by_key[key].len()).expect("far fewer writes are simulated");
+        let write = WriteId(u32::try_from(self.writes.len()).expect("far fewer writes are simulated"));
+        let Entry { dot, stamp, value, .. } = entry.clone();
+        self.writes.push(Write { dot, key, number, past, stamp, value });
+        self.by_key[key].push(write);
+        let at = usize::try_from(entry.dot.counter.saturating_sub(1)).expect("counters are small here");
+        let writes = &mut self.by_lane[lane].writes;
+        if writes.len() <= at {
+            writes.resize(at + 1, None);
+        }
+        writes[at] = Some(write);
+        if entry.stamp <= latest {
+            let what = format!("{} bears {}, not above {latest} that it had seen", entry.dot, entry.stamp);
+            return Err(Broken::new(Checker::Causality, what));
+        }
+        Ok(write)
+    }
+
+    /// Follows a node's context, of which `changed` has the lanes that changed.
+    ///
+    /// # Errors
+    ///
+    /// [`Checker::Context`] if it lost something.
+    pub(crate) fn follow(&mut self, seen: &mut Seen, changed: &CausalContext) -> Result<News, Broken> {
+        let mut news = News::default();
+        for (lane, counters) in changed.lanes() {
+            let number = self.lane(lane);
+            if seen.lanes.len() <= number {
+                seen.lanes.resize(number + 1, RangeSet::new());
+            }
+            let lost = seen.lanes[number].difference(counters);
+            if !lost.is_empty() {
+                return Err(Broken::new(Checker::Context, format!("{lane} lost {lost:?} of what was seen")));
+            }
+            let new = counters.difference(&seen.lanes[number]);
+            seen.lanes[number] = counters.clone();
+            self.outlive(seen, lane, &mut news);
+            for counter in new.ranges().flatten() {
+                match self.find(&lane.dot(counter)) {
+                    Some(write) => self.see(seen, write, &mut news),
+                    None => news.unknown.push(lane.dot(counter)),
+                }
+            }
+        }
+        news.keys.sort_unstable();
+        news.keys.dedup();
+        Ok(news)
+    }
+
+    /// A write is seen: it stands among the maximal ones, or some write that was seen knows better.
+    pub(crate) fn see(&self, seen: &mut Seen, write: WriteId, news: &mut News) {
+        let Write { key, number, ref past, ref dot, .. } = self.writes[write.index()];
+        news.keys.push(key);
+        if seen.is_void(&dot.lane) {
+            return;
+        }
+        if seen.maximal.len() <= key {
+            seen.maximal.resize(key + 1, Vec::new());
+        }
+        let maximal = &mut seen.maximal[key];
+        if maximal
+            .iter()
+            .any(|present| *present == write || self.writes[present.index()].past.contains(number))
+        {
+            return;
+        }
+        maximal.retain(|present| !past.contains(self.writes[present.index()].number));
+        maximal.push(write);
+    }
+
+    /// A later life of a node voids what it said of itself in earlier ones.
+    fn outlive(&self, seen: &mut Seen, lane: &Lane, news: &mut News) {
+        let actor = lane.actor();
+        let latest = seen.generations.entry(actor.node).or_insert(actor.generation.0);
+        if *latest >= actor.generation.0 {
+            return;
+        }
+        *latest = actor.generation.0;
+        let void = self.by_lane.iter().filter(|of| {
+            let (actor, class) = (of.lane.actor(), of.lane.class());
+            class == Class::Registry
+                && actor.node == lane.actor().node
+                && actor.generation < lane.actor().generation
+        });
+        for write in void.flat_map(|of| of.writes.iter().flatten()) {
+            let key = self.writes[write.index()].key;
+            if let Some(at) =
+                seen.maximal.get(key).and_then(|maximal| maximal.iter().position(|w| w == write))
+            {
+                seen.maximal[key].remove(at);
+                news.keys.push(key);
+            }
+        }
+    }
+
+    /// Compares a register with what the reference says, and the read with the last one.
+    ///
+    /// Returns how many values stand side by side.
+    ///
+    /// # Errors
+    ///
+    /// [`Checker::Merge`], [`Checker::Dots`] or [`Checker::Monotone`].
+    pub(crate) fn check_key(&self, seen: &mut Seen, store: &Store, key: usize) -> Result<usize, Broken> {
+        let register = store.register(&self.names[key]);
+        let entries = register.map_or(&[][..], |register| register.entries());
+        let expected = seen.maximal.get(key).map_or(&[][..], |maximal| &maximal[..]);
+        let found = entries.iter().map(|entry| self.find(&entry.dot));
+        let as_expected = entries.len() == expected.len()
+            && found.flatten().filter(|write| expected.contains(write)).count() == expected.len();
+        if !as_expected {
+            let dots =
+                |dots: Vec<String>| if dots.is_empty() { "nothing".to_owned() } else { dots.join(", ") };
+            let found = dots(entries.iter().map(|entry| entry.dot.to_string()).collect());
+            let expected = dots(expected.iter().map(|write| self.dot(*write).to_string()).collect());
+            let what =
+                format!("{} holds {found}; by the writes that were seen it is {expected}", self.names[key]);
+            return Err(Broken::new(Checker::Merge, what));
+        }
+        for entry in entries {
+            let write = &self.writes[self.find(&entry.dot).expect("it was just compared").index()];
+            if write.stamp != entry.stamp || write.value != entry.value {
+                let what = format!("{} of {} is not what its author wrote", entry.dot, self.names[key]);
+                return Err(Broken::new(Checker::Dots, what));
+            }
+        }
+        self.check_read(seen, register.and_then(|register| register.winner()), key)?;
+        Ok(entries.iter().filter(|entry| entry.value.is_some()).count())
+    }
+
+    fn check_read(&self, seen: &mut Seen, winner: Option<&Entry>, key: usize) -> Result<(), Broken> {
+        let expected = seen.maximal.get(key).into_iter().flatten().filter(|write| self.is_value(**write));
+        let rank = |write: &WriteId| {
+            let write = &self.writes[write.index()];
+            (write.stamp, write.dot.lane.actor(), write.dot.counter)
+        };
+        let expected = expected.max_by_key(|write| rank(write)).copied();
+        let found = winner.and_then(|entry| self.find(&entry.dot));
+        if found != expected {
+            let text = |write: Option<WriteId>| {
+                write.map_or_else(|| "nothing".to_owned(), |write| self.dot(write).to_string())
+            };
+            let what =
+                format!("{} reads {}, the greatest is {}", self.names[key], text(found), text(expected));
+            return Err(Broken::new(Checker::Merge, what));
+        }
+        if seen.read.len() <= key {
+            seen.read.resize(key + 1, None);
+        }
+        let before = std::mem::replace(&mut seen.read[key], found);
+        match (before, found) {
+            (Some(before), Some(after)) if self.is_past(after, before) => {
+                let (before, after) = (self.dot(before), self.dot(after));
+                let what =
+                    format!("{} read {before} and reads {after}, which that had replaced", self.names[key]);
+                Err(Broken::new(Checker::Monotone, what))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Seen {
+    /// Whether a write was seen.
+    pub(crate) fn contains(&self, reference: &Reference, dot: &Dot) -> bool {
+        let lane = reference.lanes.get(&dot.lane).and_then(|lane| self.lanes.get(*lane));
+        lane.is_some_and(|seen| seen.contains(dot.counter))
+    }
+
+    /// The writes of a key that stand.
+    #[cfg(test)]
+    fn maximal(&self, key: usize) -> &[WriteId] {
+        self.maximal.get(key).map_or(&[], |maximal| maximal)
+    }
+
+    fn is_void(&self, lane: &Lane) -> bool {
+        let actor = lane.actor();
+        lane.class() == Class::Registry
+            && self.generations.get(&actor.node).is_some_and(|latest| *latest > actor.generation.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use snomesh::crdt::{Delta, Item, Observed};
+    use snomesh::id::{Actor, Generation};
+
+    use super::*;
+
+    fn lane(node: u8, generation: u64, class: Class) -> Lane {
+        Lane::new(Actor { node: NodeId::from_bytes([node; 32]), generation: Generation(generation) }, class)
+    }
+
+    fn key() -> Key {
+        "attr/mesh/x".parse().unwrap()
+    }
+
+    fn entry(node: u8, counter: u64, observed: &[(u8, u64)], stamp: u64, value: Option<&[u8]>) -> Entry {
+        let of = |node: u8| lane(node, 1, Class::Attribute);
+        let observed = Observed::new(observed.iter().map(|(node, counter)| (of(*node), *counter)));
+        let value = value.map(|bytes| Value::try_from(bytes).unwrap());
+        Entry::new(&key(), of(node).dot(counter), observed, Timestamp(stamp), value)
+    }
+
+    fn merge(store: &mut Store, entries: &[&Entry]) {
+        let items = entries
+            .iter()
+            .map(|entry| Item { key: key(), entries: [(*entry).clone()].into_iter().collect() });
+        store.merge(&Delta { accounted: CausalContext::new(), items: items.collect() }).unwrap();
+    }
+
+    /// A node that writes twice, and another that writes without having heard of it.
+    fn history() -> (Reference, [Entry; 3]) {
+        let entries = [
+            entry(1, 1, &[], 5, Some(b"a")),
+            entry(1, 2, &[], 6, Some(b"b")),
+            entry(2, 1, &[], 5, Some(b"c")),
+        ];
+        let mut reference = Reference::default();
+        let (mut one, other) = (Seen::default(), Seen::default());
+        for entry in &entries[..2] {
+            let write = reference.author(&one, &key(), entry, false).unwrap();
+            reference.see(&mut one, write, &mut News::default());
+        }
+        reference.author(&other, &key(), &entries[2], false).unwrap();
+        (reference, entries)
+    }
+
+    #[test]
+    fn a_store_that_merges_as_it_should_passes() {
+        let (mut reference, [a, b, c]) = history();
+        let (mut store, mut seen) = (Store::new(), Seen::default());
+        for (entries, values) in [(vec![&b], 1), (vec![&c, &a], 2)] {
+            merge(&mut store, &entries);
+            let news = reference.follow(&mut seen, &store.context()).unwrap();
+            assert!(news.unknown.is_empty());
+            assert_eq!(reference.check_key(&mut seen, &store, news.keys[0]), Ok(values));
+        }
+    }
+
+    #[test]
+    fn a_missing_sibling_and_a_resurrected_value_are_caught() {
+        let (mut reference, [a, b, c]) = history();
+        let (mut store, mut seen) = (Store::new(), Seen::default());
+        merge(&mut store, &[&a, &b, &c]);
+        reference.follow(&mut seen, &store.context()).unwrap();
+        for wrong in [vec![&b], vec![&a, &c]] {
+            let mut store = Store::new();
+            merge(&mut store, &wrong);
+            let broken = reference.check_key(&mut seen, &store, 0).unwrap_err();
+            assert_eq!(broken.checker, Checker::Merge, "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn a_read_that_goes_back_is_caught() {
+        let (mut reference, [a, b, _]) = history();
+        let (mut store, mut seen) = (Store::new(), Seen::default());
+        merge(&mut store, &[&b]);
+        reference.follow(&mut seen, &store.context()).unwrap();
+        reference.check_key(&mut seen, &store, 0).unwrap();
+        // A register and a reference that both forgot the later write.
+        seen.maximal[0] = vec![reference.find(&a.dot).unwrap()];
+        let mut store = Store::new();
+        merge(&mut store, &[&a]);
+        assert_eq!(reference.check_key(&mut seen, &store, 0).unwrap_err().checker, Checker::Monotone);
+    }
+
+    #[test]
+    fn a_dot_that_names_two_writes_is_caught() {
+        let (mut reference, [a, ..]) = history();
+        let twice = Entry { stamp: Timestamp(9), ..a };
+        let broken = reference.author(&Seen::default(), &key(), &twice, false).unwrap_err();
+        assert_eq!(broken.checker, Checker::Dots);
+    }
+
+    #[test]
+    fn a_stamp_that_does_not_grow_is_caught() {
+        let (mut reference, [_, b, _]) = history();
+        let mut seen = Seen::default();
+        let write = reference.find(&b.dot).unwrap();
+        reference.see(&mut seen, write, &mut News::default());
+        let late = entry(3, 1, &[(1, 2)], 6, Some(b"d"));
+        assert_eq!(reference.author(&seen, &key(), &late, false).unwrap_err().checker, Checker::Causality);
+    }
+
+    #[test]
+    fn a_context_that_shrinks_is_caught_and_one_that_claims_too_much_is_told() {
+        let (mut reference, [a, ..]) = history();
+        let mut seen = Seen::default();
+        let lane = a.dot.lane;
+        let all = CausalContext::from_iter([(lane.clone(), RangeSet::up_to(3))]);
+        assert_eq!(reference.follow(&mut seen, &all).unwrap().unknown, [lane.dot(3)]);
+        let less = CausalContext::from_iter([(lane, RangeSet::up_to(2))]);
+        assert_eq!(reference.follow(&mut seen, &less).unwrap_err().checker, Checker::Context);
+    }
+
+    #[test]
+    fn a_later_life_voids_registrations_of_the_earlier() {
+        let key: Key = "tunnel/web/0000000000000001".parse().unwrap();
+        let (old, new) = (lane(1, 1, Class::Registry), lane(1, 2, Class::Registry));
+        let mut reference = Reference::default();
+        let mut seen = Seen::default();
+        let make = |lane: &Lane, stamp| {
+            Entry::new(
+                &key,
+                lane.dot(1),
+                Observed::default(),
+                Timestamp(stamp),
+                Value::try_from(&b"r"[..]).ok(),
+            )
+        };
+        reference.author(&seen, &key, &make(&old, 1), false).unwrap();
+        reference.follow(&mut seen, &CausalContext::from_iter([(old, RangeSet::up_to(1))])).unwrap();
+        assert_eq!(seen.maximal(0).len(), 1);
+        let other: Key = "node/x".parse().unwrap();
+        reference.author(&seen, &other, &make(&new, 2), false).unwrap();
+        let news =
+            reference.follow(&mut seen, &CausalContext::from_iter([(new, RangeSet::up_to(1))])).unwrap();
+        assert_eq!((seen.maximal(0).len(), news.keys), (0, vec![0, 1]));
+    }
+}

@@ -1,0 +1,129 @@
+//! A node's disk: what survives its process.
+//!
+//! A write is on its way for a while and is then confirmed. A kill leaves what was confirmed and, by chance,
+//! a beginning of what was on its way; a lying disk, an old copy and a lost disk leave less.
+
+use std::collections::VecDeque;
+
+use snomesh::crdt::Delta;
+use snomesh::gossip::Ticket;
+use snomesh::time::Moment;
+
+use crate::random::{self, Generator};
+use crate::scenario::DiskFate;
+
+/// What one node has made durable.
+#[derive(Debug, Default)]
+pub(crate) struct Disk {
+    confirmed: Vec<Delta>,
+    writing: VecDeque<(Ticket, Delta)>,
+    /// When the last write will be through: a disk does one after another.
+    free_at: Moment,
+}
+
+/// What a kill did to a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Damage {
+    /// How many writes were on their way.
+    pub(crate) caught: usize,
+    /// How many confirmed writes are gone.
+    pub(crate) forgotten: usize,
+}
+
+impl Disk {
+    /// Begins a write; says when it will be confirmed.
+    pub(crate) fn write(
+        &mut self,
+        now: Moment,
+        ticket: Ticket,
+        delta: Delta,
+        takes: std::time::Duration,
+    ) -> Moment {
+        self.writing.push_back((ticket, delta));
+        self.free_at = self.free_at.max(now) + takes;
+        self.free_at
+    }
+
+    /// Confirms the write of that ticket. Nothing if a kill came in between.
+    pub(crate) fn confirm(&mut self, ticket: Ticket) -> Option<&Delta> {
+        if self.writing.front()?.0 != ticket {
+            return None;
+        }
+        let (_, delta) = self.writing.pop_front()?;
+        self.confirmed.push(delta);
+        self.confirmed.last()
+    }
+
+    /// What is there for the next life, in the order of writing.
+    pub(crate) fn contents(&self) -> &[Delta] {
+        &self.confirmed
+    }
+
+    /// Kills the writer and does to the disk what the scenario says.
+    pub(crate) fn kill(&mut self, fate: DiskFate, generator: &mut Generator) -> Damage {
+        let caught = self.writing.len();
+        let mut through = random::number(generator, 0, caught as u64);
+        while let Some((_, delta)) = self.writing.pop_front().filter(|_| through > 0) {
+            self.confirmed.push(delta);
+            through -= 1;
+        }
+        self.writing.clear();
+        let before = self.confirmed.len();
+        let mut draw = |low: usize, high: usize| {
+            usize::try_from(random::number(generator, low as u64, high as u64)).unwrap_or(high)
+        };
+        let kept = match fate {
+            DiskFate::Keep => before,
+            DiskFate::Tail => before - draw(1.min(before), before.min(8)),
+            DiskFate::Stale => draw(0, before.saturating_sub(1)),
+            DiskFate::Lose => 0,
+        };
+        self.confirmed.truncate(kept);
+        Damage { caught, forgotten: before - kept }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::random::Seed;
+
+    fn written(count: u64, confirmed: u64) -> Disk {
+        let mut disk = Disk::default();
+        for ticket in 0..count {
+            disk.write(Moment(0), Ticket(ticket), Delta::default(), Duration::from_millis(1));
+        }
+        for ticket in 0..confirmed {
+            assert!(disk.confirm(Ticket(ticket)).is_some());
+        }
+        disk
+    }
+
+    #[test]
+    fn writes_are_confirmed_one_after_another() {
+        let mut disk = Disk::default();
+        let takes = Duration::from_millis(1);
+        assert_eq!(disk.write(Moment(0), Ticket(0), Delta::default(), takes), Moment(1_000_000));
+        assert_eq!(disk.write(Moment(0), Ticket(1), Delta::default(), takes), Moment(2_000_000));
+        assert!(disk.confirm(Ticket(1)).is_none());
+        assert!(disk.confirm(Ticket(0)).is_some());
+        assert_eq!(disk.contents().len(), 1);
+    }
+
+    #[test]
+    fn each_fate_leaves_what_it_says() {
+        let mut generator = Seed(1).generator("test", &[]);
+        let mut after = |fate| {
+            let mut disk = written(20, 15);
+            let damage = disk.kill(fate, &mut generator);
+            assert_eq!(damage.caught, 5);
+            (disk.contents().len(), damage.forgotten)
+        };
+        assert!(after(DiskFate::Keep).0 >= 15 && after(DiskFate::Keep).1 == 0);
+        assert!((1..=8).contains(&after(DiskFate::Tail).1));
+        assert!(after(DiskFate::Stale).1 >= 1);
+        assert_eq!(after(DiskFate::Lose).0, 0);
+    }
+}

@@ -1,0 +1,481 @@
+//! The faults of one run: what a scenario says, drawn for one seed, and what of it is on at a time.
+//!
+//! All drawing is done before the run begins, and for each fault with a generator of its own, keyed by its
+//! kind and how many of that kind come before it. So taking one away leaves all others as they were.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use snomesh::time::Moment;
+
+use crate::random::{self, Generator, Seed};
+use crate::scenario::{Bytes, DiskFate, Fault, FaultKind, Groups, NodeSet, Scenario};
+
+/// Which nodes.
+pub(crate) type Members = Vec<bool>;
+
+/// Something that goes wrong, with all that was open drawn.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Effect {
+    /// Nodes of different groups do not reach each other. Nodes without a group reach all.
+    Split(Vec<Option<usize>>),
+    /// Packets from the ones to the others are dropped.
+    Block {
+        /// Whose packets.
+        from: Members,
+        /// To whom.
+        to: Members,
+        /// Whether the way back is closed too.
+        both: bool,
+        /// Whether the links had been up in between.
+        again: bool,
+    },
+    /// Nodes are killed.
+    Crash {
+        /// Which.
+        nodes: Vec<usize>,
+        /// What becomes of their disks.
+        disk: DiskFate,
+        /// After how long they are started again, if ever.
+        down: Option<Duration>,
+    },
+    /// Nodes say goodbye and go.
+    Leave(Vec<usize>),
+    /// Nodes are started.
+    Join(Vec<usize>),
+    /// Nodes do nothing.
+    Freeze(Members),
+    /// Nodes do not read their streams.
+    SlowReader(Members),
+    /// The network of some nodes is worse.
+    Weather(Members, Weather),
+    /// Wall clocks jump.
+    ClockJump(Vec<usize>, i64),
+    /// Bits flip in what nodes receive.
+    Corrupt(Members, f64),
+    /// Subscribers do not look.
+    Stall(Members),
+}
+
+/// What the network does to packets, where it differs from normal.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Weather {
+    /// One way.
+    pub(crate) delay: Option<Duration>,
+    /// On top of it, from nothing to this.
+    pub(crate) jitter: Option<Duration>,
+    /// Of packets.
+    pub(crate) loss: Option<f64>,
+    /// Of datagrams.
+    pub(crate) duplicate: Option<f64>,
+    /// In bytes per second.
+    pub(crate) bandwidth: Option<Bytes>,
+}
+
+/// A fault with its time.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Planned {
+    /// From when.
+    pub(crate) at: Moment,
+    /// Until when, if it is not over in a moment.
+    pub(crate) until: Option<Moment>,
+    /// What.
+    pub(crate) effect: Effect,
+    /// What the scenario calls it.
+    pub(crate) kind: FaultKind,
+}
+
+/// A scenario names a node that this run does not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the fault `{kind}` names node {node}, but there are {count}, from 0; use --nodes or another number")]
+pub(crate) struct NoSuchNode {
+    kind: &'static str,
+    node: usize,
+    count: usize,
+}
+
+/// Draws all faults of a run. None begins or lasts after `end`.
+///
+/// # Errors
+///
+/// [`NoSuchNode`].
+pub(crate) fn plan(
+    scenario: &Scenario,
+    seed: Seed,
+    count: usize,
+    end: Moment,
+) -> Result<Vec<Planned>, NoSuchNode> {
+    let mut planned = Vec::new();
+    let mut before: BTreeMap<&str, u64> = BTreeMap::new();
+    for fault in &scenario.faults {
+        let kind = *fault.kind.get_ref();
+        let number = before.entry(kind.name()).or_default();
+        let mut generator = seed.generator("fault", &[blake3_key(kind.name()), *number]);
+        *number += 1;
+        if fault.chance.is_some_and(|chance| !random::chance(&mut generator, chance.0)) {
+            continue;
+        }
+        let mut at = Moment(0) + fault.at.draw(&mut generator);
+        while at < end {
+            let drawn = Draw { fault, kind, count, at, end, generator: &mut generator }.draw();
+            planned.extend(drawn.map_err(|node| NoSuchNode { kind: kind.name(), node, count })?);
+            let Some(every) = fault.every else { break };
+            at = at + every.draw(&mut generator);
+        }
+    }
+    Ok(planned)
+}
+
+fn blake3_key(name: &str) -> u64 {
+    let hash = blake3::hash(name.as_bytes());
+    u64::from_le_bytes(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"))
+}
+
+struct Draw<'a> {
+    fault: &'a Fault,
+    kind: FaultKind,
+    count: usize,
+    at: Moment,
+    end: Moment,
+    generator: &'a mut Generator,
+}
+
+impl Draw<'_> {
+    fn draw(&mut self) -> Result<Vec<Planned>, usize> {
+        let lasts = self.fault.lasts.map(|lasts| lasts.draw(self.generator));
+        let until = lasts.map(|lasts| (self.at + lasts).min(self.end));
+        let effect = match self.kind {
+            FaultKind::Partition => Effect::Split(self.groups()?),
+            FaultKind::OneWay => self.block(false)?,
+            FaultKind::Cut => self.block(true)?,
+            FaultKind::Flap => return self.flap(until.unwrap_or(self.end)),
+            FaultKind::Crash => {
+                let disk = self.fault.disk.unwrap_or_default();
+                let down = until.map(|until| until.since(self.at));
+                let nodes = self.listed()?;
+                return Ok(vec![self.planned(None, Effect::Crash { nodes, disk, down })]);
+            }
+            FaultKind::Leave => {
+                let nodes = self.listed()?;
+                return Ok(vec![self.planned(None, Effect::Leave(nodes))]);
+            }
+            FaultKind::Join => {
+                let nodes = self.listed()?;
+                return Ok(vec![self.planned(None, Effect::Join(nodes))]);
+            }
+            FaultKind::Freeze => Effect::Freeze(self.members()?),
+            FaultKind::SlowReader => Effect::SlowReader(self.members()?),
+            FaultKind::Stall => Effect::Stall(self.members()?),
+            FaultKind::Weather => Effect::Weather(self.members()?, self.weather()),
+            FaultKind::Corrupt => {
+                Effect::Corrupt(self.members()?, self.fault.rate.map_or(0.0, |rate| rate.0))
+            }
+            FaultKind::ClockJump => {
+                let by = self.fault.by.map_or(0, |by| by.draw(self.generator).millis);
+                let nodes = self.listed()?;
+                return Ok(vec![self.planned(None, Effect::ClockJump(nodes, by))]);
+            }
+        };
+        Ok(vec![self.planned(until, effect)])
+    }
+
+    fn planned(&self, until: Option<Moment>, effect: Effect) -> Planned {
+        Planned { at: self.at, until, effect, kind: self.kind }
+    }
+
+    fn members_of(&mut self, set: Option<&NodeSet>) -> Result<Members, usize> {
+        let mut members = vec![false; self.count];
+        let all = NodeSet::all();
+        for node in set.unwrap_or(&all).resolve(self.count, self.generator)? {
+            members[node] = true;
+        }
+        Ok(members)
+    }
+
+    fn members(&mut self) -> Result<Members, usize> {
+        let fault = self.fault;
+        self.members_of(fault.nodes.as_ref())
+    }
+
+    fn listed(&mut self) -> Result<Vec<usize>, usize> {
+        let members = self.members()?;
+        Ok((0..self.count).filter(|node| members[*node]).collect())
+    }
+
+    fn block(&mut self, both: bool) -> Result<Effect, usize> {
+        let fault = self.fault;
+        let (from, mut to) = (self.members_of(fault.from.as_ref())?, self.members_of(fault.to.as_ref())?);
+        for (to, from) in to.iter_mut().zip(&from) {
+            *to &= !from;
+        }
+        Ok(Effect::Block { from, to, both, again: false })
+    }
+
+    fn flap(&mut self, end: Moment) -> Result<Vec<Planned>, usize> {
+        let fault = self.fault;
+        let Effect::Block { from, to, .. } = self.block(true)? else { return Ok(Vec::new()) };
+        let (mut flaps, mut at) = (Vec::new(), self.at);
+        while at < end {
+            let mut pause = |of: Option<crate::scenario::Time>| {
+                of.map_or(Duration::from_secs(1), |of| of.draw(self.generator)).max(Duration::from_millis(1))
+            };
+            let until = (at + pause(fault.down)).min(end);
+            let up = pause(fault.up);
+            let effect =
+                Effect::Block { from: from.clone(), to: to.clone(), both: true, again: !flaps.is_empty() };
+            flaps.push(Planned { at, until: Some(until), effect, kind: self.kind });
+            at = until + up;
+        }
+        Ok(flaps)
+    }
+
+    fn groups(&mut self) -> Result<Vec<Option<usize>>, usize> {
+        let fault = self.fault;
+        let mut groups = vec![None; self.count];
+        match &fault.groups {
+            Some(Groups::Listed(listed)) => {
+                for (number, set) in listed.iter().enumerate() {
+                    for node in set.resolve(self.count, self.generator)? {
+                        groups[node] = Some(number);
+                    }
+                }
+            }
+            Some(Groups::One) => {
+                let one = random::index(self.generator, self.count);
+                groups = (0..self.count).map(|node| Some(usize::from(node == one))).collect();
+            }
+            Some(Groups::Halves) | None => {
+                let mut rest: Vec<usize> = (0..self.count).collect();
+                while !rest.is_empty() {
+                    let node = rest.swap_remove(random::index(self.generator, rest.len()));
+                    groups[node] = Some(rest.len() % 2);
+                }
+            }
+        }
+        Ok(groups)
+    }
+
+    fn weather(&mut self) -> Weather {
+        let fault = self.fault;
+        Weather {
+            delay: fault.delay.map(|delay| delay.draw(self.generator)),
+            jitter: fault.jitter.map(|jitter| jitter.draw(self.generator)),
+            loss: fault.loss.map(|loss| loss.0),
+            duplicate: fault.duplicate.map(|duplicate| duplicate.0),
+            bandwidth: fault.bandwidth.map(|bandwidth| bandwidth.draw(self.generator)),
+        }
+    }
+}
+
+/// Why a packet does not arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Blocked {
+    /// Neither direction is open.
+    BothWays,
+    /// The way back is open.
+    OneWay,
+}
+
+/// The faults of a run, and which of them are on.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    planned: Vec<Planned>,
+    on: Vec<usize>,
+    /// Counts the changes, for whoever remembers what follows from them.
+    epoch: u64,
+}
+
+impl Faults {
+    /// Starts with all of them to come.
+    pub(crate) fn new(planned: Vec<Planned>) -> Self {
+        Self { planned, on: Vec::new(), epoch: 0 }
+    }
+
+    /// All of them.
+    pub(crate) fn planned(&self) -> &[Planned] {
+        &self.planned
+    }
+
+    /// One of them begins.
+    pub(crate) fn begin(&mut self, fault: usize) {
+        self.on.push(fault);
+        self.epoch += 1;
+    }
+
+    /// One of them is over.
+    pub(crate) fn end(&mut self, fault: usize) {
+        self.on.retain(|on| *on != fault);
+        self.epoch += 1;
+    }
+
+    /// Counts the changes of what is on.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Whether nothing is wrong.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.on.is_empty()
+    }
+
+    fn effects(&self) -> impl Iterator<Item = &Effect> {
+        self.on.iter().map(|fault| &self.planned[*fault].effect)
+    }
+
+    /// Whether packets from one node to another are dropped.
+    pub(crate) fn blocked(&self, from: usize, to: usize) -> Option<Blocked> {
+        if self.on.is_empty() || !self.blocks(from, to) {
+            return None;
+        }
+        Some(if self.blocks(to, from) { Blocked::BothWays } else { Blocked::OneWay })
+    }
+
+    fn blocks(&self, from: usize, to: usize) -> bool {
+        self.effects().any(|effect| match effect {
+            Effect::Split(groups) => groups[from].zip(groups[to]).is_some_and(|(from, to)| from != to),
+            Effect::Block { from: here, to: there, both, .. } => {
+                (here[from] && there[to]) || (*both && here[to] && there[from])
+            }
+            _ => false,
+        })
+    }
+
+    /// The group of a node while the mesh is split.
+    pub(crate) fn group(&self, node: usize) -> Option<usize> {
+        self.effects().find_map(|effect| match effect {
+            Effect::Split(groups) => groups[node],
+            _ => None,
+        })
+    }
+
+    /// What the network does to packets between two nodes.
+    pub(crate) fn weather(&self, one: usize, other: usize) -> Weather {
+        let mut sum = Weather::default();
+        for effect in self.effects() {
+            if let Effect::Weather(nodes, weather) = effect
+                && (nodes[one] || nodes[other])
+            {
+                sum.delay = weather.delay.or(sum.delay);
+                sum.jitter = weather.jitter.or(sum.jitter);
+                sum.loss = weather.loss.or(sum.loss);
+                sum.duplicate = weather.duplicate.or(sum.duplicate);
+                sum.bandwidth = weather.bandwidth.or(sum.bandwidth);
+            }
+        }
+        sum
+    }
+
+    /// Whether a node leaves its streams unread.
+    pub(crate) fn is_slow_reader(&self, node: usize) -> bool {
+        self.effects().any(|effect| matches!(effect, Effect::SlowReader(nodes) if nodes[node]))
+    }
+
+    /// Whether a node does nothing.
+    pub(crate) fn is_frozen(&self, node: usize) -> bool {
+        self.effects().any(|effect| matches!(effect, Effect::Freeze(nodes) if nodes[node]))
+    }
+
+    /// When the freezing of a node ends.
+    pub(crate) fn frozen_until(&self, node: usize) -> Option<Moment> {
+        let on = self.on.iter().map(|fault| &self.planned[*fault]);
+        let freezing = on.filter(|fault| matches!(&fault.effect, Effect::Freeze(nodes) if nodes[node]));
+        freezing.filter_map(|fault| fault.until).max()
+    }
+
+    /// Whether a node's subscribers do not look.
+    pub(crate) fn is_stalled(&self, node: usize) -> bool {
+        self.effects().any(|effect| matches!(effect, Effect::Stall(nodes) if nodes[node]))
+    }
+
+    /// How often a bit flips in what a node receives.
+    pub(crate) fn corruption(&self, node: usize) -> f64 {
+        let rates = self.effects().filter_map(|effect| match effect {
+            Effect::Corrupt(nodes, rate) if nodes[node] => Some(*rate),
+            _ => None,
+        });
+        rates.fold(0.0, f64::max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(text: &str, count: usize) -> Result<Faults, NoSuchNode> {
+        let head = "schema = 1\nname = \"x\"\nabout = \"x\"\nnodes = 4\nduration = \"60s\"\n";
+        let text = format!("{head}[expect]\nconverge_within = \"9s\"\n{text}");
+        let scenario = Scenario::parse("x.toml", &text).unwrap_or_else(|error| panic!("{error}"));
+        let planned = plan(&scenario, Seed(1), count, Moment(0) + Duration::from_secs(60))?;
+        Ok(Faults::new(planned))
+    }
+
+    fn on(text: &str) -> Faults {
+        let mut faults = faults(text, 4).unwrap();
+        faults.begin(0);
+        faults
+    }
+
+    #[test]
+    fn a_partition_blocks_between_groups_and_not_within() {
+        let faults =
+            on("[[fault]]\nkind = \"partition\"\nat = \"1s\"\nfor = \"1s\"\ngroups = [[0], [\"1..2\"]]\n");
+        assert_eq!(faults.blocked(0, 1), Some(Blocked::BothWays));
+        assert_eq!(faults.blocked(1, 2), None);
+        assert_eq!(faults.blocked(0, 3), None);
+        assert_eq!(faults.group(2), Some(1));
+    }
+
+    #[test]
+    fn one_way_blocks_one_way() {
+        let faults = on("[[fault]]\nkind = \"one-way\"\nat = \"1s\"\nfor = \"1s\"\nfrom = 0\nto = \"all\"\n");
+        assert_eq!(faults.blocked(0, 1), Some(Blocked::OneWay));
+        assert_eq!(faults.blocked(1, 0), None);
+        assert_eq!(faults.blocked(0, 0), None);
+    }
+
+    #[test]
+    fn a_cut_blocks_both_ways_between_the_two_and_nobody_else() {
+        let faults = on("[[fault]]\nkind = \"cut\"\nat = \"1s\"\nfor = \"1s\"\nfrom = 0\nto = 1\n");
+        assert_eq!(faults.blocked(1, 0), Some(Blocked::BothWays));
+        assert_eq!(faults.blocked(0, 2), None);
+    }
+
+    #[test]
+    fn a_flapping_link_goes_down_again_and_again() {
+        let text = "[[fault]]\nkind = \"flap\"\nat = \"1s\"\nfor = \"10s\"\nfrom = 0\nto = 1\ndown = \"1s\"\nup = \"2s\"\n";
+        let faults = faults(text, 4).unwrap();
+        assert_eq!(faults.planned().len(), 4);
+        assert!(faults.planned().iter().all(|planned| planned.until > Some(planned.at)));
+    }
+
+    #[test]
+    fn weather_freezing_reading_corruption_and_stalls_hit_whom_they_name() {
+        let hit = "at = \"1s\"\nfor = \"1s\"\nnodes = 2\n";
+        let faults = on(&format!("[[fault]]\nkind = \"weather\"\nloss = 0.5\n{hit}"));
+        assert_eq!((faults.weather(2, 0).loss, faults.weather(0, 1).loss), (Some(0.5), None));
+        let faults = on(&format!("[[fault]]\nkind = \"freeze\"\n{hit}"));
+        assert!(faults.is_frozen(2) && !faults.is_frozen(1) && faults.frozen_until(2).is_some());
+        let faults = on(&format!("[[fault]]\nkind = \"slow-reader\"\n{hit}"));
+        assert!(faults.is_slow_reader(2) && !faults.is_slow_reader(1));
+        let faults = on(&format!("[[fault]]\nkind = \"corrupt\"\nrate = 0.25\n{hit}"));
+        assert_eq!((faults.corruption(2), faults.corruption(1)), (0.25, 0.0));
+        let faults = on(&format!("[[fault]]\nkind = \"stall\"\n{hit}"));
+        assert!(faults.is_stalled(2) && !faults.is_stalled(1));
+    }
+
+    #[test]
+    fn taking_one_fault_away_leaves_the_others_as_they_were() {
+        let halves =
+            "[[fault]]\nkind = \"partition\"\nat = \"1s..9s\"\nfor = \"1s..9s\"\ngroups = \"halves\"\n";
+        let crash = "[[fault]]\nkind = \"crash\"\nat = \"1s..9s\"\nfor = \"1s..9s\"\nnodes = \"any\"\n";
+        let both = faults(&format!("{crash}{halves}"), 4).unwrap();
+        let alone = faults(halves, 4).unwrap();
+        assert_eq!(both.planned()[1], alone.planned()[0]);
+    }
+
+    #[test]
+    fn a_node_that_is_not_there_is_an_error() {
+        let error = faults("[[fault]]\nkind = \"crash\"\nat = \"1s\"\nnodes = 3\n", 2).unwrap_err();
+        assert!(error.to_string().contains("names node 3, but there are 2"), "{error}");
+    }
+}

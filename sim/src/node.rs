@@ -1,0 +1,204 @@
+//! One simulated machine: the core while it runs, and what outlives it.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use snomesh::crdt::{Lane, Revision};
+use snomesh::event::Ring;
+use snomesh::gossip::{Config, Durability, Event, Mesh};
+use snomesh::id::{Actor, Generation, NodeId};
+use snomesh::time::{Moment, Now, UnixMillis};
+
+use crate::checker::Seen;
+use crate::disk::Disk;
+use crate::random::Seed;
+use crate::scenario::{Durable, Scenario};
+use crate::subscriber::{Subscriber, View};
+
+/// When simulated time begins, on every right clock.
+const EPOCH_MILLIS: u64 = 1_700_000_000_000;
+
+/// What a node is when it runs.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// The core under test.
+    pub(crate) mesh: Mesh,
+    /// What it tells its subscribers.
+    pub(crate) ring: Ring<Event>,
+    /// How many events it has told.
+    pub(crate) published: u64,
+    /// Who follows them.
+    pub(crate) subscribers: Vec<Subscriber>,
+    /// What the reference knows that it has seen.
+    pub(crate) seen: Seen,
+    /// The change of the context up to which `seen` is true.
+    pub(crate) revision: Revision,
+    /// The last write of each lane that the disk has confirmed in this life.
+    pub(crate) durable: BTreeMap<Lane, u64>,
+    /// The earliest time for which a wake-up is scheduled.
+    pub(crate) wakes_at: Option<Moment>,
+    /// Since when it runs.
+    pub(crate) since: Moment,
+    /// Whether it has said goodbye.
+    pub(crate) leaving: bool,
+}
+
+/// One simulated machine.
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// Its name.
+    pub(crate) id: NodeId,
+    /// How often it was started.
+    pub(crate) life: u32,
+    /// The greatest generation that it has lived in.
+    generation: u64,
+    /// How far its wall clock is off.
+    pub(crate) skew_millis: i64,
+    /// What it has made durable.
+    pub(crate) disk: Disk,
+    /// What runs, if anything does.
+    pub(crate) process: Option<Process>,
+    /// Its connections, gone ones included until the next start.
+    pub(crate) connections: Vec<usize>,
+    /// Whether it has gone for good, having said so.
+    pub(crate) left: bool,
+    /// How many events its ring holds.
+    pub(crate) ring: u64,
+}
+
+impl Node {
+    /// A machine that does not run yet.
+    pub(crate) fn new(number: usize, seed: Seed, scenario: &Scenario) -> Self {
+        let mut bytes = [0; 32];
+        let mut generator = seed.generator("node", &[number as u64]);
+        rand::Rng::fill_bytes(&mut generator, &mut bytes);
+        let skew_millis = scenario.clock.skew.draw(&mut generator).millis;
+        let ring = scenario.mesh.ring.draw(&mut generator).max(1);
+        Self {
+            id: NodeId::from_bytes(bytes),
+            life: 0,
+            generation: 0,
+            skew_millis,
+            disk: Disk::default(),
+            process: None,
+            connections: Vec::new(),
+            left: false,
+            ring,
+        }
+    }
+
+    /// What its clocks show.
+    pub(crate) fn now(&self, now: Moment) -> Now {
+        let wall = (EPOCH_MILLIS + now.0 / 1_000_000).saturating_add_signed(self.skew_millis);
+        Now { monotone: now, wall: UnixMillis(wall) }
+    }
+
+    /// Starts it in a new life, with what its disk holds.
+    ///
+    /// # Errors
+    ///
+    /// What the core said of the disk's contents.
+    pub(crate) fn start(
+        &mut self,
+        now: Moment,
+        number: usize,
+        seed: Seed,
+        scenario: &Scenario,
+    ) -> Result<(), String> {
+        self.life += 1;
+        let mut generator = seed.generator("start", &[number as u64, u64::from(self.life)]);
+        self.generation = (self.generation | 0xff) + 1 + crate::random::number(&mut generator, 0, 0xff);
+        let actor = Actor { node: self.id, generation: Generation(self.generation) };
+        let config = config(number, scenario, &mut generator);
+        config.validate().map_err(|error| error.to_string())?;
+        let time = self.now(now);
+        let mut mesh = Mesh::new(config, actor, crate::random::number(&mut generator, 0, u64::MAX), time);
+        for delta in self.disk.contents() {
+            mesh.restore(time, delta).map_err(|error| error.to_string())?;
+        }
+        let capacity =
+            usize::try_from(self.ring).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN);
+        let ring = Ring::new(capacity);
+        let view = View::of(&mesh);
+        let subscribers = scenario.subscribers.iter().map(|kind| {
+            let pace = kind.pace.draw(&mut generator).max(Duration::from_micros(100));
+            let batch = kind.batch.map_or(u64::MAX, |batch| batch.draw(&mut generator).max(1));
+            let jitter = Seed(crate::random::number(&mut generator, 0, u64::MAX)).generator("look", &[]);
+            Subscriber::new(kind.name.clone(), pace, batch, jitter, &ring, view.clone())
+        });
+        let subscribers = subscribers.collect();
+        self.connections.clear();
+        self.process = Some(Process {
+            mesh,
+            ring,
+            published: 0,
+            subscribers,
+            seen: Seen::default(),
+            revision: Revision::default(),
+            durable: BTreeMap::new(),
+            wakes_at: None,
+            since: now,
+            leaving: false,
+        });
+        Ok(())
+    }
+
+    /// Ends its process.
+    pub(crate) fn stop(&mut self) -> Option<Process> {
+        let process = self.process.take()?;
+        self.generation = self.generation.max(process.mesh.actor().generation.0);
+        Some(process)
+    }
+}
+
+/// The address of a node.
+fn address(number: usize) -> String {
+    format!("n{number}.sim:4400")
+}
+
+/// The node at an address, if it is the address of one.
+pub(crate) fn node_at(address: &str) -> Option<usize> {
+    address.strip_prefix('n')?.strip_suffix(".sim:4400")?.parse().ok()
+}
+
+fn config(number: usize, scenario: &Scenario, generator: &mut crate::random::Generator) -> Config {
+    let parse = |number| address(number).parse().expect("an address of the simulator is legal");
+    let mut config = Config {
+        label: format!("n{number}"),
+        addresses: vec![parse(number)],
+        seeds: (0..usize::try_from(scenario.mesh.seeds).unwrap_or(usize::MAX)).map(parse).collect(),
+        durability: match scenario.durability {
+            Durable::Memory => Durability::Memory,
+            Durable::Disk => Durability::Disk,
+        },
+        ..Config::default()
+    };
+    if let Some(budget) = scenario.mesh.delta_budget {
+        config.delta_budget = usize::try_from(budget.draw(generator).0).unwrap_or(usize::MAX);
+    }
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_lead_to_their_nodes_and_nowhere_else() {
+        assert_eq!(node_at(&address(12)), Some(12));
+        assert_eq!(node_at("example.org:4400"), None);
+    }
+
+    #[test]
+    fn a_new_life_has_a_greater_generation_and_clocks_are_off_by_their_skew() {
+        let scenario = "schema = 1\nname = \"x\"\nabout = \"x\"\nnodes = 1\nduration = \"1s\"\n[clock]\nskew = \"-2s\"\n[expect]\nconverge_within = \"1s\"\n";
+        let scenario = Scenario::parse("x.toml", scenario).unwrap();
+        let mut node = Node::new(0, Seed(1), &scenario);
+        assert_eq!(node.now(Moment(5_000_000_000)).wall.0, EPOCH_MILLIS + 3_000);
+        node.start(Moment(0), 0, Seed(1), &scenario).unwrap();
+        let first = node.stop().unwrap().mesh.actor();
+        node.start(Moment(1), 0, Seed(1), &scenario).unwrap();
+        assert!(node.process.unwrap().mesh.actor().generation > first.generation);
+    }
+}

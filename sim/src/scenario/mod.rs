@@ -1,0 +1,351 @@
+//! Scenarios: what is simulated, what goes wrong in it and what must hold and have happened.
+//!
+//! A scenario is a TOML file (`docs/SIMULATOR.md` describes the language). Reading it is strict: an unknown
+//! field, a parameter that does not belong to its fault and a node that does not exist are errors with line
+//! and column, because a fault that was never installed makes every run pass.
+
+mod builtin;
+mod fault;
+mod value;
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+pub(crate) use builtin::{BUILTIN, builtin};
+pub(crate) use fault::{DiskFate, Fault, FaultKind, Groups, NodeSet};
+pub(crate) use value::{Bytes, Chance, Drawn, Skew};
+
+use crate::coverage::Point;
+
+/// What the simulator is told to do.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Scenario {
+    /// The version of the language.
+    pub(crate) schema: u32,
+    /// How it is called at the command line and in reports.
+    pub(crate) name: String,
+    /// What it shows, in one line.
+    pub(crate) about: String,
+    /// How many nodes.
+    pub(crate) nodes: Drawn<u64>,
+    /// How long faults and writes may happen; then everything heals.
+    pub(crate) duration: Drawn<Duration>,
+    /// Whether writes wait for a disk.
+    #[serde(default)]
+    pub(crate) durability: Durable,
+    /// The nodes' own settings.
+    #[serde(default)]
+    pub(crate) mesh: Mesh,
+    /// The network without faults.
+    #[serde(default)]
+    pub(crate) net: Net,
+    /// The wall clocks.
+    #[serde(default)]
+    pub(crate) clock: Clock,
+    /// The disks.
+    #[serde(default)]
+    pub(crate) disk: Disk,
+    /// Who writes what.
+    #[serde(default)]
+    pub(crate) workload: Workload,
+    /// Those who follow each node's events.
+    #[serde(default, rename = "subscriber")]
+    pub(crate) subscribers: Vec<Subscriber>,
+    /// What goes wrong.
+    #[serde(default, rename = "fault")]
+    pub(crate) faults: Vec<Fault>,
+    /// What must hold in the end, and must have happened.
+    pub(crate) expect: Expect,
+}
+
+/// Whether writes wait for a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Durable {
+    /// They take effect at once and are gone with the process.
+    #[default]
+    Memory,
+    /// They take effect when the disk has answered.
+    Disk,
+}
+
+/// The nodes' own settings, where they differ from the core's default.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Mesh {
+    /// How many of the first nodes every node knows from the start.
+    pub(crate) seeds: u64,
+    /// When each node is started.
+    pub(crate) start: Drawn<Duration>,
+    /// About how many bytes of state go into one frame; the core's default without.
+    pub(crate) delta_budget: Option<Drawn<Bytes>>,
+    /// How many events each node's ring holds.
+    pub(crate) ring: Drawn<u64>,
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        Self { seeds: 2, start: Drawn::fixed(Duration::ZERO), delta_budget: None, ring: Drawn::fixed(1_024) }
+    }
+}
+
+/// The network without faults.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Net {
+    /// One way, drawn once for each pair of nodes.
+    pub(crate) delay: Drawn<Duration>,
+    /// Added to each packet, from nothing to this.
+    pub(crate) jitter: Drawn<Duration>,
+    /// Of packets. Streams repeat what was lost and are late, datagrams lack it.
+    pub(crate) loss: Chance,
+    /// Of datagrams that arrive twice.
+    pub(crate) duplicate: Chance,
+    /// One way, per connection.
+    pub(crate) bandwidth: Drawn<Bytes>,
+    /// How much a channel takes before it makes its writer wait.
+    pub(crate) buffer: Drawn<Bytes>,
+}
+
+impl Default for Net {
+    fn default() -> Self {
+        Self {
+            delay: Drawn::fixed(Duration::from_millis(10)),
+            jitter: Drawn::fixed(Duration::from_millis(1)),
+            loss: Chance(0.0),
+            duplicate: Chance(0.0),
+            bandwidth: Drawn::fixed(Bytes(16 << 20)),
+            buffer: Drawn::fixed(Bytes(128 << 10)),
+        }
+    }
+}
+
+/// The wall clocks.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Clock {
+    /// How far each node's is off.
+    pub(crate) skew: Drawn<Skew>,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { skew: Drawn::fixed(Skew::default()) }
+    }
+}
+
+/// The disks.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Disk {
+    /// How long each write takes.
+    pub(crate) delay: Drawn<Duration>,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self { delay: Drawn::fixed(Duration::from_millis(2)) }
+    }
+}
+
+/// Who writes what.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Workload {
+    /// Writes of attributes per second, over all nodes.
+    pub(crate) writes_per_s: f64,
+    /// Over how many keys.
+    pub(crate) keys: Drawn<u64>,
+    /// The share of the writes that goes to one key.
+    pub(crate) hot: Chance,
+    /// The share of the writes that removes.
+    pub(crate) deletes: Chance,
+    /// The share of the writes that writes what is there already.
+    pub(crate) repeats: Chance,
+    /// How long a value is.
+    pub(crate) value: Drawn<Bytes>,
+    /// Tunnels registered per second, over all nodes.
+    pub(crate) registrations_per_s: f64,
+    /// How long each stays registered.
+    pub(crate) lifetime: Drawn<Duration>,
+    /// The nodes that write.
+    pub(crate) writers: NodeSet,
+    /// When the writing begins.
+    pub(crate) from: Time,
+    /// When it ends; the scenario's duration without.
+    pub(crate) until: Option<Time>,
+    /// Many writes at once.
+    pub(crate) burst: Option<Burst>,
+}
+
+impl Default for Workload {
+    fn default() -> Self {
+        Self {
+            writes_per_s: 0.0,
+            keys: Drawn::fixed(16),
+            hot: Chance(0.0),
+            deletes: Chance(0.0),
+            repeats: Chance(0.0),
+            value: Drawn::fixed(Bytes(32)),
+            registrations_per_s: 0.0,
+            lifetime: Drawn::fixed(Duration::from_secs(5)),
+            writers: NodeSet::all(),
+            from: Drawn::fixed(Duration::from_secs(1)),
+            until: None,
+            burst: None,
+        }
+    }
+}
+
+/// A duration that may be drawn.
+pub(crate) type Time = Drawn<Duration>;
+
+/// Many writes in one moment by one node.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Burst {
+    /// How often.
+    pub(crate) every: Drawn<Duration>,
+    /// How many writes.
+    pub(crate) size: Drawn<u64>,
+}
+
+/// A kind of subscriber, one of it on every node.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Subscriber {
+    /// How it is called in reports.
+    pub(crate) name: String,
+    /// How long it takes between two looks.
+    pub(crate) pace: Drawn<Duration>,
+    /// How many events it takes at a look; without, all there are.
+    #[serde(default)]
+    pub(crate) batch: Option<Drawn<u64>>,
+}
+
+/// What must hold in the end, and must have happened.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Expect {
+    /// How long after the heal all nodes must agree at the latest.
+    pub(crate) converge_within: Drawn<Duration>,
+    /// How long nothing but heartbeats may be heard then.
+    #[serde(default = "quiet_for")]
+    pub(crate) quiet_for: Drawn<Duration>,
+    /// How often each of these must have happened, or the run has tested nothing.
+    #[serde(default)]
+    pub(crate) at_least: std::collections::BTreeMap<Point, u64>,
+}
+
+fn quiet_for() -> Drawn<Duration> {
+    Drawn::fixed(Duration::from_secs(3))
+}
+
+impl Scenario {
+    /// Reads a scenario; `file` is what errors call it.
+    ///
+    /// # Errors
+    ///
+    /// [`ScenarioError`] with the place and what to do; the author's fault.
+    pub(crate) fn parse(file: &str, text: &str) -> Result<Self, ScenarioError> {
+        let place = |span: Option<std::ops::Range<usize>>, message: String| {
+            let before = text.get(..span.map_or(0, |span| span.start)).unwrap_or(text);
+            let line = before.matches('\n').count() + 1;
+            let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+            ScenarioError { file: file.to_owned(), line, column, message }
+        };
+        let scenario: Self =
+            toml::from_str(text).map_err(|error| place(error.span(), error.message().to_owned()))?;
+        if scenario.schema != Self::SCHEMA {
+            return Err(place(None, format!("schema {} is unknown, write schema = 1", scenario.schema)));
+        }
+        if scenario.nodes.low() == 0 {
+            return Err(place(None, "a mesh has at least one node, write nodes = 3 or so".to_owned()));
+        }
+        for fault in &scenario.faults {
+            fault.check().map_err(|message| place(Some(fault.kind.span()), message))?;
+        }
+        Ok(scenario)
+    }
+
+    /// The version of the language that this program reads.
+    pub(crate) const SCHEMA: u32 = 1;
+}
+
+/// A scenario cannot be read or does not make sense: its author's fault. Nothing was run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) struct ScenarioError {
+    file: String,
+    line: usize,
+    column: usize,
+    message: String,
+}
+
+impl fmt::Display for ScenarioError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.message.trim_end())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = r#"
+schema = 1
+name = "small"
+about = "two nodes"
+nodes = 2
+duration = "5s"
+[expect]
+converge_within = "10s"
+"#;
+
+    fn error(extra: &str) -> String {
+        Scenario::parse("x.toml", &format!("{SMALL}{extra}")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_small_scenario_is_enough() {
+        let scenario = Scenario::parse("x.toml", SMALL).unwrap();
+        assert_eq!(scenario.name, "small");
+        assert!(scenario.faults.is_empty());
+    }
+
+    #[test]
+    fn errors_name_the_place_and_what_was_expected() {
+        assert!(
+            error("quiet = \"1s\"\n").starts_with("x.toml:9:1: unknown field `quiet`"),
+            "{}",
+            error("quiet = 1\n")
+        );
+        let unit = error("quiet_for = \"5\"\n");
+        assert!(unit.starts_with("x.toml:9:13: ") && unit.contains("\"5s\""), "{unit}");
+        let point = error("at_least = { nonsense = 1 }\n");
+        assert!(point.starts_with("x.toml:9:14: unknown variant `nonsense`"), "{point}");
+    }
+
+    #[test]
+    fn a_parameter_that_its_fault_does_not_have_is_an_error() {
+        let fault = error("[[fault]]\nkind = \"crash\"\nat = \"1s\"\ngroups = \"halves\"\nnodes = 1\n");
+        assert!(fault.starts_with("x.toml:10:8: "), "{fault}");
+        assert!(fault.contains("`crash`") && fault.contains("`groups`"), "{fault}");
+    }
+
+    #[test]
+    fn a_fault_without_what_it_needs_is_an_error() {
+        let fault = error("[[fault]]\nkind = \"partition\"\nat = \"1s\"\nfor = \"1s\"\n");
+        assert!(fault.contains("needs `groups`"), "{fault}");
+    }
+
+    #[test]
+    fn every_builtin_scenario_is_legal_and_has_its_own_name() {
+        for builtin in BUILTIN {
+            let scenario = Scenario::parse(builtin.name, builtin.text).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(scenario.name, builtin.name);
+        }
+    }
+}

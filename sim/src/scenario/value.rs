@@ -1,0 +1,218 @@
+//! Values of scenario files: durations, sizes, counts, each fixed or a range that is drawn per seed.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+use crate::random::{self, Generator};
+
+/// One value or a range of them, written `"a..b"`, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Drawn<T> {
+    low: T,
+    high: T,
+}
+
+/// What can be written in a scenario file and drawn from a range.
+pub(crate) trait Quantity: Copy + Ord {
+    /// How it is written, for the error message.
+    const EXPECTED: &'static str;
+
+    /// Reads it.
+    fn parse(text: &str) -> Option<Self>;
+
+    /// Takes a bare number, if that is a way to write it.
+    fn from_number(number: i64) -> Option<Self>;
+
+    /// Draws one.
+    fn draw(low: Self, high: Self, generator: &mut Generator) -> Self;
+}
+
+impl<T: Quantity> Drawn<T> {
+    /// Always the same.
+    pub(crate) const fn fixed(value: T) -> Self {
+        Self { low: value, high: value }
+    }
+
+    /// The value for one seed.
+    pub(crate) fn draw(&self, generator: &mut Generator) -> T {
+        T::draw(self.low, self.high, generator)
+    }
+
+    /// The smallest that may be drawn.
+    pub(crate) fn low(&self) -> T {
+        self.low
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let Some((low, high)) = text.split_once("..") else { return T::parse(text).map(Self::fixed) };
+        let (low, high) = (T::parse(low.trim())?, T::parse(high.trim())?);
+        (low <= high).then_some(Self { low, high })
+    }
+}
+
+impl<'de, T: Quantity> Deserialize<'de> for Drawn<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(QuantityVisitor(PhantomData))
+    }
+}
+
+struct QuantityVisitor<T>(PhantomData<T>);
+
+impl<T: Quantity> de::Visitor<'_> for QuantityVisitor<T> {
+    type Value = Drawn<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, or a range \"a..b\" with a not above b", T::EXPECTED)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Drawn<T>, E> {
+        Drawn::parse(text.trim()).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Drawn<T>, E> {
+        let value = T::from_number(number).map(Drawn::fixed);
+        value.ok_or_else(|| E::invalid_value(de::Unexpected::Signed(number), &self))
+    }
+}
+
+impl Quantity for Duration {
+    const EXPECTED: &'static str = "a duration such as \"5s\", \"250ms\", \"40us\", \"2m\" or \"1h\"";
+
+    fn parse(text: &str) -> Option<Self> {
+        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let factor = match unit {
+            "us" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3_600.0,
+            _ => return None,
+        };
+        Self::try_from_secs_f64(number.parse::<f64>().ok()? * factor).ok()
+    }
+
+    fn from_number(_: i64) -> Option<Self> {
+        None
+    }
+
+    fn draw(low: Self, high: Self, generator: &mut Generator) -> Self {
+        random::duration(generator, low, high)
+    }
+}
+
+impl Quantity for u64 {
+    const EXPECTED: &'static str = "a number such as 3";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn from_number(number: i64) -> Option<Self> {
+        Self::try_from(number).ok()
+    }
+
+    fn draw(low: Self, high: Self, generator: &mut Generator) -> Self {
+        random::number(generator, low, high)
+    }
+}
+
+/// A number of bytes, or of bytes per second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Bytes(pub(crate) u64);
+
+impl Quantity for Bytes {
+    const EXPECTED: &'static str = "a size such as 512, \"64KiB\", \"1MiB\" or \"8MiB/s\"";
+
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.strip_suffix("/s").unwrap_or(text);
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let shift = match unit {
+            "" | "B" => 0,
+            "KiB" => 10,
+            "MiB" => 20,
+            "GiB" => 30,
+            _ => return None,
+        };
+        number.parse::<u64>().ok()?.checked_mul(1 << shift).map(Self)
+    }
+
+    fn from_number(number: i64) -> Option<Self> {
+        u64::try_from(number).ok().map(Self)
+    }
+
+    fn draw(low: Self, high: Self, generator: &mut Generator) -> Self {
+        Self(random::number(generator, low.0, high.0))
+    }
+}
+
+/// How far a wall clock is off: positive is ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Skew {
+    /// In milliseconds.
+    pub(crate) millis: i64,
+}
+
+impl Quantity for Skew {
+    const EXPECTED: &'static str = "a shift of a clock such as \"250ms\", \"-90s\" or \"1h\"";
+
+    fn parse(text: &str) -> Option<Self> {
+        let (sign, rest) = text.strip_prefix('-').map_or((1, text), |rest| (-1, rest));
+        let millis = i64::try_from(Duration::parse(rest)?.as_millis()).ok()?;
+        Some(Self { millis: sign * millis })
+    }
+
+    fn from_number(number: i64) -> Option<Self> {
+        (number == 0).then_some(Self::default())
+    }
+
+    fn draw(low: Self, high: Self, generator: &mut Generator) -> Self {
+        let drawn = random::number(generator, 0, high.millis.abs_diff(low.millis));
+        Self { millis: low.millis.saturating_add_unsigned(drawn) }
+    }
+}
+
+/// A probability from 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Chance(pub(crate) f64);
+
+impl<'de> Deserialize<'de> for Chance {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let chance = f64::deserialize(deserializer)?;
+        if (0.0..=1.0).contains(&chance) {
+            Ok(Self(chance))
+        } else {
+            Err(de::Error::invalid_value(de::Unexpected::Float(chance), &"a probability from 0.0 to 1.0"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Seed;
+
+    #[test]
+    fn durations_sizes_and_skews_are_read_as_they_are_written() {
+        assert_eq!(Duration::parse("250ms"), Some(Duration::from_millis(250)));
+        assert_eq!(Duration::parse("1.5s"), Some(Duration::from_millis(1_500)));
+        assert_eq!(Duration::parse("5"), None);
+        assert_eq!(Bytes::parse("8MiB/s"), Some(Bytes(8 << 20)));
+        assert_eq!(Bytes::parse("8 MB"), None);
+        assert_eq!(Skew::parse("-90s"), Some(Skew { millis: -90_000 }));
+    }
+
+    #[test]
+    fn ranges_are_drawn_within_their_ends() {
+        let range = Drawn::<Skew>::parse("-2s..3s").unwrap();
+        let mut generator = Seed(3).generator("test", &[]);
+        let drawn: Vec<i64> = (0..100).map(|_| range.draw(&mut generator).millis).collect();
+        assert!(drawn.iter().all(|millis| (-2_000..=3_000).contains(millis)));
+        assert!(drawn.iter().any(|millis| *millis < 0) && drawn.iter().any(|millis| *millis > 0));
+        assert_eq!(Drawn::<u64>::parse("5..3"), None);
+    }
+}

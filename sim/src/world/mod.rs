@@ -1,0 +1,309 @@
+//! The simulated world: nodes, what is between them, and time.
+//!
+//! One thread, one queue of events, no clock but the queue's. Every node is the production core; every frame is
+//! encoded, carried as bytes and decoded again. After every input the core is drained, what it has merged is
+//! compared with the reference, and only then the next event is taken.
+
+mod carry;
+mod drive;
+mod life;
+mod observe;
+mod transport;
+mod work;
+
+use std::time::Duration;
+
+use snomesh::crdt::CausalContext;
+use snomesh::time::Moment;
+
+use crate::checker::{Broken, Checker, Reference, Resting, Violation, at_rest};
+use crate::coverage::{Coverage, Point};
+use crate::fault::{Faults, NoSuchNode, plan};
+use crate::network::Network;
+use crate::node::{Node, Process};
+use crate::queue::{Event, Queue};
+use crate::random::Seed;
+use crate::scenario::Scenario;
+use crate::subscriber::View;
+use crate::trace::{Kind, Record, Trace};
+use work::Work;
+
+/// How often it is looked whether the nodes agree.
+const SAMPLE: Duration = Duration::from_millis(50);
+
+/// Everything that there is in a run.
+#[derive(Debug)]
+pub(crate) struct World<'a> {
+    scenario: &'a Scenario,
+    seed: Seed,
+    now: Moment,
+    queue: Queue,
+    nodes: Vec<Node>,
+    network: Network,
+    faults: Faults,
+    work: Work,
+    reference: Reference,
+    trace: Trace,
+    coverage: Coverage,
+    violations: Vec<Violation>,
+    events: u64,
+    times: Times,
+    /// Since when nothing is wrong any more.
+    calm_since: Moment,
+    agreed_at: Option<Moment>,
+    /// Frames that were sent on channels since the deadline, and the last of them.
+    noise: (u64, String),
+}
+
+/// The times at which a run changes its character.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    heal: Moment,
+    deadline: Moment,
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// Which run.
+    pub(crate) seed: Seed,
+    /// How many nodes it had.
+    pub(crate) nodes: usize,
+    /// How long it took, in simulated time.
+    pub(crate) simulated: Duration,
+    /// How many events there were.
+    pub(crate) events: u64,
+    /// The hash over all that happened.
+    pub(crate) trace_hash: String,
+    /// How long after the heal all nodes agreed for good.
+    pub(crate) converged_after: Option<Duration>,
+    /// What did not hold.
+    pub(crate) violations: Vec<Violation>,
+    /// What happened.
+    pub(crate) coverage: Coverage,
+    /// What must have happened more often than it did.
+    pub(crate) unmet: Vec<(Point, u64)>,
+    /// The last records before the first violation.
+    pub(crate) tail: Vec<Record>,
+    /// All records as JSON lines, if that was asked for.
+    pub(crate) lines: Option<Vec<u8>>,
+}
+
+impl<'a> World<'a> {
+    /// Draws everything that a seed leaves to draw; `nodes` overrides the scenario's number.
+    ///
+    /// # Errors
+    ///
+    /// [`NoSuchNode`] if the scenario speaks of nodes that this run does not have.
+    pub(crate) fn new(
+        scenario: &'a Scenario,
+        seed: Seed,
+        nodes: Option<usize>,
+        lines: bool,
+    ) -> Result<Self, NoSuchNode> {
+        let mut generator = seed.generator("scenario", &[]);
+        let drawn = usize::try_from(scenario.nodes.draw(&mut generator)).unwrap_or(usize::MAX);
+        let count = nodes.unwrap_or(drawn);
+        let heal = Moment(0) + scenario.duration.draw(&mut generator);
+        let deadline = heal + scenario.expect.converge_within.draw(&mut generator);
+        let end = deadline + scenario.expect.quiet_for.draw(&mut generator);
+        let mut world = Self {
+            scenario,
+            seed,
+            now: Moment(0),
+            queue: Queue::default(),
+            nodes: (0..count).map(|number| Node::new(number, seed, scenario)).collect(),
+            network: Network::new(seed, &scenario.net),
+            faults: Faults::new(plan(scenario, seed, count, heal)?),
+            work: Work::default(),
+            reference: Reference::default(),
+            trace: Trace::new(lines),
+            coverage: Coverage::default(),
+            violations: Vec::new(),
+            events: 0,
+            times: Times { heal, deadline },
+            calm_since: Moment(0),
+            agreed_at: None,
+            noise: (0, String::new()),
+        };
+        world.schedule_faults();
+        world.schedule_starts();
+        world.schedule_work(count);
+        for (at, event) in [(heal, Event::Heal), (deadline, Event::Deadline), (end, Event::End)] {
+            world.queue.push(at, event);
+        }
+        Ok(world)
+    }
+
+    /// Runs to the end, or to the first thing that does not hold.
+    pub(crate) fn run(mut self) -> Outcome {
+        while self.violations.is_empty() {
+            let Some((at, event)) = self.queue.pop() else { break };
+            self.now = at;
+            self.events += 1;
+            if matches!(event, Event::End) {
+                self.rest();
+                break;
+            }
+            self.handle(event);
+        }
+        let expected = self.scenario.expect.at_least.iter();
+        let unmet = expected.filter(|(point, least)| self.coverage.count(**point) < **least);
+        let unmet = unmet.map(|(point, least)| (*point, *least)).collect();
+        let first = self.violations.first();
+        let tail = first.map(|violation| self.trace.tail(violation.node, 16)).unwrap_or_default();
+        let (trace_hash, lines) = self.trace.finish();
+        Outcome {
+            seed: self.seed,
+            nodes: self.nodes.len(),
+            simulated: self.now.since(Moment(0)),
+            events: self.events,
+            trace_hash,
+            converged_after: self.agreed_at.map(|at| at.since(self.times.heal)),
+            violations: self.violations,
+            coverage: self.coverage,
+            unmet,
+            tail,
+            lines,
+        }
+    }
+
+    /// One event.
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Start { node } => self.start(node),
+            Event::Stop { node, life } => self.stop(node, life),
+            Event::Wake { node, life } => self.wake(node, life),
+            Event::Deliver { connection, line, channel } => self.deliver(connection, line, channel),
+            Event::Datagram { connection, line, number, bytes } => {
+                self.deliver_datagram(connection, line, number, bytes);
+            }
+            Event::Writable { connection, end, channel } => self.writable(connection, end, channel),
+            Event::Handshake { from, life, to, dial, deadline } => {
+                self.handshake(from, life, to, dial, deadline);
+            }
+            Event::DialFailed { node, life, dial } => self.dial_failed(node, life, dial),
+            Event::Up { connection, end } => self.up(connection, end),
+            Event::Closed { connection, end, reset } => self.closed(connection, end, reset),
+            Event::Idle { connection, end } => self.idle(connection, end),
+            Event::Persisted { node, life, ticket } => self.persisted(node, life, ticket),
+            Event::Write { node } => self.write(node),
+            Event::Burst => self.burst(),
+            Event::Register { node } => self.register(node),
+            Event::Deregister { node, life, name, tunnel } => self.deregister(node, life, &name, tunnel),
+            Event::Look { node, life, subscriber } => self.look(node, life, subscriber),
+            Event::FaultBegins { fault } => self.fault_begins(fault),
+            Event::FaultEnds { fault } => self.fault_ends(fault),
+            Event::Heal => self.heal(),
+            Event::Sample => self.sample(),
+            Event::Deadline => self.deadline(),
+            Event::End => {}
+        }
+    }
+
+    /// Whether a life of a node still goes on.
+    fn lives(&self, node: usize, life: u32) -> bool {
+        self.nodes[node].life == life && self.nodes[node].process.is_some()
+    }
+
+    /// Gives an event back, unless its node is frozen: then it comes again when the node is not.
+    fn unless_frozen(&mut self, node: usize, event: Event) -> Option<Event> {
+        if !self.faults.is_frozen(node) {
+            return Some(event);
+        }
+        let until = self.faults.frozen_until(node).unwrap_or(self.now).max(self.now);
+        self.coverage.hit(Point::Frozen);
+        self.queue.push(until + Duration::from_nanos(1), event);
+        None
+    }
+
+    fn record(&mut self, node: Option<usize>, kind: Kind, a: u64, b: u64, bytes: &[u8]) {
+        self.trace.record(self.now, node, kind, a, b, bytes);
+    }
+
+    /// Something does not hold.
+    fn violated(&mut self, node: Option<usize>, broken: Broken) {
+        let Broken { checker, what } = broken;
+        self.record(node, Kind::Violation, checker as u64, 0, what.as_bytes());
+        self.violations.push(Violation { checker, at: self.now, node, what });
+    }
+
+    fn running(&self) -> impl Iterator<Item = (usize, &Process)> {
+        self.nodes.iter().enumerate().filter_map(|(number, node)| Some((number, node.process.as_ref()?)))
+    }
+
+    fn heal(&mut self) {
+        self.record(None, Kind::Heal, 0, 0, b"");
+        self.queue.push(self.now, Event::Sample);
+    }
+
+    /// Do all nodes that run hold the same?
+    fn sample(&mut self) {
+        let mut digests = self.running().map(|(_, process)| process.mesh.digest());
+        let first = digests.next();
+        let agree = digests.all(|digest| Some(digest) == first);
+        drop(digests);
+        match (agree, self.agreed_at) {
+            (true, None) => {
+                self.agreed_at = Some(self.now);
+                self.record(None, Kind::Agreed, 0, 0, b"");
+            }
+            (false, Some(_)) => {
+                self.agreed_at = None;
+                self.record(None, Kind::Diverged, 0, 0, b"");
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+        self.queue.push(self.now + SAMPLE, Event::Sample);
+    }
+
+    fn deadline(&mut self) {
+        if self.agreed_at.is_none() {
+            let what = self.disagreement();
+            self.violated(None, Broken::new(Checker::Convergence, what));
+        }
+    }
+
+    /// The checks of the end.
+    fn rest(&mut self) {
+        let (frames, last) = &self.noise;
+        if *frames > 0 {
+            let what = format!("{frames} frames were sent when all should be at rest, the last {last}");
+            self.violated(None, Broken::new(Checker::Silence, what));
+        }
+        for (node, broken) in at_rest(&Resting { nodes: &self.nodes, reference: &self.reference }) {
+            self.violated(node, broken);
+        }
+    }
+
+    /// In what the nodes differ, for people.
+    fn disagreement(&self) -> String {
+        let mut running = self.running();
+        let Some((first, process)) = running.next() else { return "no node runs".to_owned() };
+        let context = process.mesh.replica().store().context();
+        let view = View::of(&process.mesh);
+        let lacks = |here: &CausalContext, there: &CausalContext| {
+            let missing = there.difference(here);
+            missing.lanes().next().map(|(lane, counters)| {
+                let ranges: Vec<String> = counters.ranges().map(|range| format!("{range:?}")).collect();
+                format!("{lane}:{}", ranges.join(","))
+            })
+        };
+        for (other, process) in running {
+            let there = process.mesh.replica().store().context();
+            if let Some(missing) = lacks(&context, &there) {
+                return format!("n{first} lacks {missing}, which n{other} has");
+            }
+            if let Some(missing) = lacks(&there, &context) {
+                return format!("n{other} lacks {missing}, which n{first} has");
+            }
+            if let Some(difference) = view.first_difference(&View::of(&process.mesh)) {
+                return format!("n{first} and n{other} have seen the same, but {difference}");
+            }
+        }
+        "the digests differed until a moment ago".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! What each step of a node means for the reference: what it wrote, what it has seen, what it must hold.
+
+use snomesh::crdt::{Delta, Dot, Entry, Key};
+use snomesh::replica::Path;
+
+use super::World;
+use crate::checker::{Broken, Checker, News, WriteId};
+use crate::coverage::Point;
+use crate::scenario::Durable;
+
+impl World<'_> {
+    /// A node has made something durable: what in it is its own and new, it has written just now.
+    pub(super) fn learn(&mut self, node: usize, delta: &Delta) {
+        let id = self.nodes[node].id;
+        for item in &delta.items {
+            for entry in item.entries.iter().filter(|entry| entry.dot.lane.actor().node == id) {
+                if self.reference.find(&entry.dot).is_none() {
+                    self.author(node, &item.key, entry);
+                }
+            }
+        }
+    }
+
+    fn author(&mut self, node: usize, key: &Key, entry: &Entry) -> Option<WriteId> {
+        let alone = self.work.alone.as_ref() == Some(key);
+        let process = self.nodes[node].process.as_ref()?;
+        match self.reference.author(&process.seen, key, entry, alone) {
+            Ok(write) => {
+                self.count_authored(node, write);
+                Some(write)
+            }
+            Err(broken) => {
+                self.violated(Some(node), broken);
+                None
+            }
+        }
+    }
+
+    fn count_authored(&mut self, node: usize, write: WriteId) {
+        let key = self.reference.key_of(write);
+        if !self.reference.key_name(key).as_str().starts_with("attr/") {
+            return;
+        }
+        let removes = !self.reference.is_value(write);
+        if removes {
+            self.coverage.hit(Point::Removals);
+        }
+        let Some(group) = self.faults.group(node) else { return };
+        let epoch = self.faults.epoch();
+        let sides = self.work.sides.entry(key).or_insert((epoch, group));
+        if *sides == (epoch, group) || sides.0 != epoch {
+            *sides = (epoch, group);
+        } else {
+            self.coverage.hit(Point::WrittenOnBothSides);
+        }
+        if removes {
+            self.coverage.hit(Point::RemovedWhileApart);
+        }
+    }
+
+    /// After every input: what the node has newly seen, and whether its registers are as they must be.
+    pub(super) fn observe(&mut self, node: usize) {
+        let Some(process) = self.nodes[node].process.as_mut() else { return };
+        let store = process.mesh.replica().store();
+        if store.revision() == process.revision {
+            return;
+        }
+        let changed = store.context_since(process.revision);
+        process.revision = store.revision();
+        let news = match self.reference.follow(&mut process.seen, &changed) {
+            Ok(news) => news,
+            Err(broken) => {
+                self.violated(Some(node), broken);
+                return;
+            }
+        };
+        let News { mut keys, unknown } = news;
+        for dot in unknown {
+            keys.extend(self.discover(node, &dot));
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        for key in keys {
+            self.check_key(node, key);
+        }
+        if self.scenario.durability == Durable::Disk {
+            self.check_durable(node);
+        }
+    }
+
+    /// A write takes effect when the disk has confirmed it, and not before.
+    fn check_durable(&mut self, node: usize) {
+        let Some(process) = &self.nodes[node].process else { return };
+        let replica = process.mesh.replica();
+        let hasty = replica.own_lanes().into_iter().find_map(|lane| {
+            let last = replica.store().seen_of(lane)?.last()?;
+            let confirmed = process.durable.get(lane).copied().unwrap_or(0);
+            (last > confirmed).then(|| lane.dot(last))
+        });
+        if let Some(dot) = hasty {
+            let what = format!("{dot} took effect before the disk had confirmed it");
+            self.violated(Some(node), Broken::new(Checker::Durability, what));
+        }
+    }
+
+    /// A node has seen a write that the reference does not know: it made it itself just now, or nobody did.
+    fn discover(&mut self, node: usize, dot: &Dot) -> Vec<usize> {
+        let mut news = News::default();
+        if let Some((key, entry)) = self.find_own(node, dot)
+            && let Some(write) = self.author(node, &key, &entry)
+        {
+            if let Some(process) = self.nodes[node].process.as_mut() {
+                self.reference.see(&mut process.seen, write, &mut news);
+            }
+        } else if self.violations.is_empty() {
+            let what = format!("it claims to have seen {dot}, which nobody wrote");
+            self.violated(Some(node), Broken::new(Checker::Context, what));
+        }
+        news.keys
+    }
+
+    fn find_own(&self, node: usize, dot: &Dot) -> Option<(Key, Entry)> {
+        let id = self.nodes[node].id;
+        if dot.lane.actor().node != id {
+            return None;
+        }
+        let store = self.nodes[node].process.as_ref()?.mesh.replica().store();
+        let likely = [self.work.writing.clone(), Some(Path::Node(id).to_key())];
+        let found = |key: &Key| Some((key.clone(), store.register(key)?.entry(dot)?.clone()));
+        likely.iter().flatten().find_map(found).or_else(|| store.prefix("").find_map(|(key, _)| found(key)))
+    }
+
+    fn check_key(&mut self, node: usize, key: usize) {
+        let Some(process) = self.nodes[node].process.as_mut() else { return };
+        match self.reference.check_key(&mut process.seen, process.mesh.replica().store(), key) {
+            Ok(values) if values > 1 => self.coverage.hit(Point::Siblings),
+            Ok(_) => {}
+            Err(broken) => self.violated(Some(node), broken),
+        }
+    }
+}

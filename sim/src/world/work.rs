@@ -1,0 +1,223 @@
+//! Who writes what, and when.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use snomesh::crdt::{Key, Value};
+use snomesh::gossip::{Channel, DialId, LinkId, Mesh};
+use snomesh::id::{TunnelId, TunnelName};
+use snomesh::replica::{AttributeKey, Attributes, Path, WriteError};
+use snomesh::time::{Moment, Now};
+
+use super::World;
+use crate::checker::{Broken, Checker};
+use crate::coverage::Point;
+use crate::queue::Event;
+use crate::random::{self, Generator};
+use crate::scenario::{Durable, Workload};
+use crate::trace::Kind;
+
+/// How many names tunnels are registered under.
+const NAMES: u64 = 4;
+
+/// What is being written, and what the engine remembers between two events.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    generators: BTreeMap<usize, Generator>,
+    writers: Vec<usize>,
+    keys: Vec<AttributeKey>,
+    until: Moment,
+    written: u64,
+    /// The key that a command is writing at the moment.
+    pub(super) writing: Option<Key>,
+    /// The key that a command is writing without looking at others' writes.
+    pub(super) alone: Option<Key>,
+    /// By key: during which split it was written last, and by which side.
+    pub(super) sides: BTreeMap<usize, (u64, usize)>,
+    /// The attempt that each connection came from.
+    pub(super) dials: BTreeMap<usize, DialId>,
+    /// Channels that take another frame at once.
+    pub(super) roomy: VecDeque<(LinkId, Channel)>,
+}
+
+/// What a write does.
+enum Command {
+    Set(Value),
+    Unset,
+}
+
+impl World<'_> {
+    pub(super) fn schedule_work(&mut self, count: usize) {
+        let workload = &self.scenario.workload;
+        let mut generator = self.seed.generator("workload", &[]);
+        let writers = workload.writers.resolve(count, &mut generator).unwrap_or_default();
+        self.work.writers = writers.into_iter().collect();
+        let keys = workload.keys.draw(&mut generator).max(1);
+        let key = |number| format!("mesh/k{number}").parse().expect("a key of the simulator is legal");
+        self.work.keys = (0..keys).map(key).collect();
+        let from = Moment(0) + workload.from.draw(&mut generator);
+        self.work.until =
+            workload.until.map_or(self.times.heal, |until| Moment(0) + until.draw(&mut generator));
+        for node in self.work.writers.clone() {
+            self.work.generators.insert(node, self.seed.generator("writes", &[node as u64]));
+            if workload.writes_per_s > 0.0 {
+                self.schedule(node, from, workload.writes_per_s, Event::Write { node });
+            }
+            if workload.registrations_per_s > 0.0 {
+                self.schedule(node, from, workload.registrations_per_s, Event::Register { node });
+            }
+        }
+        if let Some(burst) = &workload.burst {
+            self.queue.push(from + burst.every.draw(&mut generator), Event::Burst);
+        }
+    }
+
+    /// The next of a node's writes, of which all nodes together make so many per second.
+    fn schedule(&mut self, node: usize, after: Moment, per_second: f64, event: Event) {
+        let each = per_second / self.work.writers.len().max(1) as f64;
+        let pause = random::pause(self.generator(node), each);
+        if after + pause < self.work.until {
+            self.queue.push(after + pause, event);
+        }
+    }
+
+    fn generator(&mut self, node: usize) -> &mut Generator {
+        let seed = self.seed;
+        self.work.generators.entry(node).or_insert_with(|| seed.generator("writes", &[node as u64]))
+    }
+
+    pub(super) fn write(&mut self, node: usize) {
+        self.schedule(node, self.now, self.scenario.workload.writes_per_s, Event::Write { node });
+        self.write_once(node);
+    }
+
+    pub(super) fn burst(&mut self) {
+        let Some(burst) = &self.scenario.workload.burst else { return };
+        let mut generator = self.seed.generator("burst", &[self.now.0]);
+        let (size, every) = (burst.size.draw(&mut generator), burst.every.draw(&mut generator));
+        if !self.work.writers.is_empty() {
+            let node = self.work.writers[random::index(&mut generator, self.work.writers.len())];
+            for _ in 0..size {
+                self.write_once(node);
+            }
+        }
+        if self.now + every < self.work.until {
+            self.queue.push(self.now + every, Event::Burst);
+        }
+    }
+
+    fn write_once(&mut self, node: usize) {
+        let workload = &self.scenario.workload;
+        let keys = self.work.keys.len();
+        let generator = self.generator(node);
+        let hot = random::chance(generator, workload.hot.0);
+        let place = if hot { 0 } else { random::index(generator, keys) };
+        let deletes = random::chance(generator, workload.deletes.0);
+        let repeats = random::chance(generator, workload.repeats.0);
+        let len = usize::try_from(workload.value.draw(generator).0).unwrap_or(0);
+        let key = self.work.keys[place].clone();
+        let command =
+            if deletes { Command::Unset } else { Command::Set(self.value(node, &key, repeats, len)) };
+        if self.nodes[node].process.is_none() || self.faults.is_frozen(node) {
+            return;
+        }
+        let kind = if deletes { Kind::Unset } else { Kind::Set };
+        self.record(Some(node), kind, place as u64, self.work.written, key.name.as_str().as_bytes());
+        let wanted = match &command {
+            Command::Set(value) => Some(value.clone()),
+            Command::Unset => None,
+        };
+        let written = self.command(node, &Path::Attribute(key.clone()), false, |mesh, now| match command {
+            Command::Set(value) => mesh.set(now, &key, value),
+            Command::Unset => mesh.unset(now, &key),
+        });
+        if written && self.scenario.durability == Durable::Memory {
+            self.check_own_write(node, &key, wanted.as_ref());
+        }
+    }
+
+    /// What is written: something new, or what is there already.
+    fn value(&mut self, node: usize, key: &AttributeKey, repeats: bool, len: usize) -> Value {
+        let there =
+            self.nodes[node].process.as_ref().and_then(|process| process.mesh.replica().attribute(key));
+        if let Some(there) = there.filter(|_| repeats) {
+            return there.value;
+        }
+        self.work.written += 1;
+        let mut text = format!("n{node}#{}.", self.work.written).into_bytes();
+        text.resize(text.len().max(len.min(Value::MAX_LEN)), b'.');
+        Value::try_from(&text[..]).expect("the length was cut to the limit")
+    }
+
+    /// Gives a node a command that writes; says whether it made a write.
+    fn command<T>(
+        &mut self,
+        node: usize,
+        path: &Path,
+        alone: bool,
+        act: impl FnOnce(&mut Mesh, Now) -> Result<Option<T>, WriteError>,
+    ) -> bool {
+        self.work.writing = Some(path.to_key());
+        self.work.alone = if alone { Some(path.to_key()) } else { None };
+        let result = self.feed(node, act);
+        self.work.writing = None;
+        self.work.alone = None;
+        match result {
+            Some(Ok(Some(_))) => {
+                self.coverage.hit(Point::Writes);
+                true
+            }
+            Some(Ok(None)) => {
+                self.coverage.hit(Point::NoOpWrites);
+                false
+            }
+            Some(Err(error)) => {
+                let what = format!("a write was refused: {error}");
+                self.violated(Some(node), Broken::new(Checker::Causality, what));
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// A write wins at once over all that its author had seen.
+    fn check_own_write(&mut self, node: usize, key: &AttributeKey, wanted: Option<&Value>) {
+        let Some(process) = &self.nodes[node].process else { return };
+        let found = process.mesh.replica().attribute(key);
+        if found.as_ref().map(|found| &found.value) != wanted
+            || found.is_some_and(|found| !found.siblings.is_empty())
+        {
+            let what = format!("{key} does not read as it was just written");
+            self.violated(Some(node), Broken::new(Checker::Causality, what));
+        }
+    }
+
+    pub(super) fn register(&mut self, node: usize) {
+        let workload: &Workload = &self.scenario.workload;
+        self.schedule(node, self.now, workload.registrations_per_s, Event::Register { node });
+        let generator = self.generator(node);
+        let name = format!("t{}", random::number(generator, 0, NAMES - 1));
+        let tunnel = TunnelId(random::number(generator, 0, u64::MAX));
+        let stays = workload.lifetime.draw(generator);
+        if self.nodes[node].process.is_none() || self.faults.is_frozen(node) {
+            return;
+        }
+        let name: TunnelName = name.parse().expect("a name of the simulator is legal");
+        self.record(Some(node), Kind::Register, tunnel.0, 0, name.as_str().as_bytes());
+        let path = Path::Registration { name: name.clone(), tunnel };
+        self.command(node, &path, false, |mesh, now| {
+            mesh.register(now, &name, tunnel, &Attributes::default())
+        });
+        let life = self.nodes[node].life;
+        self.queue.push(self.now + stays, Event::Deregister { node, life, name, tunnel });
+    }
+
+    pub(super) fn deregister(&mut self, node: usize, life: u32, name: &TunnelName, tunnel: TunnelId) {
+        // What still stands when everything has healed stays, so that there is something to agree on.
+        if !self.lives(node, life) || self.faults.is_frozen(node) || self.now >= self.times.heal {
+            return;
+        }
+        self.record(Some(node), Kind::Deregister, tunnel.0, 0, name.as_str().as_bytes());
+        let path = Path::Registration { name: name.clone(), tunnel };
+        self.command(node, &path, true, |mesh, now| mesh.deregister(now, name, tunnel));
+    }
+}

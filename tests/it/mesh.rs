@@ -54,6 +54,22 @@ fn what_one_node_writes_all_read_and_one_that_was_killed_catches_up() {
 }
 
 #[test]
+fn a_watch_sees_what_other_nodes_write() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    let b = Agent::join(directory.path(), "b", &a);
+    a.ok(&["attr", "set", "color", "blue"]);
+    until("b reads it", || reads(&b, "color", "blue"));
+    let mut watch = b.follow(&["attr", "watch", "mesh/"]);
+    assert_eq!(watch.line(), "= mesh/color  blue");
+    assert!(watch.line().starts_with("--"));
+    a.ok(&["attr", "set", "color", "green"]);
+    assert_eq!(watch.line(), "+ mesh/color  green");
+    a.ok(&["attr", "rm", "color"]);
+    assert_eq!(watch.line(), "- mesh/color");
+}
+
+#[test]
 fn a_service_is_reached_through_a_bind_byte_by_byte() {
     let directory = tempfile::tempdir().unwrap();
     let [a, b, c] = three(directory.path());

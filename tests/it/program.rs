@@ -153,6 +153,16 @@ impl Agent {
         run
     }
 
+    /// Begins a command that goes on, and waits until it can be read.
+    pub(crate) fn follow(&self, args: &[&str]) -> Follower {
+        let args = [&["--agent", self.admin.to_str().unwrap()], args].concat();
+        let mut child = command(&args).stdin(Stdio::null()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (told, lines) = mpsc::channel();
+        thread::spawn(move || stdout.lines().map_while(Result::ok).all(|line| told.send(line).is_ok()));
+        Follower { child, lines }
+    }
+
     pub(crate) fn digest(&self) -> String {
         self.ok(&["digest"]).text()
     }
@@ -194,6 +204,26 @@ impl Agent {
 }
 
 impl Drop for Agent {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A command that goes on, and is killed with this.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Follower {
+    pub(crate) fn line(&mut self) -> String {
+        self.lines.recv_timeout(DEADLINE).unwrap()
+    }
+}
+
+impl Drop for Follower {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();

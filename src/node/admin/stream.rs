@@ -163,3 +163,101 @@ impl hyper::body::Body for Frames {
         self.waiting.poll_recv(cx).map(|frame| frame.map(|bytes| Ok(Frame::data(bytes))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::gossip::Config;
+    use crate::id::{Actor, Generation, NodeId};
+    use crate::mesh::{ConnectError, Connector, Driver, DriverConfig};
+    use crate::replica::Address;
+    use crate::tunnel::ArcTunnel;
+
+    /// A mesh of one node.
+    fn alone(event_capacity: usize) -> MeshHandle {
+        struct Nobody;
+        impl Connector for Nobody {
+            async fn connect(
+                &self,
+                _: &Address,
+                _: Option<NodeId>,
+            ) -> Result<(ArcTunnel, NodeId), ConnectError> {
+                Err(ConnectError::NoIdentity)
+            }
+        }
+        let actor = Actor { node: NodeId::from_bytes([1; 32]), generation: Generation(1) };
+        let event_capacity = event_capacity.try_into().unwrap();
+        let config = DriverConfig { gossip: Config::default(), actor, seed: 1, event_capacity };
+        let driver = Driver::new(config).unwrap();
+        let mesh = driver.handle();
+        tokio::spawn(driver.run(Nobody, CancellationToken::new()));
+        mesh
+    }
+
+    async fn set(mesh: &MeshHandle, number: usize) {
+        let key = format!("mesh/{number:04}").parse().unwrap();
+        mesh.set(key, b"x".as_slice().try_into().unwrap()).await.unwrap();
+    }
+
+    async fn next_event(body: &mut Body) -> Event {
+        let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        let text = String::from_utf8(frame.to_vec()).unwrap();
+        let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+        serde_json::from_str(data).unwrap()
+    }
+
+    fn is_attribute(event: &Event, expected: &str) -> bool {
+        matches!(event, Event::Attribute { key, .. } if key == expected)
+    }
+
+    #[tokio::test]
+    async fn a_watch_begins_with_what_there_is_and_goes_on_with_what_changes() {
+        let mesh = alone(16);
+        set(&mesh, 1).await;
+        let mut body = watch_attributes(mesh.clone(), "mesh/".into()).await.unwrap().into_body();
+        set(&mesh, 2).await;
+        assert!(is_attribute(&next_event(&mut body).await, "mesh/0001"));
+        assert_eq!(next_event(&mut body).await, Event::Synced);
+        assert!(is_attribute(&next_event(&mut body).await, "mesh/0002"));
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_is_told_that_it_lagged_and_gets_all_of_it_again() {
+        let (mesh, written) = (alone(4), 3 * QUEUE);
+        let mut body = watch_attributes(mesh.clone(), String::new()).await.unwrap().into_body();
+        for number in 0..written {
+            set(&mesh, number).await;
+        }
+        let missed = loop {
+            if let Event::Lagged { missed } = next_event(&mut body).await {
+                break missed;
+            }
+        };
+        assert!(missed > 0);
+        for number in 0..written {
+            assert!(is_attribute(&next_event(&mut body).await, &format!("mesh/{number:04}")));
+        }
+        assert_eq!(next_event(&mut body).await, Event::Synced);
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_of_plain_events_goes_on_with_the_oldest_still_held() {
+        let (mesh, written) = (alone(4), 3 * QUEUE);
+        let mut body = events(&mesh).into_body();
+        for number in 0..written {
+            set(&mesh, number).await;
+        }
+        let mut seen = 0;
+        while seen < written {
+            match next_event(&mut body).await {
+                Event::Attribute { .. } => seen += 1,
+                Event::Lagged { missed } => seen += usize::try_from(missed).unwrap(),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(seen, written);
+    }
+}

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,13 +24,16 @@ use crate::id::{Actor, NodeId};
 use crate::mesh::{DaemonConnector, Driver, DriverConfig, MeshHandle, MeshRegistry, Router};
 use crate::service::{RouteService, ServiceRegistry, TargetTable, TcpProxyService};
 use crate::time::UnixMillis;
-use crate::tunnel::CloseReason;
 use crate::tunnel::quic::{BindError, GatedSocket, QuicConfig, QuicEndpoint, bind_socket};
+use crate::tunnel::{CloseReason, Tunnel};
 
 /// How many events a subscriber may be behind before it misses some.
 const EVENT_CAPACITY: usize = 8_192;
 /// How long the other nodes have to take our good-bye.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The least that the other nodes get to take it, for those that are busy.
+const MIN_GOODBYE: Duration = Duration::from_millis(50);
 
 type Daemon = ModularDaemon<MeshRegistry, ServiceRegistry, MutualTls>;
 
@@ -202,7 +205,7 @@ impl Node {
     /// closes everything. The directory is free when it returns.
     pub async fn shutdown(self) -> Drained {
         self.stop.cancel();
-        let _stopped = timeout(GOODBYE_TIMEOUT, self.agent.mesh.leave()).await;
+        self.say_goodbye().await;
         let drained = self.daemon.shutdown().await;
         self.agent.forwards.stop().await;
         self.stop_driver.cancel();
@@ -218,6 +221,16 @@ impl Node {
         tracing::info!(?drained, "node stopped");
         drop(self.data_dir);
         drained
+    }
+
+    /// Tells the others that this node goes, and gives them the time to hear it: the end of a connection overtakes
+    /// what was sent on it and not read yet.
+    async fn say_goodbye(&self) {
+        let longest = self.agent.peers.all().iter().map(|peer| peer.tunnel.rtt()).max();
+        let told = timeout(GOODBYE_TIMEOUT, self.agent.mesh.leave()).await;
+        if let (Some(longest), Ok(Ok(()))) = (longest, told) {
+            sleep((3 * longest).clamp(MIN_GOODBYE, GOODBYE_TIMEOUT)).await;
+        }
     }
 }
 

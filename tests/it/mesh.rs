@@ -54,6 +54,19 @@ fn what_one_node_writes_all_read_and_one_that_was_killed_catches_up() {
 }
 
 #[test]
+fn a_node_that_says_goodbye_has_left_and_takes_its_offers_along() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    let b = Agent::join(directory.path(), "b", &a);
+    b.ok(&["expose", "web", "9"]);
+    let chosen = || a.ok(&["tunnel", "ls", "-o", "json"]).json()["tunnels"][0]["chosen"] == true;
+    until("a finds it", chosen);
+    assert_eq!(b.end(Signal::TERM), Some(143));
+    until("it has left", || a.ok(&["node", "ls", "-o", "json"]).json()["nodes"][1]["state"] == "left");
+    assert!(!chosen());
+}
+
+#[test]
 fn a_watch_sees_what_other_nodes_write() {
     let directory = tempfile::tempdir().unwrap();
     let a = Agent::start(directory.path(), "a", &[]);

@@ -39,7 +39,8 @@ fn for_people(status: &Status, screen: &mut Screen) -> Result<(), Failure> {
         }
     }
     screen.line(format!("others      {others}"))?;
-    screen.line(format!("state       {} tunnels, {} attributes", status.tunnels, status.attributes))?;
+    let (tunnels, attributes) = (counted(status.tunnels, "tunnel"), counted(status.attributes, "attribute"));
+    screen.line(format!("state       {tunnels}, {attributes}"))?;
     screen.line(format!("digest      {}", status.digest))?;
     for exposed in &status.exposed {
         screen.line(format!("exposes     {} → {}", exposed.name, exposed.target))?;
@@ -123,6 +124,12 @@ pub(super) fn version(screen: &mut Screen) -> Result<(), Failure> {
         Format::Table | Format::Name => screen.line(format!("snomesh {version}"))?,
     }
     Ok(())
+}
+
+/// `1 tunnel`, `2 tunnels`.
+fn counted(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }
 
 /// Bytes as people read them.

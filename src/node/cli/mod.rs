@@ -36,6 +36,7 @@ struct Cli {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 struct Global {
     /// The node's directory; its admin socket is in there
     #[arg(long, global = true, value_name = "DIR", env = "SNOMESH_DATA_DIR")]
@@ -43,7 +44,7 @@ struct Global {
     /// The admin socket of the node to talk to [default: admin.sock in the data directory]
     #[arg(long, global = true, value_name = "PATH", env = "SNOMESH_AGENT")]
     agent: Option<PathBuf>,
-    /// How to print
+    /// How to print: for people, or stable for programs
     #[arg(
         short,
         long,
@@ -51,8 +52,7 @@ struct Global {
         value_enum,
         value_name = "FORMAT",
         default_value = "table",
-        env = "SNOMESH_OUTPUT",
-        hide_possible_values = false
+        env = "SNOMESH_OUTPUT"
     )]
     output: Format,
     /// How long to wait for the node's answer: 500ms, 10s, 2m

@@ -8,26 +8,25 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 /// How lists and documents are printed.
+// No doc comments on the values: clap would turn the help of every command into its long form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
-    /// Aligned columns for people; may change.
+    // Aligned columns for people; may change.
     Table,
-    /// One document, as the admin API gives it; stable.
+    // One document, as the admin API gives it; stable.
     Json,
-    /// One line of JSON for each item.
+    // One line of JSON for each item.
     Jsonl,
-    /// The names alone, a line each.
+    // The names alone, a line each.
     Name,
 }
 
 /// When to use colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Color {
-    /// On a terminal, unless the environment says otherwise (`NO_COLOR`, `CLICOLOR_FORCE`, `TERM`).
+    // On a terminal, unless the environment says otherwise (`NO_COLOR`, `CLICOLOR_FORCE`, `TERM`).
     Auto,
-    /// Always.
     Always,
-    /// Never.
     Never,
 }
 

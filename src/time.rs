@@ -112,7 +112,7 @@ impl Hlc {
     ///
     /// # Errors
     ///
-    /// [`Exhausted`] when there is no timestamp left above `observed`; the clock is unchanged.
+    /// [`Exhausted`] when there is no timestamp left above `observed`.
     pub fn tick(&mut self, wall: UnixMillis, observed: Timestamp) -> Result<Timestamp, Exhausted> {
         let own = self.last.successor().ok_or(Exhausted)?.max(Timestamp::from_wall(wall));
         self.last = own;

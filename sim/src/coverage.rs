@@ -152,6 +152,7 @@ impl Point {
         Self::Lagged,
         Self::LaggedTwice,
         Self::Relayed,
+        Self::DeltaCut,
         Self::DuplicateIgnored,
         Self::Wants,
         Self::NoOpWrites,

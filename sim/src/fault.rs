@@ -57,6 +57,25 @@ pub(crate) enum Effect {
     Stall(Members),
 }
 
+impl Effect {
+    /// Whether a node is hit, be it only that it does not reach another.
+    pub(crate) fn touches(&self, node: usize) -> bool {
+        match self {
+            Self::Split(groups) => groups[node].is_some(),
+            Self::Block { from, to, .. } => from[node] || to[node],
+            Self::Crash { nodes, .. }
+            | Self::Leave(nodes)
+            | Self::Join(nodes)
+            | Self::ClockJump(nodes, _) => nodes.contains(&node),
+            Self::Freeze(nodes)
+            | Self::SlowReader(nodes)
+            | Self::Weather(nodes, _)
+            | Self::Corrupt(nodes, _)
+            | Self::Stall(nodes) => nodes[node],
+        }
+    }
+}
+
 /// What the network does to packets, where it differs from normal.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(crate) struct Weather {
@@ -313,9 +332,9 @@ impl Faults {
         self.epoch
     }
 
-    /// Whether nothing is wrong.
-    pub(crate) fn is_calm(&self) -> bool {
-        self.on.is_empty()
+    /// Whether something is wrong with a node.
+    pub(crate) fn touches(&self, node: usize) -> bool {
+        self.effects().any(|effect| effect.touches(node))
     }
 
     fn effects(&self) -> impl Iterator<Item = &Effect> {
@@ -422,6 +441,7 @@ mod tests {
         assert_eq!(faults.blocked(0, 1), Some(Blocked::BothWays));
         assert_eq!(faults.blocked(1, 2), None);
         assert_eq!(faults.blocked(0, 3), None);
+        assert!(faults.touches(0) && !faults.touches(3));
         assert_eq!(faults.group(2), Some(1));
     }
 

@@ -132,7 +132,15 @@ pub(crate) fn mutants(only: Option<&str>, out: &mut dyn Write) -> Result<bool, M
         let fate = mutant.run(&tree);
         write(&file, &original)?;
         let took = begun.elapsed().as_secs();
-        match fate? {
+        let fate = match fate {
+            Err(MutantsError::Build { name, output }) => {
+                all_caught = false;
+                writeln!(out, "BROKEN  {name}: does not build\n{output}")?;
+                continue;
+            }
+            other => other?,
+        };
+        match fate {
             Fate::Caught { first_seed: Some(seed) } => {
                 writeln!(
                     out,

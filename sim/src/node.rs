@@ -49,6 +49,8 @@ pub(crate) struct Process {
 pub(crate) struct Node {
     /// Its name.
     pub(crate) id: NodeId,
+    /// When a fault that hits it began or ended last.
+    pub(crate) touched_at: Moment,
     /// How often it was started.
     pub(crate) life: u32,
     /// The greatest generation that it has lived in.
@@ -77,6 +79,7 @@ impl Node {
         let ring = scenario.mesh.ring.draw(&mut generator).max(1);
         Self {
             id: NodeId::from_bytes(bytes),
+            touched_at: Moment(0),
             life: 0,
             generation: 0,
             skew_millis,

@@ -30,7 +30,7 @@ impl RangeSet {
     }
 
     /// Its ranges in ascending order, never touching.
-    pub fn ranges(&self) -> impl Iterator<Item = RangeInclusive<u64>> + '_ {
+    pub fn ranges(&self) -> impl DoubleEndedIterator<Item = RangeInclusive<u64>> + '_ {
         self.ranges.iter().map(|&(first, last)| first..=last)
     }
 
@@ -44,6 +44,11 @@ impl RangeSet {
         self.ranges
             .iter()
             .fold(0, |sum: u64, &(first, last)| sum.saturating_add((last - first).saturating_add(1)))
+    }
+
+    /// The smallest counter in it.
+    pub fn first(&self) -> Option<u64> {
+        self.ranges.first().map(|&(first, _)| first)
     }
 
     /// The greatest counter in it.

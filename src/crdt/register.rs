@@ -84,6 +84,17 @@ impl Register {
         Observed::new(self.cover().into_iter().filter(|(lane, _)| lane != author))
     }
 
+    /// What a removal of some entries alone observes, made by `author`: their dots, and what they had observed,
+    /// so that nothing returns which they had superseded.
+    pub fn observed_in(&self, author: &Lane, removed: impl Fn(&Entry) -> bool) -> Observed {
+        let removed = self.entries.iter().filter(|entry| removed(entry));
+        let seen = removed.flat_map(|entry| {
+            let dot = (entry.dot.lane.clone(), entry.dot.counter);
+            entry.observed.iter().cloned().chain([dot]).collect::<SmallVec<[(Lane, u64); 2]>>()
+        });
+        Observed::new(seen.filter(|(lane, _)| lane != author))
+    }
+
     /// The highest counter that the state covers, per lane: over its entries' dots and what they observed.
     pub fn cover(&self) -> SmallVec<[(Lane, u64); 2]> {
         let mut cover: SmallVec<[(Lane, u64); 2]> = SmallVec::new();
@@ -133,17 +144,6 @@ impl Register {
         if let Ok(at) = self.entries.binary_search_by(|entry| entry.dot.cmp(dot)) {
             gone(&self.entries.remove(at));
         }
-    }
-
-    /// Takes all entries out that fail a test. They are given to `gone`.
-    pub fn retain(&mut self, mut keep: impl FnMut(&Entry) -> bool, mut gone: impl FnMut(&Entry)) {
-        self.entries.retain(|entry| {
-            let kept = keep(entry);
-            if !kept {
-                gone(entry);
-            }
-            kept
-        });
     }
 }
 

@@ -31,8 +31,9 @@ pub struct Corrupt {
 /// buffer of past writes: the live state, read through the index, is the buffer.
 ///
 /// **Generations.** In lanes of [`Class::Registry`] a node speaks of its own life: whatever it said in an
-/// earlier generation is void as soon as a later one is in the context. This depends on the context alone,
-/// so that equal contexts still mean equal states.
+/// earlier generation is void as soon as a later one is in the context. That hides it from views and does not
+/// touch the state: letting go of it was tried and diverged, for it makes dots dead that nothing which travels
+/// with them accounts for.
 #[derive(Debug, Clone, Default)]
 pub struct Store {
     registers: BTreeMap<Key, Register>,
@@ -45,8 +46,6 @@ pub struct Store {
     equivocations: u64,
     /// The keys whose registers changed since somebody asked.
     changed: BTreeSet<Key>,
-    /// The nodes of which a later generation was seen and whose earlier ones are to be voided.
-    reborn: Vec<NodeId>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -157,7 +156,7 @@ impl Store {
         hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default()
     }
 
-    /// The keys whose state has changed since the last call, in order.
+    /// The keys that have changed, or may read otherwise, since the last call, in order.
     pub fn take_changed(&mut self) -> BTreeSet<Key> {
         std::mem::take(&mut self.changed)
     }
@@ -189,19 +188,17 @@ impl Store {
         for (lane, counters) in delta.accounted.lanes() {
             self.see(lane, |seen| seen.union(counters));
         }
-        self.void_earlier_generations();
         Ok(())
     }
 
     /// The delta that brings a receiver who knows `known` up to date in some lanes, those of
     /// [`Class::Registry`] first, in about `budget` bytes.
     ///
-    /// A lane that fits is accounted for as a whole: *all* that was seen of it, never a part, because a dot
-    /// that was superseded by a later one is only then known to be dead. Of a lane that does not fit come the
-    /// keys with the smallest counters, and only the counters by which they were found are accounted for.
-    /// Entries that the receiver knows are left out; a key too large for the budget is cut between entries.
-    /// Some entry always comes along, so that whoever adds what was sent to `known` and asks again makes
-    /// progress.
+    /// Of a lane that does not fit come the keys with the greatest counters, and only what lies above the rest
+    /// is accounted for: a dot that a later one superseded is known to be dead where that later one is, never
+    /// the other way round. Entries that the receiver knows are left out; a key too large for the budget is cut
+    /// between entries. Some entry always comes along, so that whoever adds what was sent to `known` and asks
+    /// again makes progress.
     pub fn delta<'a>(
         &self,
         lanes: impl IntoIterator<Item = &'a Lane>,
@@ -241,9 +238,6 @@ impl Store {
     fn insert(&mut self, key: &Key, entry: Entry, digest: u128) {
         let (dot, puts) = (entry.dot.clone(), entry.value.is_some());
         self.see(&dot.lane, |seen| seen.insert(dot.counter));
-        if self.is_void(&dot.lane) {
-            return;
-        }
         let mut verdict = Verdict::Dead;
         self.update(key, |register, gone| verdict = register.insert(entry, gone));
         match verdict {
@@ -253,6 +247,8 @@ impl Store {
                 if !replaced {
                     return;
                 }
+                // The context is what it was, and yet the state is another.
+                self.revision.0 += 1;
             }
             Verdict::Live => {}
         }
@@ -295,37 +291,27 @@ impl Store {
 
     /// Changes what was seen of a lane, and notes when.
     fn see(&mut self, lane: &Lane, change: impl FnOnce(&mut RangeSet) -> bool) {
-        let Actor { node, generation } = lane.actor();
         let state = lane_mut(&mut self.lanes, lane);
         if !change(&mut state.seen) {
             return;
-        }
-        let latest = self.generations.entry(node).or_insert(generation);
-        if *latest < generation {
-            *latest = generation;
-            self.reborn.push(node);
         }
         self.revision.0 += 1;
         self.recent.remove(&state.revision);
         state.revision = self.revision;
         self.recent.insert(self.revision, lane.clone());
+        let Actor { node, generation } = lane.actor();
+        let latest = self.generations.entry(node).or_insert(generation);
+        if *latest < generation {
+            *latest = generation;
+            self.note_void(&node);
+        }
     }
 
-    /// Lets go of what the reborn nodes said of their earlier lives.
-    fn void_earlier_generations(&mut self) {
-        for node in std::mem::take(&mut self.reborn) {
-            let void: Vec<(Lane, Vec<Key>)> = self
-                .lanes_of(&node)
-                .filter(|lane| self.is_void(lane))
-                .map(|lane| (lane.clone(), self.lanes[lane].index.values().cloned().collect()))
-                .collect();
-            for (lane, keys) in void {
-                for key in keys {
-                    self.update(&key, |register, gone| register.retain(|entry| entry.dot.lane != lane, gone));
-                    self.changed.insert(key);
-                }
-            }
-        }
+    /// A later life of a node was seen: what it said of the earlier ones reads otherwise now.
+    fn note_void(&mut self, node: &NodeId) {
+        let void = self.lanes_of(node).filter(|lane| self.is_void(lane));
+        let keys: Vec<Key> = void.flat_map(|lane| self.lanes[lane].index.values().cloned()).collect();
+        self.changed.extend(keys);
     }
 }
 
@@ -384,19 +370,24 @@ struct DeltaBuilder<'a> {
 }
 
 impl<'a> DeltaBuilder<'a> {
-    /// Adds the keys that cover the missing counters, or as many as the budget allows.
+    /// Adds the keys that cover missing counters, the latest first, or as many as the budget allows.
+    ///
+    /// The index finds a key by the greatest counter that it covers. That is a missing one, or one that this
+    /// replica has not seen itself but that a write which it has seen had observed.
     ///
     /// # Errors
     ///
-    /// The counters that were served when the budget was spent.
+    /// The missing counters that may be accounted for when the budget was spent: those above the first key
+    /// that found no room. A key that covers one of them is found above it too, and was served.
     fn collect(&mut self, lane: &'a LaneState, missing: &RangeSet) -> Result<(), RangeSet> {
-        let mut served = RangeSet::new();
-        for range in missing.ranges() {
-            for (&counter, key) in lane.index.range(range) {
+        let Some(first) = missing.first() else { return Ok(()) };
+        // Seen by both: whatever these cover, the receiver's state covers.
+        let shared = lane.seen.difference(missing);
+        for range in RangeSet::from(first..=u64::MAX).difference(&shared).ranges().rev() {
+            for (&counter, key) in lane.index.range(range).rev() {
                 if self.keys.insert(key) && !self.add(key) {
-                    return Err(served);
+                    return Err(missing.difference(&RangeSet::up_to(counter)));
                 }
-                served.insert(counter);
             }
         }
         Ok(())

@@ -9,7 +9,12 @@ use crate::id::{Generation, NodeId};
 use crate::replica::Replica;
 use crate::time::{Moment, Now};
 
-/// The state of a link. Its size depends on the number of actors and on nothing else.
+/// The most lanes in one context or want, and the most ranges of each: far below the limit of a frame.
+const MAX_TOLD: usize = 1_024;
+const MAX_TOLD_RANGES: usize = 32;
+
+/// The state of a link. Its size depends on the number of actors and of gaps in what they wrote, and on nothing
+/// else.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) peer: NodeId,
@@ -29,6 +34,11 @@ pub(super) struct Link {
     told_all: bool,
     /// Whether it is time to tell it the news.
     announces: bool,
+    /// A complete context that does not fit into one frame: the last lane that was told.
+    telling: Option<Lane>,
+    /// Whether a heartbeat is to go on the control channel: the peer asks for one, or we doubt that it lives.
+    beats: bool,
+    doubts: bool,
     /// The lanes that the peer asked for.
     wanted: BTreeSet<Lane>,
     /// The lanes that the peer is to be asked for.
@@ -54,6 +64,9 @@ impl Link {
             told: None,
             told_all: false,
             announces: false,
+            telling: None,
+            beats: false,
+            doubts: false,
             wanted: BTreeSet::new(),
             asking: BTreeSet::new(),
             control_is_writable: true,
@@ -145,6 +158,17 @@ impl Link {
         true
     }
 
+    /// The peer has not heard us for some time.
+    pub(super) fn answer(&mut self) {
+        self.beats = true;
+    }
+
+    /// We have not heard the peer for some time.
+    pub(super) fn doubt(&mut self) {
+        self.beats = true;
+        self.doubts = true;
+    }
+
     /// It is time to tell the peer what is new.
     pub(super) fn announce(&mut self) {
         self.announces = self.is_established();
@@ -183,34 +207,65 @@ impl Link {
                 wall: now.wall,
             });
         }
+        if std::mem::take(&mut self.beats) {
+            return Some(Message::Heartbeat {
+                digest: store.digest(),
+                asks: std::mem::take(&mut self.doubts),
+            });
+        }
         // The context comes before a want, so that the peer knows at once what else to send.
         let news = if std::mem::take(&mut self.announces) { self.news(store) } else { None };
         if news.is_some() || self.asking.is_empty() {
             return news;
         }
-        let asking = std::mem::take(&mut self.asking).into_iter();
-        let lanes =
-            asking.map(|lane| (lane.clone(), store.seen_of(&lane).cloned().unwrap_or_default())).collect();
+        let rest = self.asking.iter().nth(MAX_TOLD).cloned();
+        let rest = rest.map(|lane| self.asking.split_off(&lane)).unwrap_or_default();
+        let lanes = std::mem::replace(&mut self.asking, rest).into_iter();
+        let lanes = lanes.map(|lane| {
+            let seen = store.seen_of(&lane).map(first_ranges).unwrap_or_default();
+            (lane, seen)
+        });
+        let lanes = lanes.collect();
         Some(Message::Want { lanes })
     }
 
-    /// What the peer was not told yet of what was seen here.
+    /// What the peer was not told yet of what was seen here, as much as fits into a frame.
     fn news(&mut self, store: &Store) -> Option<Message> {
-        let Some(told) = self.told.replace(store.revision()) else {
-            self.told_all = true;
-            return Some(Message::Context { complete: true, seen: store.context() });
-        };
-        let news = store.context_since(told);
+        if self.told.is_none() || self.telling.is_some() {
+            return Some(self.everything(store));
+        }
+        let news = store.context_since(self.told.replace(store.revision())?);
         // What the peer has itself is no news.
         let cursor = self.cursor.as_ref();
-        let seen: CausalContext = news
-            .lanes()
-            .filter(|(lane, seen)| {
-                cursor.and_then(|cursor| cursor.lane(lane)).is_none_or(|known| !known.is_superset(seen))
-            })
-            .map(|(lane, seen)| (lane.clone(), seen.clone()))
-            .collect();
+        let seen = news.lanes().filter(|(lane, seen)| {
+            cursor.and_then(|cursor| cursor.lane(lane)).is_none_or(|known| !known.is_superset(seen))
+        });
+        let seen: CausalContext = seen.map(|(lane, seen)| (lane.clone(), first_ranges(seen))).collect();
+        if seen.lane_count() > MAX_TOLD {
+            self.told = None;
+            return Some(self.everything(store));
+        }
         (!seen.is_empty()).then_some(Message::Context { complete: false, seen })
+    }
+
+    /// All that was seen here, in as many frames as it takes: the first one says that it begins anew.
+    fn everything(&mut self, store: &Store) -> Message {
+        let told = self.telling.take();
+        let complete = told.is_none();
+        if complete {
+            // What changes while the frames go out is news afterwards.
+            self.told = Some(store.revision());
+            self.told_all = true;
+        }
+        let context = store.context();
+        let mut rest = context.lanes().filter(|(lane, _)| told.as_ref().is_none_or(|told| *lane > told));
+        let seen: CausalContext =
+            rest.by_ref().take(MAX_TOLD).map(|(lane, seen)| (lane.clone(), first_ranges(seen))).collect();
+        if rest.next().is_some() {
+            self.telling = seen.lanes().last().map(|(lane, _)| lane.clone());
+            self.announces = true;
+        }
+        Message::Context { complete, seen }
     }
 
     /// The next frame of the delta channel, if it has room and the peer lacks something: of this node's own
@@ -221,14 +276,13 @@ impl Link {
         }
         let (store, cursor) = (replica.store(), self.cursor.as_mut()?);
         let lacks = |lane: &Lane| {
-            let ours = store.seen_of(lane)?;
-            let lacking = cursor.lane(lane).is_none_or(|known| !known.is_superset(ours));
-            lacking.then_some(())
+            let ours = store.seen_of(lane);
+            ours.is_some_and(|ours| cursor.lane(lane).is_none_or(|known| !known.is_superset(ours)))
         };
-        self.wanted.retain(|lane| lacks(lane).is_some());
+        self.wanted.retain(&lacks);
         let author = replica.actor().node;
-        let own = store.lanes_of(&author).filter(|lane| lacks(lane).is_some());
-        let lanes: BTreeSet<&Lane> = own.chain(&self.wanted).collect();
+        let own = store.lanes_of(&author).filter(|lane| lacks(lane));
+        let lanes: BTreeSet<&Lane> = own.chain(&self.wanted).take(MAX_TOLD).collect();
         if lanes.is_empty() {
             return None;
         }
@@ -236,6 +290,15 @@ impl Link {
         advance(cursor, &delta);
         self.delta_is_writable = false;
         Some(Message::Delta(delta))
+    }
+}
+
+/// What one frame tells of a lane. To say less than one has seen costs a little traffic and nothing else.
+fn first_ranges(seen: &RangeSet) -> RangeSet {
+    if seen.range_count() <= MAX_TOLD_RANGES {
+        seen.clone()
+    } else {
+        seen.ranges().take(MAX_TOLD_RANGES).collect()
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Mesh {
     /// The tunnels that this node holds, to be registered again in a new life.
     held: BTreeMap<(TunnelName, TunnelId), Attributes>,
     leaving: bool,
+    /// When it last took up a new life while running.
+    reborn_at: Option<Moment>,
 }
 
 impl Mesh {
@@ -80,6 +82,7 @@ impl Mesh {
             digest: None,
             held: BTreeMap::new(),
             leaving: false,
+            reborn_at: None,
             config,
         }
     }
@@ -113,13 +116,14 @@ impl Mesh {
     pub fn link_down(&mut self, now: Now, link: LinkId) {
         let Some(lost) = self.links.remove(&link) else { return };
         self.busy.remove(&link);
+        // What it was asked for is asked for elsewhere.
+        self.timers.set_by(Timer::Want, now.monotone);
         if self.is_linked(&lost.peer) {
             return;
         }
         let stood = now.monotone.since(lost.up_at);
         self.dialer.lost(lost.peer, stood, &self.config, now.monotone, &mut self.rng);
         self.timers.set_by(Timer::Dial, now.monotone);
-        self.timers.set_by(Timer::Want, now.monotone);
         if lost.is_established() {
             self.outputs.push_back(Output::Event(Event::LinkDown { peer: lost.peer }));
             self.links_changed(now);
@@ -165,8 +169,11 @@ impl Mesh {
             }
             Message::Want { lanes } => state.handle_want(lanes),
             Message::Delta(delta) => self.handle_delta(now, link, &delta),
-            Message::Heartbeat { digest } => {
+            Message::Heartbeat { digest, asks } => {
                 state.handle_digest(digest == own_digest, self.config.audit_after, now.monotone);
+                if asks {
+                    state.answer();
+                }
             }
         }
         self.busy.insert(link);
@@ -196,6 +203,7 @@ impl Mesh {
             // This node slept: that nobody was heard meanwhile is its own fault.
             for link in self.links.values_mut() {
                 link.heard_at = now.monotone;
+                link.up_at = link.up_at.max(if link.is_established() { link.up_at } else { now.monotone });
             }
         }
         while let Some(timer) = self.timers.take_due(now.monotone) {
@@ -357,12 +365,14 @@ impl Mesh {
             self.outputs.push_back(Output::Persist { ticket, delta: delta.clone() });
         }
         self.observe_changes(now, true);
+        self.fence_later_life(now);
     }
 
     /// Tells subscribers what changed, and draws the consequences.
     fn observe_changes(&mut self, now: Now, tell: bool) {
         self.busy.extend(self.links.iter().filter(|(_, link)| link.is_waiting()).map(|(id, _)| *id));
         self.timers.set_by(Timer::Announce, now.monotone + self.config.announce_interval);
+        let mut stale = Vec::new();
         for path in self.replica.take_changed() {
             let event = match path {
                 Path::Node(node) => {
@@ -376,12 +386,18 @@ impl Mesh {
                 }
                 Path::Registration { name, tunnel } => match self.replica.registration(&name, tunnel) {
                     Some(registration) => Event::Registered(registration),
-                    None => Event::Deregistered { name, tunnel },
+                    None => {
+                        stale.push((name.clone(), tunnel));
+                        Event::Deregistered { name, tunnel }
+                    }
                 },
             };
             if tell {
                 self.outputs.push_back(Output::Event(event));
             }
+        }
+        for (name, tunnel) in stale {
+            self.disown(now, &name, tunnel);
         }
     }
 
@@ -423,8 +439,15 @@ impl Mesh {
 impl Mesh {
     fn heartbeat(&mut self, now: Now) {
         let digest = self.cached_digest();
-        for link in self.links.keys() {
-            self.outputs.push_back(Output::Datagram { link: *link, message: Message::Heartbeat { digest } });
+        let doubtful = 2 * self.config.heartbeat_interval;
+        for (id, link) in &mut self.links {
+            let message = Message::Heartbeat { digest, asks: false };
+            self.outputs.push_back(Output::Datagram { link: *id, message });
+            // Datagrams may be lost one after another: before a link is given up, it is asked where nothing is.
+            if now.monotone.since(link.heard_at) >= doubtful {
+                link.doubt();
+                self.busy.insert(*id);
+            }
         }
         // A little early or late, so that the nodes of a mesh do not beat as one.
         let interval = self.config.heartbeat_interval.mul_f64(self.rng.random_range(0.9..1.1));
@@ -432,13 +455,16 @@ impl Mesh {
     }
 
     fn close_silent(&mut self, now: Now) {
-        let silent = |link: &Link| now.monotone.since(link.heard_at) >= self.config.link_timeout;
+        let timeout = self.config.link_timeout;
+        // A link that is never introduced is of no use, however lively it is.
+        let last_sign = |link: &Link| if link.is_established() { link.heard_at } else { link.up_at };
+        let silent = |link: &Link| now.monotone.since(last_sign(link)) >= timeout;
         let lost: Vec<LinkId> =
             self.links.iter().filter(|(_, link)| silent(link)).map(|(id, _)| *id).collect();
         for link in lost {
             self.close(now, link, CloseReason::Silent);
         }
-        let next = self.links.values().map(|link| link.heard_at + self.config.link_timeout).min();
+        let next = self.links.values().map(|link| last_sign(link) + timeout).min();
         self.timers.set(Timer::Silence, next);
     }
 

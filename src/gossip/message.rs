@@ -52,10 +52,12 @@ pub enum Message {
     },
     /// A piece of state, on the delta channel.
     Delta(Delta),
-    /// A sign of life, as a datagram: may be lost.
+    /// A sign of life: a datagram that may be lost, or on the control channel where datagrams did not get through.
     Heartbeat {
         /// The digest of the sender's state, so that a lasting difference is noticed whatever went wrong.
         digest: [u8; 16],
+        /// Whether the sender has not heard the receiver for some time, and wants to on the control channel.
+        asks: bool,
     },
 }
 

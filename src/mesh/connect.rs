@@ -9,8 +9,8 @@ use crate::id::NodeId;
 use crate::registry::TunnelRegistry;
 use crate::replica::Address;
 use crate::service::{OpenError, Service};
-use crate::tunnel::ArcTunnel;
 use crate::tunnel::quic::{DialError, QuicEndpoint};
+use crate::tunnel::{ArcTunnel, CloseReason, TunnelControl};
 
 /// Makes tunnels to other nodes: the production one dials by QUIC, tests may join duplex tunnels.
 pub trait Connector: Send + Sync + 'static {
@@ -92,7 +92,10 @@ where
             match self.endpoint.dial(candidate, expect).await {
                 Ok(tunnel) => {
                     let peer = self.daemon.attach(tunnel)?.authenticated().await?;
-                    let node = peer.node.ok_or(ConnectError::NoIdentity)?;
+                    let Some(node) = peer.node else {
+                        peer.tunnel.close(CloseReason::Denied);
+                        return Err(ConnectError::NoIdentity);
+                    };
                     return Ok((peer.tunnel, node));
                 }
                 Err(error) => last = Some(error),

@@ -159,7 +159,10 @@ impl Driver {
                 self.note_dial(address, Some(&error));
                 self.mesh.dial_failed(now, dial);
             }
-            Input::Message { link, message } => self.mesh.handle_message(now, link, message),
+            Input::Message { link, message, room } => {
+                self.mesh.handle_message(now, link, message);
+                drop(room);
+            }
             Input::Malformed { link } => self.mesh.handle_malformed(now, link),
             Input::Writable { link, channel } => {
                 self.writing.remove(&(link, channel));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::connect::ConnectError;
 use crate::gossip::{Channel, DialId, LinkId, Mesh, Message};
@@ -28,7 +28,7 @@ pub(super) enum Input {
     Accepted { tunnel: ArcTunnel, peer: NodeId, streams: LinkStreams },
     Connected { dial: DialId, address: Address, tunnel: ArcTunnel, peer: NodeId, streams: LinkStreams },
     DialFailed { dial: DialId, address: Address, error: ConnectError },
-    Message { link: LinkId, message: Message },
+    Message { link: LinkId, message: Message, room: OwnedSemaphorePermit },
     Malformed { link: LinkId },
     Writable { link: LinkId, channel: Channel },
     StreamEnded { link: LinkId },

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -72,11 +72,11 @@ impl LinkTasks {
             stream.send.set_priority(priority);
             let (frames, waiting) = mpsc::channel(1);
             senders.push(frames);
-            let reader = Reader { link, inputs: inputs.clone(), counters: Arc::clone(counters) };
+            let reader = Reader::new(link, inputs, counters);
             spawn(Box::pin(write(link, channel, stream.send, waiting, inputs.clone())));
             spawn(Box::pin(reader.read_stream(stream.recv)));
         }
-        let reader = Reader { link, inputs: inputs.clone(), counters: Arc::clone(counters) };
+        let reader = Reader::new(link, inputs, counters);
         spawn(Box::pin(reader.read_datagrams(tunnel.clone())));
         let (inputs, closed) = (inputs.clone(), tunnel.on_closed());
         spawn(Box::pin(async move {
@@ -92,8 +92,15 @@ impl LinkTasks {
     /// Hands a frame to the channel's writer, which is idle: the core says so.
     pub(super) fn send(&self, channel: Channel, message: &Message) {
         let body = wire::encode(message);
+        let header = match wire::header(body.len()) {
+            Ok(header) => header,
+            Err(error) => {
+                tracing::error!(%error, "a frame cannot be sent");
+                return self.tunnel.close(CloseReason::ProtocolViolation);
+            }
+        };
         let mut frame = BytesMut::with_capacity(wire::HEADER_LEN + body.len());
-        frame.put_slice(&wire::header(body.len()));
+        frame.put_slice(&header);
         frame.put_slice(&body);
         self.counters.sent(channel, frame.len());
         let writer = match channel {
@@ -143,7 +150,9 @@ async fn write(
 ) {
     while let Some(frame) = frames.recv().await {
         let written = stream.write_chunk(frame).await;
-        if written.is_err() || inputs.send(Input::Writable { link, channel }).await.is_err() {
+        let input =
+            if written.is_ok() { Input::Writable { link, channel } } else { Input::StreamEnded { link } };
+        if inputs.send(input).await.is_err() || written.is_err() {
             break;
         }
     }
@@ -151,14 +160,24 @@ async fn write(
     stream.finish().ok();
 }
 
+/// How many messages of one stream may wait for the driver. So a peer that sends much holds up itself: neither
+/// the other links' heartbeats nor this node's memory.
+const WAITING_MESSAGES: usize = 4;
+
 /// Reads what a peer sends.
 struct Reader {
     link: LinkId,
     inputs: mpsc::Sender<Input>,
     counters: Arc<Counters>,
+    room: Arc<Semaphore>,
 }
 
 impl Reader {
+    fn new(link: LinkId, inputs: &mpsc::Sender<Input>, counters: &Arc<Counters>) -> Self {
+        let room = Arc::new(Semaphore::new(WAITING_MESSAGES));
+        Self { link, inputs: inputs.clone(), counters: Arc::clone(counters), room }
+    }
+
     async fn read_stream(self, mut stream: RecvHalf) {
         loop {
             let mut header = [0; wire::HEADER_LEN];
@@ -195,8 +214,9 @@ impl Reader {
     /// Passes on what came; says whether to go on.
     async fn tell(&self, message: Result<Message, wire::Malformed>) -> bool {
         let link = self.link;
+        let Ok(room) = Arc::clone(&self.room).acquire_owned().await else { return false };
         let (input, going_on) = match message {
-            Ok(message) => (Input::Message { link, message }, true),
+            Ok(message) => (Input::Message { link, message, room }, true),
             Err(malformed) => {
                 tracing::warn!(link = link.0, %malformed, "a peer sent what is no message");
                 (Input::Malformed { link }, false)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{AttributeKey, Attributes, NodeRecord, Path, Registration};
+use super::{AttributeKey, Attributes, NodeRecord, Path};
 use crate::crdt::{
     CausalContext, Class, Corrupt, Delta, Dot, Entry, Item, Key, Lane, Observed, RangeSet, Register, Store,
     Value,
@@ -25,8 +25,16 @@ pub struct Replica {
     store: Store,
     /// The counter of the last prepared write, per class.
     prepared: BTreeMap<Class, u64>,
-    /// The last write of each key that was prepared and not merged yet: its dot, and what it will put.
-    unsettled: BTreeMap<Key, (Dot, Option<Value>)>,
+    /// The last write of each key that was prepared and not merged yet.
+    unsettled: BTreeMap<Key, Unsettled>,
+}
+
+#[derive(Debug)]
+struct Unsettled {
+    dot: Dot,
+    stamp: Timestamp,
+    value: Option<Value>,
+    observed: Observed,
 }
 
 /// A write that waits to take effect.
@@ -87,12 +95,14 @@ impl Replica {
     /// Goes on writing as a later life of the node: what it said of itself in the earlier one becomes void
     /// with the first write of the new one.
     ///
-    /// Writes that were prepared and not merged stay those of the earlier life.
+    /// Writes that were prepared and not merged stay those of the earlier life; what they said of it is to be
+    /// said again.
     pub fn rebirth(&mut self, generation: Generation) {
         self.actor.generation = generation;
         self.registry = Lane::new(self.actor, Class::Registry);
         self.attribute = Lane::new(self.actor, Class::Attribute);
         self.prepared.clear();
+        self.unsettled.retain(|_, unsettled| unsettled.dot.lane.class() != Class::Registry);
     }
 
     /// Sets an attribute. Nothing if it has that value and no siblings already.
@@ -133,27 +143,59 @@ impl Replica {
         self.prepare(wall, &Path::Registration { name: name.clone(), tunnel }, Some(attributes.to_value()))
     }
 
-    /// Takes back exactly the registration of that dot. Nothing if it is gone already.
+    /// Takes back what this node, in this life, has registered there, and nothing else. Nothing if it has not.
     ///
     /// # Errors
     ///
-    /// [`WriteError::NotHeld`] if the dot is another node's.
+    /// [`WriteError::NotHeld`] if only others have.
     pub fn deregister(
         &mut self,
         wall: UnixMillis,
-        registration: &Registration,
+        name: &TunnelName,
+        tunnel: TunnelId,
     ) -> Result<Option<Prepared>, WriteError> {
-        let Registration { name, tunnel, dot, .. } = registration;
-        if dot.lane.actor().node != self.actor.node {
-            return Err(WriteError::NotHeld);
-        }
-        let path = Path::Registration { name: name.clone(), tunnel: *tunnel };
+        let path = Path::Registration { name: name.clone(), tunnel };
+        let (key, own) = (path.to_key(), self.registry.clone());
+        let is_own = |entry: &Entry| entry.dot.lane == own;
+        let register = self.store.register(&key);
+        let observed = match (self.unsettled.get(&key), register) {
+            (Some(unsettled), _) if unsettled.value.is_some() => unsettled.observed.clone(),
+            (Some(_), _) | (None, None) => return Ok(None),
+            (None, Some(register)) if register.values().into_iter().any(is_own) => {
+                register.observed_in(&own, is_own)
+            }
+            (None, Some(register)) if register.winner().is_some() => return Err(WriteError::NotHeld),
+            (None, Some(_)) => return Ok(None),
+        };
+        self.write(wall, key, path.class(), observed, None).map(Some)
+    }
+
+    /// Takes back what this node registered there in an earlier life, now that it is heard of again: nobody
+    /// else may. Nothing if there is no such thing.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::Exhausted`].
+    pub fn disown(
+        &mut self,
+        wall: UnixMillis,
+        name: &TunnelName,
+        tunnel: TunnelId,
+    ) -> Result<Option<Prepared>, WriteError> {
+        let path = Path::Registration { name: name.clone(), tunnel };
         let key = path.to_key();
-        if self.store.register(&key).and_then(|register| register.entry(dot)).is_none() {
+        let Some(register) = self.store.register(&key) else { return Ok(None) };
+        let (node, own) = (self.actor.node, self.registry.clone());
+        let is_stale = |entry: &Entry| entry.dot.lane.actor().node == node && entry.dot.lane != own;
+        let stale = register.values().into_iter().any(is_stale);
+        if !stale
+            || self.unsettled.contains_key(&key)
+            || register.entries().iter().any(|entry| entry.dot.lane == own)
+        {
             return Ok(None);
         }
-        // Having observed nothing of others, it removes what this node wrote and nothing else.
-        self.write(wall, key, path.class(), Observed::default(), None).map(Some)
+        let observed = register.observed_in(&own, is_stale);
+        self.write(wall, key, path.class(), observed, None).map(Some)
     }
 
     /// Says what this node wants to be known of itself.
@@ -174,7 +216,7 @@ impl Replica {
         let (key, lane) = (path.to_key(), self.lane(path.class()));
         let register = self.store.register(&key);
         let changes = match (self.unsettled.get(&key), register) {
-            (Some((_, unsettled)), _) => *unsettled != value,
+            (Some(unsettled), _) => unsettled.value != value,
             // A record of an earlier life must be written again, be it the same.
             (None, Some(register)) if path.class() == Class::Registry && value.is_some() => {
                 register.would_change(value.as_ref())
@@ -199,13 +241,16 @@ impl Replica {
         value: Option<Value>,
     ) -> Result<Prepared, WriteError> {
         let lane = self.lane(class);
-        let stamp =
-            self.clock.tick(wall, self.store.register(&key).map(Register::stamp).unwrap_or_default())?;
+        let settled = self.store.register(&key).map(Register::stamp).unwrap_or_default();
+        let unsettled = self.unsettled.get(&key).map(|unsettled| unsettled.stamp).unwrap_or_default();
+        let stamp = self.clock.tick(wall, settled.max(unsettled))?;
         let seen = self.store.seen_of(&lane).and_then(RangeSet::last).unwrap_or(0);
         let counter = self.prepared.get(&class).copied().unwrap_or(0).max(seen) + 1;
         self.prepared.insert(class, counter);
         let dot = lane.dot(counter);
-        self.unsettled.insert(key.clone(), (dot.clone(), value.clone()));
+        let unsettled =
+            Unsettled { dot: dot.clone(), stamp, value: value.clone(), observed: observed.clone() };
+        self.unsettled.insert(key.clone(), unsettled);
         let entry = Entry::new(&key, dot.clone(), observed, stamp, value);
         let accounted = CausalContext::from_iter([(lane, RangeSet::from(counter..=counter))]);
         Ok(Prepared {
@@ -227,7 +272,7 @@ impl Replica {
         let mut latest = Timestamp::default();
         for item in &delta.items {
             latest = item.entries.iter().map(|entry| entry.stamp).max().unwrap_or_default().max(latest);
-            if self.unsettled.get(&item.key).is_some_and(|(dot, _)| self.store.seen(dot)) {
+            if self.unsettled.get(&item.key).is_some_and(|unsettled| self.store.seen(&unsettled.dot)) {
                 self.unsettled.remove(&item.key);
             }
         }
@@ -340,13 +385,13 @@ mod tests {
         sync(&a, &mut b);
         let found = a.registrations_of(&name);
         assert_eq!(found.iter().map(|found| found.tunnel).collect::<Vec<_>>(), [TunnelId(2), TunnelId(1)]);
-        assert_eq!(a.deregister(WALL, &found[0]), Err(WriteError::NotHeld));
+        assert_eq!(a.deregister(WALL, &name, TunnelId(2)), Err(WriteError::NotHeld));
 
-        let prepared = b.deregister(WALL, &found[0]).unwrap();
+        let prepared = b.deregister(WALL, &name, TunnelId(2)).unwrap();
         settle(&mut b, prepared);
         sync(&b, &mut a);
         assert_eq!(a.registrations_of(&name).first().map(|found| found.tunnel), Some(TunnelId(1)));
-        assert_eq!(b.deregister(WALL, &found[0]), Ok(None));
+        assert_eq!(b.deregister(WALL, &name, TunnelId(2)), Ok(None));
     }
 
     #[test]
@@ -404,5 +449,50 @@ mod tests {
         assert_eq!(list("tunnel/web"), ["tunnel/web/x"]);
         assert_eq!(list("").len(), 3);
         assert!(list("mesh/z").is_empty());
+    }
+
+    #[test]
+    fn what_is_deregistered_before_it_is_durable_stays_so() {
+        let mut a = replica(1, 1);
+        let name: TunnelName = "web".parse().unwrap();
+        let registered = a.register(WALL, &name, TunnelId(1), &Attributes::default()).unwrap();
+        let deregistered = a.deregister(WALL, &name, TunnelId(1)).unwrap();
+        settle(&mut a, registered);
+        settle(&mut a, deregistered);
+        assert!(a.registrations_of(&name).is_empty());
+    }
+
+    #[test]
+    fn two_writes_under_way_never_bear_one_stamp() {
+        let mut a = replica(1, 1);
+        let far = UnixMillis(1_000_000_000);
+        let mut b = replica(2, 1);
+        let prepared = b.set(far, &key("mesh/x"), value("far")).unwrap();
+        settle(&mut a, prepared);
+        let one = a.set(WALL, &key("mesh/x"), value("1")).unwrap().unwrap();
+        let two = a.set(WALL, &key("mesh/x"), value("2")).unwrap().unwrap();
+        let stamp = |prepared: &Prepared| prepared.delta.items[0].entries[0].stamp;
+        assert!(stamp(&one) < stamp(&two));
+    }
+
+    /// A removal that forgot what the value it removes had superseded would let that return.
+    #[test]
+    fn a_deregistration_remembers_what_the_registration_had_superseded() {
+        let (mut a, mut b) = (replica(1, 1), replica(2, 1));
+        let name: TunnelName = "web".parse().unwrap();
+        let foreign = b.register(WALL, &name, TunnelId(1), &Attributes::default()).unwrap();
+        settle(&mut b, foreign.clone());
+        settle(&mut a, foreign);
+        let own = a.prepare(
+            WALL,
+            &Path::Registration { name: name.clone(), tunnel: TunnelId(1) },
+            Some(value("own")),
+        );
+        settle(&mut a, own.unwrap());
+        let gone = a.deregister(WALL, &name, TunnelId(1)).unwrap();
+        settle(&mut a, gone);
+        sync(&a, &mut b);
+        assert_eq!(a.store(), b.store());
+        assert!(b.registrations_of(&name).is_empty());
     }
 }

@@ -74,7 +74,7 @@ impl Replica {
     /// One registration.
     pub fn registration(&self, name: &TunnelName, tunnel: TunnelId) -> Option<Registration> {
         let path = Path::Registration { name: name.clone(), tunnel };
-        registration(path.clone(), self.store().register(&path.to_key())?)
+        self.registration_at(path.clone(), self.store().register(&path.to_key())?)
     }
 
     /// All registrations of a name, the last registered first ("last named wins").
@@ -82,27 +82,53 @@ impl Replica {
         let prefix = Path::registrations_of(name);
         let keys = self.store().prefix(&prefix);
         let mut found: Vec<_> =
-            keys.filter_map(|(key, register)| registration(Path::of(key)?, register)).collect();
+            keys.filter_map(|(key, register)| self.registration_at(Path::of(key)?, register)).collect();
         found.sort_by(|left, right| (right.stamp, &right.dot).cmp(&(left.stamp, &left.dot)));
         found
     }
 
     /// All registrations, by name and tunnel.
     pub fn registrations(&self) -> impl Iterator<Item = Registration> {
-        self.store().prefix("tunnel/").filter_map(|(key, register)| registration(Path::of(key)?, register))
+        self.store()
+            .prefix("tunnel/")
+            .filter_map(|(key, register)| self.registration_at(Path::of(key)?, register))
     }
 
     /// What a node says of itself.
     pub fn node(&self, node: &NodeId) -> Option<NodeView> {
-        node_view(*node, self.store().register(&Path::Node(*node).to_key())?)
+        self.node_at(*node, self.store().register(&Path::Node(*node).to_key())?)
     }
 
     /// What all nodes say of themselves, by node.
     pub fn nodes(&self) -> impl Iterator<Item = NodeView> {
         self.store().prefix("node/").filter_map(|(key, register)| match Path::of(key)? {
-            Path::Node(node) => node_view(node, register),
+            Path::Node(node) => self.node_at(node, register),
             Path::Registration { .. } | Path::Attribute(_) => None,
         })
+    }
+
+    /// What a node said of itself in an earlier life does not count.
+    fn spoken(&self, register: &Register) -> Option<Entry> {
+        let values = register.values();
+        values.into_iter().find(|entry| !self.store().is_void(&entry.dot.lane)).cloned()
+    }
+
+    fn registration_at(&self, path: Path, register: &Register) -> Option<Registration> {
+        let Path::Registration { name, tunnel } = path else { return None };
+        let Entry { dot, stamp, value, .. } = self.spoken(register)?;
+        // A value that its holder has garbled is still a tunnel that it holds.
+        let attributes = Attributes::of_value(&value?).unwrap_or_default();
+        Some(Registration { name, tunnel, holder: dot.lane.actor(), dot, stamp, attributes })
+    }
+
+    /// A node's record counts only if the node itself wrote it.
+    fn node_at(&self, node: NodeId, register: &Register) -> Option<NodeView> {
+        let own =
+            |entry: &&&Entry| entry.dot.lane.actor().node == node && !self.store().is_void(&entry.dot.lane);
+        let values = register.values();
+        let Entry { dot, stamp, value, .. } = values.iter().find(own)?;
+        let record = NodeRecord::of_value(value.as_ref()?).ok()?;
+        Some(NodeView { node, generation: dot.lane.actor().generation, record, stamp: *stamp })
     }
 }
 
@@ -116,20 +142,4 @@ fn attribute(key: &AttributeKey, register: &Register) -> Option<Attribute> {
         stamp: winner.stamp,
         author: winner.dot.lane.actor(),
     })
-}
-
-fn registration(path: Path, register: &Register) -> Option<Registration> {
-    let Path::Registration { name, tunnel } = path else { return None };
-    let Entry { dot, stamp, value, .. } = register.winner()?;
-    // A value that its holder has garbled is still a tunnel that it holds.
-    let attributes = Attributes::of_value(value.as_ref()?).unwrap_or_default();
-    Some(Registration { name, tunnel, holder: dot.lane.actor(), dot: dot.clone(), stamp: *stamp, attributes })
-}
-
-/// A node's record counts only if the node itself wrote it.
-fn node_view(node: NodeId, register: &Register) -> Option<NodeView> {
-    let values = register.values();
-    let Entry { dot, stamp, value, .. } = values.iter().find(|entry| entry.dot.lane.actor().node == node)?;
-    let record = NodeRecord::of_value(value.as_ref()?).ok()?;
-    Some(NodeView { node, generation: dot.lane.actor().generation, record, stamp: *stamp })
 }

@@ -6,11 +6,25 @@ use crate::codec::{Malformed, Reader, Writer};
 use crate::crdt::{CausalContext, Class, Lane, RangeSet};
 use crate::id::{Actor, Generation, NodeId};
 
-/// The most lanes in one message: 4,096 actors in two classes.
-pub const MAX_LANES: usize = 8_192;
+/// The most lanes in one message. A frame has room for fewer.
+pub const MAX_LANES: usize = 65_536;
 
 /// The most ranges of one lane in one message.
 pub const MAX_RANGES: usize = 65_536;
+
+/// The greatest counter: a write every microsecond for nine years. Above it nothing can overflow.
+pub const MAX_COUNTER: u64 = 1 << 48;
+
+/// The greatest generation: what follows it never overflows.
+pub const MAX_GENERATION: u64 = 1 << 60;
+
+/// A number that names a life of a node.
+pub(super) fn read_generation(found: u64) -> Result<Generation, Malformed> {
+    if found > MAX_GENERATION {
+        return Err(Malformed::OverLimit { what: "a generation", found, limit: MAX_GENERATION });
+    }
+    Ok(Generation(found))
+}
 
 /// The actors of a message, each once, in ascending order; lanes are named by their place.
 #[derive(Debug, Default)]
@@ -56,7 +70,7 @@ impl LaneTable {
         let mut lanes: Vec<[Lane; 2]> = Vec::new();
         for _ in 0..count {
             let node = NodeId::from_bytes(reader.array()?);
-            let actor = Actor { node, generation: Generation(reader.varint()?) };
+            let actor = Actor { node, generation: read_generation(reader.varint()?)? };
             if lanes.last().is_some_and(|[last, _]| last.actor() >= actor) {
                 return Err(Malformed::NotCanonical);
             }
@@ -103,7 +117,7 @@ pub(super) fn read_counters(reader: &mut Reader<'_>) -> Result<RangeSet, Malform
         }
         let over = Malformed::Illegal { what: "a range of counters" };
         let first = end.checked_add(gap).ok_or(over)?;
-        end = first.checked_add(reader.varint()?).ok_or(over)?;
+        end = first.checked_add(reader.varint()?).filter(|end| *end <= MAX_COUNTER).ok_or(over)?;
         counters.insert_range(first..=end);
     }
     Ok(counters)

@@ -3,12 +3,12 @@
 use smallvec::SmallVec;
 
 use super::fields::{
-    ActorTable, LaneTable, MAX_LANES, read_context, read_counters, write_context, write_counters,
+    ActorTable, LaneTable, MAX_COUNTER, MAX_LANES, read_context, read_counters, read_generation,
+    write_context, write_counters,
 };
 use crate::codec::{Malformed, Reader, Writer};
 use crate::crdt::{Delta, Entry, Item, Key, Lane, Observed, Value};
 use crate::gossip::{Message, Versions};
-use crate::id::Generation;
 use crate::time::{Timestamp, UnixMillis};
 
 /// The most keys in one delta.
@@ -88,9 +88,10 @@ pub(super) fn encode_body(message: &Message) -> Vec<u8> {
             writer.byte(DELTA);
             write_delta(&mut writer, delta);
         }
-        Message::Heartbeat { digest } => {
+        Message::Heartbeat { digest, asks } => {
             writer.byte(HEARTBEAT);
             writer.raw(digest);
+            writer.byte(u8::from(*asks));
         }
     }
     writer.finish()
@@ -104,7 +105,7 @@ pub(super) fn decode_body(bytes: &[u8]) -> Result<Message, Malformed> {
             if versions.min > versions.max {
                 return Err(Malformed::Illegal { what: "a range of versions" });
             }
-            let generation = Generation(reader.fixed64()?);
+            let generation = read_generation(reader.fixed64()?)?;
             let digest = reader.array()?;
             Message::Hello { versions, generation, digest, wall: UnixMillis(reader.fixed64()?) }
         }
@@ -117,7 +118,7 @@ pub(super) fn decode_body(bytes: &[u8]) -> Result<Message, Malformed> {
         }
         WANT => read_want(&mut reader)?,
         DELTA => Message::Delta(read_delta(&mut reader)?),
-        HEARTBEAT => Message::Heartbeat { digest: reader.array()? },
+        HEARTBEAT => Message::Heartbeat { digest: reader.array()?, asks: reader.flag()? },
         tag => return Err(Malformed::Unknown { what: "message", tag: tag.into() }),
     };
     reader.finish()?;
@@ -211,14 +212,14 @@ fn read_item(reader: &mut Reader<'_>, table: &mut LaneTable, latest: u64) -> Res
 
 fn read_entry(reader: &mut Reader<'_>, table: &mut LaneTable, latest: u64) -> Result<Entry, Malformed> {
     let lane = table.lane(reader)?;
-    let counter = reader.varint()?;
+    let counter = reader.varint_up_to(MAX_COUNTER, "a counter")?;
     if counter == 0 {
         return Err(Malformed::Illegal { what: "a counter" });
     }
     let head = reader.varint_up_to(Observed::MAX_LANES as u64 * 2 + 1, "count of observed lanes")?;
     let mut observed: Vec<(Lane, u64)> = Vec::new();
     for _ in 0..head / 2 {
-        let seen = (table.lane(reader)?, reader.varint()?);
+        let seen = (table.lane(reader)?, reader.varint_up_to(MAX_COUNTER, "a counter")?);
         let illegal = seen.1 == 0 || seen.0 == lane;
         if illegal || observed.last().is_some_and(|(last, _)| *last >= seen.0) {
             return Err(Malformed::NotCanonical);

@@ -14,7 +14,7 @@
 mod fields;
 mod message;
 
-pub use fields::{MAX_LANES, MAX_RANGES};
+pub use fields::{MAX_COUNTER, MAX_GENERATION, MAX_LANES, MAX_RANGES};
 pub use message::{MAX_ENTRIES, MAX_ITEMS, decode, encode};
 
 pub use crate::codec::Malformed;
@@ -27,12 +27,13 @@ pub const HEADER_LEN: usize = 4;
 
 /// What stands before a frame of that many bytes.
 ///
-/// # Panics
+/// # Errors
 ///
-/// If the frame is over [`MAX_FRAME`], which no message of this program is.
-pub fn header(len: usize) -> [u8; HEADER_LEN] {
-    assert!(len <= MAX_FRAME, "a frame of {len} bytes is over the limit");
-    u32::try_from(len).expect("the limit fits into 32 bits").to_le_bytes()
+/// [`Malformed::OverLimit`] if the frame is over [`MAX_FRAME`]: a state that this version cannot tell.
+pub fn header(len: usize) -> Result<[u8; HEADER_LEN], Malformed> {
+    let fits = u32::try_from(len).ok().filter(|_| len <= MAX_FRAME);
+    let limit = MAX_FRAME as u64;
+    Ok(fits.ok_or(Malformed::OverLimit { what: "a frame's length", found: len as u64, limit })?.to_le_bytes())
 }
 
 /// How long the frame behind this header is.

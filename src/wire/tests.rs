@@ -8,14 +8,16 @@ use crate::id::{Actor, Generation, NodeId};
 use crate::time::{Timestamp, UnixMillis};
 
 fn any_lane() -> impl Strategy<Value = Lane> {
-    (0u8..4, prop_oneof![0u64..4, any::<u64>()], any::<bool>()).prop_map(|(node, generation, attribute)| {
-        let actor = Actor { node: NodeId::from_bytes([node; 32]), generation: Generation(generation) };
-        Lane::new(actor, if attribute { Class::Attribute } else { Class::Registry })
-    })
+    (0u8..4, prop_oneof![0u64..4, 0..=MAX_GENERATION], any::<bool>()).prop_map(
+        |(node, generation, attribute)| {
+            let actor = Actor { node: NodeId::from_bytes([node; 32]), generation: Generation(generation) };
+            Lane::new(actor, if attribute { Class::Attribute } else { Class::Registry })
+        },
+    )
 }
 
 fn any_counters(least: usize) -> impl Strategy<Value = RangeSet> {
-    let first = prop_oneof![1u64..100, Just(u64::MAX - 7)];
+    let first = prop_oneof![1u64..100, Just(MAX_COUNTER - 7)];
     prop::collection::vec((first, 0u64..6), least..5)
         .prop_map(|ranges| ranges.into_iter().map(|(first, more)| first..=first + more).collect())
 }
@@ -27,7 +29,7 @@ fn any_context() -> impl Strategy<Value = CausalContext> {
 fn any_item() -> impl Strategy<Value = Item> {
     let value = prop::option::of(prop::collection::vec(any::<u8>(), 0..40));
     let observed = prop::collection::vec((any_lane(), 1u64..9), 0..3);
-    let entry = (any_lane(), 1u64.., observed, any::<u64>(), value);
+    let entry = (any_lane(), 1..=MAX_COUNTER, observed, any::<u64>(), value);
     ("[a-z0-9._:@-]{1,20}", prop::collection::vec(entry, 1..4)).prop_filter_map(
         "legal key",
         |(key, entries)| {
@@ -50,7 +52,7 @@ fn any_item() -> impl Strategy<Value = Item> {
 fn any_message() -> impl Strategy<Value = Message> {
     let want = prop::collection::btree_map(any_lane(), any_counters(0), 0..5);
     prop_oneof![
-        (0u8..9, 0u8..9, any::<u64>(), any::<[u8; 16]>(), any::<u64>()).prop_map(
+        (0u8..9, 0u8..9, 0..=MAX_GENERATION, any::<[u8; 16]>(), any::<u64>()).prop_map(
             |(min, more, life, digest, wall)| {
                 let versions = Versions { min, max: min + more };
                 Message::Hello { versions, generation: Generation(life), digest, wall: UnixMillis(wall) }
@@ -60,7 +62,7 @@ fn any_message() -> impl Strategy<Value = Message> {
         want.prop_map(|lanes| Message::Want { lanes: lanes.into_iter().collect() }),
         (any_context(), prop::collection::vec(any_item(), 0..5))
             .prop_map(|(accounted, items)| Message::Delta(Delta { accounted, items })),
-        any::<[u8; 16]>().prop_map(|digest| Message::Heartbeat { digest }),
+        any::<([u8; 16], bool)>().prop_map(|(digest, asks)| Message::Heartbeat { digest, asks }),
     ]
 }
 
@@ -113,7 +115,8 @@ proptest! {
 
 #[test]
 fn a_frames_length_is_checked_before_anything_is_allocated() {
-    assert_eq!(body_len(header(MAX_FRAME)), Ok(MAX_FRAME));
+    assert_eq!(body_len(header(MAX_FRAME).unwrap()), Ok(MAX_FRAME));
+    assert!(matches!(header(MAX_FRAME + 1), Err(Malformed::OverLimit { .. })));
     let over = u32::try_from(MAX_FRAME + 1).unwrap().to_le_bytes();
     assert!(matches!(body_len(over), Err(Malformed::OverLimit { .. })));
 }

@@ -109,7 +109,7 @@ impl Checker {
             Self::Resurrection => "at rest nothing is visible that was removed or replaced",
             Self::Convergence => "all nodes agree in time after everything has healed",
             Self::Silence => "at rest nothing but heartbeats is sent",
-            Self::Membership => "no verdict against a healthy node, the right ones at rest",
+            Self::Membership => "no healthy node takes a healthy one for down; right verdicts at rest",
             Self::Durability => "what a disk confirmed survives",
             Self::Wire => "a frame is decoded to what was encoded",
             Self::Discipline => "the core sends only on open channels that can take a frame",

@@ -29,6 +29,9 @@ builtin! {
     "mass-join",
     "concurrent-writers",
     "delete-during-partition",
+    "bit-flip-after-decrypt",
+    "frozen-node",
+    "clock-far-ahead",
     "swarm",
 }
 

@@ -26,7 +26,7 @@ impl World<'_> {
         }
         let bytes = wire::encode(message);
         let peer = self.network.connections[connection].ends[1 - end].node;
-        self.count_sent(node, message);
+        self.count_sent(node, link, message);
         if self.now >= self.times.deadline {
             self.noise.0 += 1;
             self.noise.1 = format!("from n{node} to n{peer}: {message:?}");
@@ -44,9 +44,13 @@ impl World<'_> {
         }
     }
 
-    fn count_sent(&mut self, node: usize, message: &Message) {
+    fn count_sent(&mut self, node: usize, link: LinkId, message: &Message) {
         match message {
             Message::Delta(delta) => {
+                let this = Some((link, self.now));
+                if std::mem::replace(&mut self.work.last_delta, this) == this {
+                    self.coverage.hit(Point::DeltaCut);
+                }
                 let own = self.nodes[node].id;
                 if delta.accounted.lanes().any(|(lane, _)| lane.actor().node != own) {
                     self.coverage.hit(Point::Relayed);

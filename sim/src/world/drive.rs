@@ -7,12 +7,13 @@ use snomesh::time::{Moment, Now};
 use super::World;
 use crate::checker::{Broken, Checker};
 use crate::coverage::Point;
+use crate::node::Node;
 use crate::queue::Event;
 use crate::trace::Kind;
 
 /// How many frames one input may lead to: far more than any state here has.
 const MAX_FRAMES: u32 = 20_000;
-/// How long nothing must have been wrong before a verdict against a healthy node is one.
+/// How long nothing must have been wrong with two nodes before a verdict of the one against the other is wrong.
 const RECOVERY: std::time::Duration = std::time::Duration::from_secs(20);
 
 impl World<'_> {
@@ -102,17 +103,19 @@ impl World<'_> {
             MemberState::Down => self.coverage.hit(Point::Downs),
             MemberState::Alive | MemberState::Left => {}
         }
-        let calm = self.faults.is_calm() && self.now.since(self.calm_since) > RECOVERY;
-        let settled =
-            |process: &crate::node::Process| self.now.since(process.since) > RECOVERY && !process.leaving;
         let accused = self.nodes.iter().position(|other| other.id == *member);
-        let healthy = accused.is_some_and(|other| {
-            [node, other].iter().all(|node| self.nodes[*node].process.as_ref().is_some_and(settled))
-        });
-        if let (MemberState::Down, true, true, Some(accused)) = (state, calm, healthy, accused) {
-            let what = format!("n{node} takes n{accused} for down, but nothing is wrong");
+        let Some(accused) = accused.filter(|_| state == MemberState::Down) else { return };
+        if self.is_healthy(node) && self.is_healthy(accused) {
+            let what = format!("n{node} takes n{accused} for down, but nothing is wrong with either");
             self.violated(Some(node), Broken::new(Checker::Membership, what));
         }
+    }
+
+    /// Whether a node has run for a while with nothing that hit it.
+    fn is_healthy(&self, node: usize) -> bool {
+        let Node { process: Some(process), touched_at, .. } = &self.nodes[node] else { return false };
+        let calm_since = process.since.max(*touched_at);
+        !process.leaving && !self.faults.touches(node) && self.now.since(calm_since) > RECOVERY
     }
 
     fn schedule_wake(&mut self, node: usize) {

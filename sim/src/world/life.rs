@@ -130,7 +130,7 @@ impl World<'_> {
     pub(super) fn fault_begins(&mut self, fault: usize) {
         let planned = self.faults.planned()[fault].clone();
         self.record(None, Kind::FaultBegins, fault as u64, 0, planned.kind.name().as_bytes());
-        self.calm_since = self.now;
+        self.touch(fault);
         match planned.effect {
             Effect::Crash { nodes, disk, down } => {
                 for node in nodes {
@@ -185,9 +185,15 @@ impl World<'_> {
 
     pub(super) fn fault_ends(&mut self, fault: usize) {
         self.faults.end(fault);
-        self.calm_since = self.now;
+        self.touch(fault);
         self.record(None, Kind::FaultEnds, fault as u64, 0, self.kind_of(fault).as_bytes());
         self.resume();
+    }
+
+    fn touch(&mut self, fault: usize) {
+        let effect = &self.faults.planned()[fault].effect;
+        let hit = self.nodes.iter_mut().enumerate().filter(|(number, _)| effect.touches(*number));
+        hit.for_each(|(_, node)| node.touched_at = self.now);
     }
 
     fn kind_of(&self, fault: usize) -> &'static str {

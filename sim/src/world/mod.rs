@@ -48,8 +48,6 @@ pub(crate) struct World<'a> {
     violations: Vec<Violation>,
     events: u64,
     times: Times,
-    /// Since when nothing is wrong any more.
-    calm_since: Moment,
     agreed_at: Option<Moment>,
     /// Frames that were sent on channels since the deadline, and the last of them.
     noise: (u64, String),
@@ -122,7 +120,6 @@ impl<'a> World<'a> {
             violations: Vec::new(),
             events: 0,
             times: Times { heal, deadline },
-            calm_since: Moment(0),
             agreed_at: None,
             noise: (0, String::new()),
         };

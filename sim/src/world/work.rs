@@ -35,6 +35,8 @@ pub(super) struct Work {
     pub(super) sides: BTreeMap<usize, (u64, usize)>,
     /// The attempt that each connection came from.
     pub(super) dials: BTreeMap<usize, DialId>,
+    /// On which link a delta was sent last, and when.
+    pub(super) last_delta: Option<(LinkId, Moment)>,
     /// Channels that take another frame at once.
     pub(super) roomy: VecDeque<(LinkId, Channel)>,
 }

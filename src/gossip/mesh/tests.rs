@@ -34,6 +34,7 @@ struct World {
     links: BTreeMap<LinkId, (usize, usize)>,
     arrivals: BTreeMap<(Moment, u64), (usize, Arrival)>,
     cut: BTreeSet<(usize, usize)>,
+    loses_datagrams: bool,
     now: Moment,
     next: u64,
 }
@@ -61,6 +62,7 @@ impl World {
             links: BTreeMap::new(),
             arrivals: BTreeMap::new(),
             cut: BTreeSet::new(),
+            loses_datagrams: false,
             now: Moment(0),
             next: 0,
         };
@@ -99,6 +101,7 @@ impl World {
                     self.send(node, link, &message);
                     self.nodes[node].mesh.link_writable(now, link, channel);
                 }
+                Output::Datagram { .. } if self.loses_datagrams => {}
                 Output::Datagram { link, message } => self.send(node, link, &message),
                 Output::Dial { dial, address, .. } => self.dial(node, dial, &address),
                 Output::Close { link, .. } => {
@@ -442,6 +445,73 @@ fn a_doubled_life_is_found_and_left() {
     world.converge();
     assert_eq!(world.nodes[0].mesh.lookup(&name).len(), 1, "the tunnel was registered again");
     assert_eq!(world.get(0, "mesh/b"), Some(value("2")));
+}
+
+/// FEATURES B6: a node whose clock or disk was turned back finds that it has lived later already.
+#[test]
+fn a_node_that_was_turned_back_outlives_what_is_known_of_it() {
+    let mut world = World::new(3);
+    world.nodes[2].mesh = world.mesh(2, 9, Durability::Memory);
+    world.converge();
+    world.isolate(2, true);
+    world.nodes[2].mesh = world.mesh(2, 5, Durability::Memory);
+    let (name, now) = ("web".parse::<TunnelName>().unwrap(), world.time());
+    world.nodes[2].mesh.register(now, &name, TunnelId(1), &Attributes::default()).unwrap();
+    world.isolate(2, false);
+    world.run(Duration::from_secs(12));
+    world.converge();
+    assert!(world.nodes[2].mesh.actor().generation > Generation(9));
+    for node in &world.nodes {
+        assert_eq!(node.mesh.lookup(&name).len(), 1);
+    }
+    let alarms = |event: &&Event| matches!(event, Event::Alarm(Alarm::Double { .. }));
+    assert_eq!(world.nodes[2].events.iter().filter(alarms).count(), 1);
+}
+
+/// What was registered in an earlier life is not only hidden but taken back, once it is heard of again.
+#[test]
+fn a_new_life_takes_back_what_the_old_one_had_registered() {
+    let mut world = World::new(2);
+    world.converge();
+    let (name, now) = ("web".parse::<TunnelName>().unwrap(), world.time());
+    world.nodes[1].mesh.register(now, &name, TunnelId(1), &Attributes::default()).unwrap();
+    world.drain(1);
+    world.converge();
+    world.isolate(1, true);
+    world.nodes[1].mesh = world.mesh(1, 2, Durability::Memory);
+    world.isolate(1, false);
+    world.run(Duration::from_secs(12));
+    world.converge();
+    let key = Path::Registration { name, tunnel: TunnelId(1) }.to_key();
+    for node in &world.nodes {
+        let register = node.mesh.replica().store().register(&key);
+        assert!(register.is_none_or(|register| register.winner().is_none()));
+    }
+}
+
+#[test]
+fn datagrams_that_are_all_lost_cost_no_link() {
+    let mut world = World::new(2);
+    world.converge();
+    world.loses_datagrams = true;
+    world.run(Duration::from_secs(60));
+    let fell = |node: &Node| node.events.iter().any(|event| matches!(event, Event::LinkDown { .. }));
+    assert!(!world.nodes.iter().any(fell));
+}
+
+#[test]
+fn a_context_of_more_lanes_than_a_frame_holds_is_told_in_pieces() {
+    let mut world = World::new(2);
+    let now = world.time();
+    let accounted: crate::crdt::CausalContext = (1..3_000u64)
+        .map(|life| {
+            let actor = Actor { node: id(7), generation: Generation(life) };
+            (crate::crdt::Lane::new(actor, crate::crdt::Class::Attribute), crate::crdt::RangeSet::up_to(life))
+        })
+        .collect();
+    world.nodes[1].mesh.restore(now, &Delta { accounted, items: vec![] }).unwrap();
+    world.converge();
+    assert!(world.nodes[1].sent[1] >= 3);
 }
 
 #[test]

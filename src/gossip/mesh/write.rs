@@ -1,13 +1,18 @@
 //! What this node writes itself: by command, of its own accord, and again in a new life.
 
+use std::time::Duration;
+
 use rand::RngExt;
 
 use super::Mesh;
-use crate::crdt::{Delta, Value};
+use crate::crdt::{Delta, Lane, RangeSet, Value};
 use crate::gossip::{Alarm, Durability, Event, Output, Ticket};
-use crate::id::{Generation, TunnelId, TunnelName};
+use crate::id::{Actor, Generation, TunnelId, TunnelName};
 use crate::replica::{AttributeKey, Attributes, NodeRecord, Prepared, WriteError};
 use crate::time::Now;
+
+/// The least time between two lives that a running node takes up.
+const REBIRTH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Commands.
 impl Mesh {
@@ -60,9 +65,8 @@ impl Mesh {
         name: &TunnelName,
         tunnel: TunnelId,
     ) -> Result<Option<Ticket>, WriteError> {
+        let prepared = self.replica.deregister(now.wall, name, tunnel)?;
         self.held.remove(&(name.clone(), tunnel));
-        let Some(registration) = self.replica.registration(name, tunnel) else { return Ok(None) };
-        let prepared = self.replica.deregister(now.wall, &registration)?;
         Ok(self.commit(now, prepared))
     }
 
@@ -78,19 +82,41 @@ impl Mesh {
     /// If writes come in that this life of the node did not make, somebody else lives it too, or the disk was
     /// turned back: take a new one before anything is written under the old.
     pub(super) fn fence_double(&mut self, now: Now, delta: &Delta) {
-        let own = self.replica.own_lanes();
-        let foreign = delta.accounted.lanes().any(|(lane, counters)| {
-            own.contains(&lane)
-                && self.replica.store().seen_of(lane).is_none_or(|seen| !seen.is_superset(counters))
-        });
-        let mut entries = delta.items.iter().flat_map(|item| &item.entries);
-        let foreign = foreign
-            || entries.any(|entry| own.contains(&&entry.dot.lane) && !self.replica.store().seen(&entry.dot));
-        if !foreign {
-            return;
+        let (own, store) = (self.replica.own_lanes(), self.replica.store());
+        let accounted = delta.accounted.lanes().filter(|(lane, _)| own.contains(lane));
+        let unknown = |(lane, counters): (&Lane, &RangeSet)| {
+            store.seen_of(lane).is_none_or(|seen| !seen.is_superset(counters))
+        };
+        let mut dots = delta.items.iter().flat_map(|item| &item.entries).map(|entry| &entry.dot);
+        if accounted.into_iter().any(unknown) || dots.any(|dot| own.contains(&&dot.lane) && !store.seen(dot))
+        {
+            self.be_reborn(now);
         }
+    }
+
+    /// If a later life of this node is known, whatever this one says of itself is void: outlive it. Two nodes
+    /// under one name would outbid each other for ever, so this is done once in a while.
+    pub(super) fn fence_later_life(&mut self, now: Now) {
+        let Actor { node, generation } = self.actor();
+        let outlived = self.replica.store().generation(&node).is_some_and(|latest| latest > generation);
+        let rested = self.reborn_at.is_none_or(|at| now.monotone.since(at) >= REBIRTH_INTERVAL);
+        if outlived && rested {
+            self.be_reborn(now);
+        }
+    }
+
+    /// Goes on in a life later than any that is known, and says there what it had said before.
+    fn be_reborn(&mut self, now: Now) {
         let doubled = self.actor();
-        let next = Generation((doubled.generation.0 | 0xff) + 1 + self.rng.random_range(0..0xff));
+        let latest = self
+            .replica
+            .store()
+            .generation(&doubled.node)
+            .unwrap_or(doubled.generation)
+            .max(doubled.generation);
+        // Low bits at random, for a double may do the same at this very moment.
+        let next = Generation((latest.0 | 0xff).saturating_add(1 + self.rng.random_range(0..0xff)));
+        self.reborn_at = Some(now.monotone);
         self.replica.rebirth(next);
         self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Double { doubled, next })));
         self.publish(now);
@@ -99,6 +125,14 @@ impl Mesh {
             if let Ok(prepared) = self.replica.register(now.wall, &name, tunnel, &attributes) {
                 self.commit(now, prepared);
             }
+        }
+    }
+
+    /// What an earlier life of this node had registered is taken back by this one.
+    pub(super) fn disown(&mut self, now: Now, name: &TunnelName, tunnel: TunnelId) {
+        // Nothing can come after the end of time: then it stays, and stays void.
+        if let Ok(prepared) = self.replica.disown(now.wall, name, tunnel) {
+            self.commit(now, prepared);
         }
     }
 

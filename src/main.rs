@@ -1,3 +1,7 @@
 //! The `snomesh` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    snomesh::node::cli::run()
+}

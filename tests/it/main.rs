@@ -1,1 +1,12 @@
 //! Whole daemons: real QUIC on loopback and the command line.
+//!
+//! Few tests, because slow. Everything listens on free ports of loopback and waits for conditions, never for time.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does: by a panic that says where"
+)]
+
+mod demo;
+mod mesh;
+mod program;
+mod usage;

@@ -8,7 +8,7 @@ use quinn::{AsyncUdpSocket, Incoming, Runtime, TokioRuntime, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::config::{QuicConfig, TlsSettings, UnfitTls, client_config, endpoint_config, server_config};
 use super::newcomers::{Newcomers, Treatment};
@@ -267,7 +267,8 @@ impl QuicIncoming {
             match tokio::time::timeout(timeout, attempt.into_future()).await {
                 Ok(Ok(connection)) => Some(QuinnTunnel::new(connection, Side::Listen, max_window)),
                 Ok(Err(error)) => {
-                    debug!(%remote, %error, "handshake failed");
+                    // Bounded by how many attempts of one network are taken, and what tells the operator of a wrong authority.
+                    info!(%remote, %error, "handshake failed");
                     None
                 }
                 Err(_elapsed) => {

@@ -1,0 +1,73 @@
+//! Errors as the API tells them.
+
+use axum::body::Body;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use crate::mesh::{CommandError, Stopped};
+use crate::node::api::{Code, Problem};
+use crate::node::forwards::ForwardError;
+
+impl Problem {
+    /// A problem without a hint.
+    pub(super) fn new(status: StatusCode, code: Code, title: impl Into<String>) -> Self {
+        Self { status: status.as_u16(), code, title: title.into(), hint: None }
+    }
+
+    /// What the client sent is not legal.
+    pub(super) fn invalid(title: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, Code::Invalid, title)
+    }
+
+    /// There is no such thing.
+    pub(super) fn not_found(title: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, Code::NotFound, title)
+    }
+
+    /// Says what to do about it.
+    #[must_use]
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_string(&self).expect("texts and numbers are JSON");
+        (status, [(header::CONTENT_TYPE, "application/problem+json")], Body::from(body)).into_response()
+    }
+}
+
+impl From<Stopped> for Problem {
+    fn from(stopped: Stopped) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, stopped.to_string())
+    }
+}
+
+impl From<CommandError> for Problem {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Stopped(stopped) => stopped.into(),
+            CommandError::Write(error) => Self::new(StatusCode::CONFLICT, Code::Conflict, error.to_string()),
+        }
+    }
+}
+
+impl From<ForwardError> for Problem {
+    fn from(error: ForwardError) -> Self {
+        let title = error.to_string();
+        match error {
+            ForwardError::Command(error) => error.into(),
+            ForwardError::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
+                Self::new(StatusCode::CONFLICT, Code::Conflict, title)
+                    .hint("choose another address, or port 0 for a free one")
+            }
+            ForwardError::Listen { .. } => Self::invalid(title),
+            ForwardError::Bound { listen, .. } => Self::new(StatusCode::CONFLICT, Code::Conflict, title)
+                .hint(format!("snomesh unbind {listen}")),
+            ForwardError::Save(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, title),
+        }
+    }
+}

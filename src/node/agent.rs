@@ -1,0 +1,260 @@
+//! What the admin API is about: the running node, seen from outside.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use data_encoding::HEXLOWER;
+use tokio_util::sync::CancellationToken;
+
+use super::api::{self, API_VERSION, state_name};
+use super::forwards::Forwards;
+use crate::daemon::PeersView;
+use crate::gossip::{MemberState, Mesh};
+use crate::id::{Generation, NodeId};
+use crate::mesh::{MeshHandle, Stopped};
+use crate::replica::{Address, Registration};
+use crate::tunnel::Tunnel;
+
+/// What does not change while a node runs.
+#[derive(Debug, Clone)]
+pub(super) struct Facts {
+    pub(super) node: NodeId,
+    pub(super) name: String,
+    pub(super) generation: Generation,
+    /// The hash of the public key of the mesh's authority.
+    pub(super) mesh: NodeId,
+    pub(super) listen: SocketAddr,
+    pub(super) advertised: Vec<Address>,
+    pub(super) seeds: Vec<Address>,
+    pub(super) admin: PathBuf,
+    pub(super) data_dir: PathBuf,
+    pub(super) started_at: Instant,
+}
+
+/// The running node.
+#[derive(Debug)]
+pub(super) struct Agent {
+    pub(super) facts: Facts,
+    pub(super) mesh: MeshHandle,
+    pub(super) peers: PeersView,
+    pub(super) forwards: Forwards,
+    /// Cancelled when the node begins to stop.
+    pub(super) stop: CancellationToken,
+}
+
+/// Whether the node serves as it should, and why not.
+#[derive(Debug)]
+pub(super) struct Readiness {
+    pub(super) reasons: Vec<String>,
+}
+
+/// What a status needs of the mesh, read in one go.
+struct Summary {
+    counts: api::Counts,
+    tunnels: usize,
+    attributes: usize,
+    digest: [u8; 16],
+    /// The addresses of the nodes that a link leads to.
+    linked: BTreeSet<Address>,
+}
+
+impl Agent {
+    pub(super) async fn status(&self) -> Result<api::Status, Stopped> {
+        let summary = self.mesh.view(Summary::of).await?;
+        let seeds = self.seeds(&summary);
+        let reasons = self.readiness_of(&summary, &seeds).reasons;
+        let facts = &self.facts;
+        let exposed = self.forwards.exposed().await.into_iter();
+        let exposed = exposed.map(|(name, target, tunnel)| api::Exposed {
+            name: name.to_string(),
+            target: target.to_string(),
+            tunnel: tunnel.to_string(),
+        });
+        Ok(api::Status {
+            api_version: API_VERSION.into(),
+            node: facts.node.to_string(),
+            name: facts.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            generation: facts.generation.0,
+            uptime_ms: u64::try_from(facts.started_at.elapsed().as_millis()).unwrap_or(u64::MAX),
+            mesh: facts.mesh.to_string(),
+            listen: facts.listen.to_string(),
+            advertised: facts.advertised.iter().map(ToString::to_string).collect(),
+            admin: facts.admin.display().to_string(),
+            data_dir: facts.data_dir.display().to_string(),
+            ready: reasons.is_empty(),
+            reasons,
+            nodes: summary.counts,
+            tunnels: summary.tunnels,
+            attributes: summary.attributes,
+            digest: HEXLOWER.encode(&summary.digest),
+            seeds,
+            exposed: exposed.collect(),
+            binds: self.binds().await,
+        })
+    }
+
+    pub(super) async fn readiness(&self) -> Result<Readiness, Stopped> {
+        let summary = self.mesh.view(Summary::of).await?;
+        Ok(self.readiness_of(&summary, &self.seeds(&summary)))
+    }
+
+    pub(super) async fn digest(&self) -> Result<String, Stopped> {
+        Ok(HEXLOWER.encode(&self.mesh.view(Mesh::digest).await?))
+    }
+
+    /// All nodes, this one first.
+    pub(super) async fn nodes(&self) -> Result<Vec<api::Node>, Stopped> {
+        let (members, linked) = self
+            .mesh
+            .view(|mesh| {
+                let members: Vec<_> = mesh.members().cloned().collect();
+                (members, mesh.linked().collect::<BTreeSet<_>>())
+            })
+            .await?;
+        let facts = &self.facts;
+        let local = api::Node {
+            node: facts.node.to_string(),
+            name: facts.name.clone(),
+            state: state_name(MemberState::Alive).into(),
+            local: true,
+            linked: false,
+            rtt_micros: None,
+            generation: facts.generation.0,
+            version: env!("CARGO_PKG_VERSION").into(),
+            addresses: facts.advertised.iter().map(ToString::to_string).collect(),
+        };
+        let others = members.into_iter().map(|member| {
+            let linked = linked.contains(&member.node);
+            let tunnel = self.peers.node(member.node).into_iter().next().filter(|_| linked);
+            let rtt = tunnel.map(|peer| peer.tunnel.rtt().as_micros());
+            api::Node {
+                node: member.node.to_string(),
+                name: member.record.label,
+                state: state_name(member.state).into(),
+                local: false,
+                linked,
+                rtt_micros: rtt.and_then(|micros| u64::try_from(micros).ok()),
+                generation: member.generation.0,
+                version: member.record.version,
+                addresses: member.record.addresses.iter().map(ToString::to_string).collect(),
+            }
+        });
+        Ok(std::iter::once(local).chain(others).collect())
+    }
+
+    /// All registrations, by name and tunnel.
+    pub(super) async fn tunnels(&self) -> Result<Vec<api::Tunnel>, Stopped> {
+        let (own, own_name) = (self.facts.node, self.facts.name.clone());
+        self.mesh
+            .view(move |mesh| {
+                let names: BTreeMap<_, _> = mesh
+                    .members()
+                    .map(|member| (member.node, (member.record.label.clone(), member.state)))
+                    .collect();
+                let mut tunnels: Vec<api::Tunnel> = Vec::new();
+                for registration in mesh.replica().registrations() {
+                    let holder = registration.holder.node;
+                    let (name, state) = match names.get(&holder) {
+                        Some((name, state)) => (name.clone(), state_name(*state)),
+                        None if holder == own => (own_name.clone(), state_name(MemberState::Alive)),
+                        None => (String::new(), "unknown"),
+                    };
+                    let found = mesh.lookup(&registration.name);
+                    let chosen = found.first().is_some_and(|first| first.tunnel == registration.tunnel);
+                    tunnels.push(tunnel(&registration, name, state, chosen));
+                }
+                tunnels
+            })
+            .await
+    }
+
+    pub(super) async fn binds(&self) -> Vec<api::Bind> {
+        let binds = self.forwards.binds().await.into_iter();
+        binds
+            .map(|(listen, tunnel)| api::Bind { listen: listen.to_string(), tunnel: tunnel.to_string() })
+            .collect()
+    }
+
+    /// What came of the addresses to join. One whose node is linked some other way counts as reached.
+    fn seeds(&self, summary: &Summary) -> Vec<api::Seed> {
+        let dials = self.mesh.dials();
+        let seeds = self.facts.seeds.iter().map(|address| {
+            let dial = dials.iter().find(|dial| dial.address == *address);
+            let reached = summary.linked.contains(address) || dial.is_some_and(|dial| dial.error.is_none());
+            let error = dial.and_then(|dial| dial.error.as_deref()).filter(|_| !reached).map(explained);
+            api::Seed { address: address.to_string(), reached, error }
+        });
+        seeds.collect()
+    }
+
+    fn readiness_of(&self, summary: &Summary, seeds: &[api::Seed]) -> Readiness {
+        let mut reasons = Vec::new();
+        if self.stop.is_cancelled() {
+            reasons.push("the node is shutting down".to_owned());
+        }
+        let counts = &summary.counts;
+        let known = counts.alive + counts.suspect + counts.down;
+        if counts.linked == 0 && !seeds.is_empty() {
+            reasons.push("none of the addresses to join could be reached".to_owned());
+            reasons.extend(seeds.iter().map(|seed| match &seed.error {
+                Some(error) => format!("{}: {error}", seed.address),
+                None => format!("{}: no link", seed.address),
+            }));
+        } else if counts.linked == 0 && known > 0 {
+            reasons.push(format!("no link to any of the {known} other nodes"));
+        }
+        Readiness { reasons }
+    }
+}
+
+impl Summary {
+    fn of(mesh: &Mesh) -> Self {
+        let mut counts = api::Counts::default();
+        let linked: BTreeSet<NodeId> = mesh.linked().collect();
+        let mut addresses = BTreeSet::new();
+        for member in mesh.members() {
+            match member.state {
+                MemberState::Alive => counts.alive += 1,
+                MemberState::Suspect => counts.suspect += 1,
+                MemberState::Down => counts.down += 1,
+                MemberState::Left => counts.left += 1,
+            }
+            if linked.contains(&member.node) {
+                addresses.extend(member.record.addresses.iter().cloned());
+            }
+        }
+        counts.linked = linked.len();
+        Self {
+            counts,
+            tunnels: mesh.replica().registrations().count(),
+            attributes: mesh.replica().attributes("").count(),
+            digest: mesh.digest(),
+            linked: addresses,
+        }
+    }
+}
+
+/// Says what a refused certificate mostly means, which is not in the words of TLS.
+fn explained(error: &str) -> String {
+    if error.contains("invalid peer certificate") {
+        return format!("a node of another mesh answers there, or no node at all ({error})");
+    }
+    error.to_owned()
+}
+
+fn tunnel(registration: &Registration, holder_name: String, state: &str, chosen: bool) -> api::Tunnel {
+    let attributes = registration.attributes.iter();
+    api::Tunnel {
+        name: registration.name.to_string(),
+        tunnel: registration.tunnel.to_string(),
+        holder: registration.holder.node.to_string(),
+        holder_name,
+        holder_state: state.into(),
+        chosen,
+        registered_at: registration.stamp.to_wall().0,
+        attributes: attributes.map(|(name, value)| (name.to_owned(), value.into())).collect(),
+    }
+}

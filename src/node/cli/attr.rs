@@ -1,0 +1,130 @@
+//! `snomesh attr`, but for watching.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::failure::{Exit, Failure};
+use super::look::{age, short, shown};
+use super::screen::{Format, Screen, Table, excerpt};
+use crate::crdt::Value;
+use crate::node::Client;
+use crate::node::api::{Attribute, AttributeList, Bytes, Write};
+use crate::replica::AttributeKey;
+
+/// How much of a value a table shows.
+const EXCERPT: usize = 32;
+
+pub(super) async fn get(
+    client: &Client,
+    screen: &mut Screen,
+    key: &AttributeKey,
+    siblings: bool,
+) -> Result<(), Failure> {
+    let attribute: Attribute = client.get(&format!("/v1/attributes/{key}?format=json")).await?;
+    if matches!(screen.format(), Format::Json | Format::Jsonl) {
+        return Ok(screen.json(&attribute)?);
+    }
+    screen.raw(&decode(&attribute.value)?)?;
+    if siblings {
+        for sibling in &attribute.siblings {
+            screen.raw(b"\n")?;
+            screen.raw(&decode(sibling)?)?;
+        }
+    }
+    // The end of a line for people; programs that want the very bytes have `-o name` or a pipe.
+    if screen.format() == Format::Table && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+        screen.raw(b"\n")?;
+    }
+    Ok(())
+}
+
+pub(super) async fn set(
+    client: &Client,
+    screen: &mut Screen,
+    key: &AttributeKey,
+    value: OsString,
+) -> Result<(), Failure> {
+    let value = if value == "-" { read_value()? } else { value.into_vec() };
+    let value = Value::try_from(&value[..]).map_err(|error| {
+        Failure::usage(error.to_string()).hint("keep large things elsewhere and their address here")
+    })?;
+    let body = value.as_bytes().to_vec().into();
+    let write: Write = client.put(&format!("/v1/attributes/{key}"), body).await?;
+    if write.changed {
+        screen.done(format!("{key} set"))?;
+        screen.next(format!("See it change on any node:  snomesh attr watch {key}"))?;
+    } else {
+        screen.done(format!("{key} has that value already"))?;
+    }
+    answer(screen, &write)
+}
+
+pub(super) async fn rm(client: &Client, screen: &mut Screen, key: &AttributeKey) -> Result<(), Failure> {
+    let body = client.delete(&format!("/v1/attributes/{key}")).await?;
+    let write: Write = serde_json::from_slice(&body).map_err(|error| {
+        Failure::new(Exit::Unexpected, format!("the node's answer makes no sense: {error}"))
+    })?;
+    if !write.changed {
+        return Err(
+            Failure::new(Exit::NotFound, format!("attribute \"{key}\" is not set")).hint("snomesh attr ls")
+        );
+    }
+    screen.done(format!("{key} removed"))?;
+    answer(screen, &write)
+}
+
+pub(super) async fn ls(client: &Client, screen: &mut Screen, prefix: &str) -> Result<(), Failure> {
+    let path = format!("/v1/attributes?prefix={}", encode(prefix));
+    let list: AttributeList = client.get(&path).await?;
+    let mut table = Table::new(&["KEY", "VALUE", "SIBLINGS", "WRITTEN", "BY"]);
+    for attribute in &list.attributes {
+        let siblings = match attribute.siblings.len() {
+            0 => "-".to_owned(),
+            siblings => siblings.to_string(),
+        };
+        let value = excerpt(&shown(&attribute.value), EXCERPT);
+        let written = format!("{} ago", age(since(attribute.written_at)));
+        table.row([attribute.key.clone(), value, siblings, written, short(&attribute.author)]);
+    }
+    Ok(screen.list(&list, &list.attributes, |attribute| &attribute.key, &table)?)
+}
+
+/// Percent-encodes what is not a key's character, for a query.
+pub(super) fn encode(text: &str) -> String {
+    let encoded = text.bytes().map(|byte| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b':' | b'/' | b'@' | b'-' => {
+            char::from(byte).to_string()
+        }
+        byte => format!("%{byte:02X}"),
+    });
+    encoded.collect()
+}
+
+fn answer(screen: &mut Screen, write: &Write) -> Result<(), Failure> {
+    if matches!(screen.format(), Format::Json | Format::Jsonl) {
+        screen.json(write)?;
+    }
+    Ok(())
+}
+
+fn read_value() -> Result<Vec<u8>, Failure> {
+    let (mut value, limit) = (Vec::new(), Value::MAX_LEN as u64 + 1);
+    let read = std::io::stdin().lock().take(limit).read_to_end(&mut value);
+    read.map_err(|error| Failure::new(Exit::Unexpected, format!("cannot read the value: {error}")))?;
+    if value.len() > Value::MAX_LEN {
+        let what = format!("the value has more than {} bytes, which is the limit", Value::MAX_LEN);
+        return Err(Failure::usage(what).hint("keep large things elsewhere and their address here"));
+    }
+    Ok(value)
+}
+
+fn decode(bytes: &Bytes) -> Result<Vec<u8>, Failure> {
+    bytes.decode().ok_or_else(|| Failure::new(Exit::Unexpected, "the node's answer is not base64"))
+}
+
+fn since(millis: u64) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(Duration::from_millis(millis))
+}

@@ -1,0 +1,70 @@
+//! `expose`, `unexpose`, `bind`, `unbind`.
+
+use std::net::SocketAddr;
+
+use super::failure::{Exit, Failure};
+use super::screen::{Color, Format, Screen, remark};
+use super::up::Signals;
+use super::{Bind, Expose};
+use crate::id::TunnelName;
+use crate::node::Client;
+use crate::node::api::{self, Exposed, Status, TunnelList};
+
+pub(super) async fn expose(client: &Client, screen: &mut Screen, expose: Expose) -> Result<(), Failure> {
+    let Expose { name, target, attr } = expose;
+    let body = api::Expose { target: target.to_string(), attributes: attr.into_iter().collect() };
+    let exposed: Exposed = client.put_json(&format!("/v1/tunnels/{name}"), &body).await?;
+    if matches!(screen.format(), Format::Json | Format::Jsonl) {
+        return Ok(screen.json(&exposed)?);
+    }
+    let status: Status = client.get("/v1/status").await?;
+    let others = match status.nodes.linked {
+        0 => "no other node linked yet".to_owned(),
+        1 => "1 other node linked".to_owned(),
+        linked => format!("{linked} other nodes linked"),
+    };
+    screen.done(format!("{name} → {}   registered, {others}", exposed.target))?;
+    screen.next(format!("Reach it from any node:  snomesh bind 8080 {name}"))?;
+    Ok(())
+}
+
+pub(super) async fn unexpose(client: &Client, screen: &mut Screen, name: &TunnelName) -> Result<(), Failure> {
+    client.delete(&format!("/v1/tunnels/{name}")).await?;
+    Ok(screen.done(format!("{name} is no longer offered; connections that are open go on"))?)
+}
+
+pub(super) async fn bind(
+    client: &Client,
+    screen: &mut Screen,
+    color: Color,
+    bind: Bind,
+) -> Result<Exit, Failure> {
+    let Bind { listen, name, foreground } = bind;
+    let mut signals = foreground.then(Signals::new).transpose()?;
+    let body = api::Bind { listen: listen.to_string(), tunnel: name.to_string() };
+    let bound: api::Bind = client.post_json("/v1/binds", &body).await?;
+    if matches!(screen.format(), Format::Json | Format::Jsonl) {
+        screen.json(&bound)?;
+    } else if screen.format() == Format::Name {
+        screen.line(&bound.listen)?;
+    }
+    screen.done(format!("{} → {name}", bound.listen))?;
+    let tunnels: TunnelList = client.get("/v1/tunnels").await?;
+    if !tunnels.tunnels.iter().any(|tunnel| tunnel.name == name.as_str() && tunnel.chosen) {
+        remark(color, &format!("nobody offers \"{name}\" yet; until then its visitors are turned away"));
+    }
+    let Some(signals) = &mut signals else {
+        screen.next(format!("Try it:        curl http://{}/", bound.listen))?;
+        screen.next(format!("Take it back:  snomesh unbind {}", bound.listen))?;
+        return Ok(Exit::Success);
+    };
+    let exit = signals.recv().await;
+    client.delete(&format!("/v1/binds/{}", bound.listen)).await?;
+    screen.done(format!("{} is free again", bound.listen))?;
+    Ok(exit)
+}
+
+pub(super) async fn unbind(client: &Client, screen: &mut Screen, listen: SocketAddr) -> Result<(), Failure> {
+    client.delete(&format!("/v1/binds/{listen}")).await?;
+    Ok(screen.done(format!("{listen} is free again"))?)
+}

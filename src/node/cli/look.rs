@@ -1,0 +1,157 @@
+//! Commands that only look: `status`, `node ls`, `tunnel ls`, `digest`, `version`.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::failure::{Exit, Failure};
+use super::screen::{Format, Screen, Table, escape};
+use crate::node::Client;
+use crate::node::api::{API_VERSION, Bytes, Digest, NodeList, Status, TunnelList};
+
+pub(super) async fn status(client: &Client, screen: &mut Screen) -> Result<Exit, Failure> {
+    let status: Status = client.get("/v1/status").await?;
+    let exit = if status.ready { Exit::Success } else { Exit::Degraded };
+    match screen.format() {
+        Format::Json | Format::Jsonl => screen.json(&status)?,
+        Format::Name => screen.line(&status.node)?,
+        Format::Table => for_people(&status, screen)?,
+    }
+    Ok(exit)
+}
+
+fn for_people(status: &Status, screen: &mut Screen) -> Result<(), Failure> {
+    let up = age(Duration::from_millis(status.uptime_ms));
+    screen.line(format!("node        {}  {}", escape(&status.name), status.node))?;
+    screen.line(format!("mesh        {}", status.mesh))?;
+    let advertised = match status.advertised.join(", ") {
+        addresses if addresses.is_empty() => "nothing".to_owned(),
+        addresses => addresses,
+    };
+    screen.line(format!("listening   udp/{}, advertises {}", status.listen, escape(&advertised)))?;
+    screen.line(format!("admin       unix:{}", escape(&status.admin)))?;
+    screen.line(format!("running     {up}, version {}, generation {}", status.version, status.generation))?;
+    let counts = &status.nodes;
+    let mut others = format!("{} alive, {} linked", counts.alive, counts.linked);
+    for (count, state) in [(counts.suspect, "suspect"), (counts.down, "down"), (counts.left, "left")] {
+        if count > 0 {
+            others += &format!(", {count} {state}");
+        }
+    }
+    screen.line(format!("others      {others}"))?;
+    let (tunnels, attributes) = (counted(status.tunnels, "tunnel"), counted(status.attributes, "attribute"));
+    screen.line(format!("state       {tunnels}, {attributes}"))?;
+    screen.line(format!("digest      {}", status.digest))?;
+    for exposed in &status.exposed {
+        screen.line(format!("exposes     {} → {}", exposed.name, exposed.target))?;
+    }
+    for bind in &status.binds {
+        screen.line(format!("binds       {} → {}", bind.listen, bind.tunnel))?;
+    }
+    for seed in status.seeds.iter().filter(|seed| seed.reached) {
+        screen.line(format!("joined      {}", seed.address))?;
+    }
+    if status.ready {
+        screen.done("ready")?;
+    } else {
+        for (number, reason) in status.reasons.iter().enumerate() {
+            let reason = escape(reason);
+            if number == 0 {
+                screen.failed(format!("not ready: {reason}"))?;
+            } else {
+                screen.line(format!("  {reason}"))?;
+            }
+        }
+        if status
+            .seeds
+            .iter()
+            .any(|seed| seed.error.as_ref().is_some_and(|error| error.contains("certificate")))
+        {
+            screen.next("The nodes of a mesh share one authority: compare the line `mesh` of both, and")?;
+            screen.next("start this node with the other one's --ca and --ca-key, in a new --data-dir.")?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn nodes(client: &Client, screen: &mut Screen) -> Result<(), Failure> {
+    let list: NodeList = client.get("/v1/nodes").await?;
+    let mut table = Table::new(&["NAME", "ID", "STATE", "LINK", "ADDRESS"]);
+    for node in &list.nodes {
+        let link = match (node.local, node.linked, node.rtt_micros) {
+            (true, ..) => "this node".to_owned(),
+            (false, true, Some(micros)) => {
+                format!("{}.{:01} ms", micros / 1_000, micros % 1_000 / 100)
+            }
+            (false, true, None) => "yes".to_owned(),
+            (false, false, _) => "-".to_owned(),
+        };
+        let address = node.addresses.first().cloned().unwrap_or_else(|| "-".to_owned());
+        table.row([node.name.clone(), short(&node.node), node.state.clone(), link, address]);
+    }
+    Ok(screen.list(&list, &list.nodes, |node| &node.node, &table)?)
+}
+
+pub(super) async fn tunnels(client: &Client, screen: &mut Screen) -> Result<(), Failure> {
+    let list: TunnelList = client.get("/v1/tunnels").await?;
+    let mut table = Table::new(&["NAME", "TUNNEL", "HOLDER", "STATE", "CHOSEN", "ATTRIBUTES"]);
+    for tunnel in &list.tunnels {
+        let attributes: Vec<String> =
+            tunnel.attributes.iter().map(|(name, value)| format!("{name}={}", shown(value))).collect();
+        let holder = format!("{} ({})", tunnel.holder_name, short(&tunnel.holder));
+        let chosen = if tunnel.chosen { "yes" } else { "-" }.to_owned();
+        let row = [tunnel.name.clone(), tunnel.tunnel.clone(), holder, tunnel.holder_state.clone(), chosen];
+        table.row(row.into_iter().chain([attributes.join(" ")]));
+    }
+    Ok(screen.list(&list, &list.tunnels, |tunnel| &tunnel.name, &table)?)
+}
+
+pub(super) async fn digest(client: &Client, screen: &mut Screen) -> Result<(), Failure> {
+    let digest: Digest = client.get("/v1/digest").await?;
+    match screen.format() {
+        Format::Json | Format::Jsonl => screen.json(&digest)?,
+        Format::Table | Format::Name => screen.line(&digest.digest)?,
+    }
+    Ok(())
+}
+
+pub(super) fn version(screen: &mut Screen) -> Result<(), Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    match screen.format() {
+        Format::Json | Format::Jsonl => {
+            screen.json(&json!({ "apiVersion": API_VERSION, "version": version }))?;
+        }
+        Format::Table | Format::Name => screen.line(format!("snomesh {version}"))?,
+    }
+    Ok(())
+}
+
+/// `1 tunnel`, `2 tunnels`.
+fn counted(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+/// Bytes as people read them.
+pub(super) fn shown(bytes: &Bytes) -> String {
+    match &bytes.text {
+        Some(text) => text.clone(),
+        None => format!("{} bytes", bytes.decode().map_or(0, |bytes| bytes.len())),
+    }
+}
+
+/// Enough of an id for people to tell nodes apart.
+pub(super) fn short(id: &str) -> String {
+    id.chars().take(8).collect()
+}
+
+/// A duration, to about one part in sixty.
+pub(super) fn age(age: Duration) -> String {
+    match age.as_secs() {
+        0 => format!("{} ms", age.as_millis()),
+        seconds @ 1..60 => format!("{seconds} s"),
+        seconds @ 60..3_600 => format!("{} min", seconds / 60),
+        seconds @ 3_600..172_800 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}

@@ -1,0 +1,332 @@
+//! The command line: `up` and `demo` run nodes, everything else is a thin client of a node's admin API.
+
+mod attr;
+mod demo;
+mod failure;
+mod forward;
+mod look;
+mod parse;
+mod screen;
+mod stream;
+mod telemetry;
+mod up;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
+
+use self::failure::{EXIT_CODES, Exit, Failure};
+use self::screen::{Color, Format, Screen};
+use crate::id::TunnelName;
+use crate::node::Client;
+use crate::replica::{Address, AttributeKey};
+use crate::service::Target;
+
+/// Peer-to-peer mesh of QUIC daemons that share one eventually consistent registry.
+#[derive(Debug, Parser)]
+#[command(name = "snomesh", version, after_help = EXIT_CODES, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
+struct Global {
+    /// The node's directory; its admin socket is in there
+    #[arg(long, global = true, value_name = "DIR", env = "SNOMESH_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// The admin socket of the node to talk to [default: admin.sock in the data directory]
+    #[arg(long, global = true, value_name = "PATH", env = "SNOMESH_AGENT")]
+    agent: Option<PathBuf>,
+    /// How to print: for people, or stable for programs
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "table",
+        env = "SNOMESH_OUTPUT"
+    )]
+    output: Format,
+    /// How long to wait for the node's answer: 500ms, 10s, 2m
+    #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = parse::duration, env = "SNOMESH_TIMEOUT")]
+    timeout: Duration,
+    /// Say nothing but the answer
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Log more; twice for more still (SNOMESH_LOG takes a filter like `snomesh=debug`)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// When to use colours
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "WHEN",
+        default_value = "auto",
+        env = "SNOMESH_COLOR"
+    )]
+    color: Color,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node: identity and mesh on the first start, then in the foreground
+    Up(Up),
+    /// A mesh of real nodes in this process, and a tour of what it can do
+    Demo(Demo),
+    /// What the node is doing, and why not if it is not
+    Status,
+    /// The nodes of the mesh
+    #[command(subcommand)]
+    Node(Inventory),
+    /// The tunnels of the mesh
+    #[command(subcommand)]
+    Tunnel(Inventory),
+    /// Attributes, which every node may read and write
+    #[command(subcommand)]
+    Attr(Attr),
+    /// Offer a local service to the mesh, under a name
+    Expose(Expose),
+    /// Take an offer back
+    Unexpose {
+        /// The name
+        name: TunnelName,
+    },
+    /// Reach a tunnel of the mesh at a local address
+    Bind(Bind),
+    /// Take a bind back
+    Unbind {
+        /// Its address: IP:PORT, or a port of 127.0.0.1
+        #[arg(value_parser = parse::listen)]
+        listen: SocketAddr,
+    },
+    /// Print what happens, as it happens
+    Events,
+    /// The digest of the replicated state: equal on two nodes exactly when their states are
+    Digest,
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum Inventory {
+    /// List them
+    Ls,
+}
+
+#[derive(Debug, Args)]
+struct Up {
+    /// What people call this node [default: the machine's name]
+    #[arg(long, value_parser = parse::label, env = "SNOMESH_NAME")]
+    name: Option<String>,
+    /// The UDP address to listen on: IP:PORT or PORT; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", value_parser = parse::listen, default_value = "127.0.0.1:7667", env = "SNOMESH_LISTEN")]
+    listen: SocketAddr,
+    /// Where others reach this node, HOST:PORT [default: where it listens]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', env = "SNOMESH_ADVERTISE")]
+    advertise: Vec<Address>,
+    /// A node of the mesh to join, HOST:PORT; tried for ever
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', env = "SNOMESH_JOIN")]
+    join: Vec<Address>,
+    /// The admin socket [default: admin.sock in the data directory]
+    #[arg(long, value_name = "PATH", env = "SNOMESH_ADMIN")]
+    admin: Option<PathBuf>,
+    /// The certificate of the mesh's authority [default: a new mesh on the first start]
+    #[arg(long, value_name = "FILE", env = "SNOMESH_CA")]
+    ca: Option<PathBuf>,
+    /// Its private key, to make this node's certificate with; needed on the first start only
+    #[arg(long, value_name = "FILE", requires = "ca", env = "SNOMESH_CA_KEY")]
+    ca_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Demo {
+    /// End after the tour
+    #[arg(long)]
+    once: bool,
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=8))]
+    nodes: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Attr {
+    /// Print the bytes of a value
+    Get {
+        /// NAME, mesh/NAME, node/NODE-ID/NAME or tunnel/TUNNEL-NAME/NAME
+        #[arg(value_parser = parse::key)]
+        key: AttributeKey,
+        /// Print the values that lost against it too, a line each
+        #[arg(long)]
+        siblings: bool,
+    },
+    /// Set a value, up to 64 KiB of anything
+    Set {
+        /// NAME, mesh/NAME, node/NODE-ID/NAME or tunnel/TUNNEL-NAME/NAME
+        #[arg(value_parser = parse::key)]
+        key: AttributeKey,
+        /// The value; - reads it from standard input
+        #[arg(allow_hyphen_values = true)]
+        value: std::ffi::OsString,
+    },
+    /// Remove a value
+    Rm {
+        /// NAME, mesh/NAME, node/NODE-ID/NAME or tunnel/TUNNEL-NAME/NAME
+        #[arg(value_parser = parse::key)]
+        key: AttributeKey,
+    },
+    /// List values
+    Ls {
+        /// The beginning of their full names, like mesh/ or tunnel/web/
+        #[arg(default_value = "", hide_default_value = true)]
+        prefix: String,
+    },
+    /// Print values, then every change
+    Watch {
+        /// The beginning of their full names, like mesh/ or tunnel/web/
+        #[arg(default_value = "", hide_default_value = true)]
+        prefix: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Expose {
+    /// What the tunnel is to be called: 1 to 63 of a-z 0-9 . -
+    name: TunnelName,
+    /// The service: HOST:PORT, or a port of 127.0.0.1
+    #[arg(value_parser = parse::target)]
+    target: Target,
+    /// Something to say of it, as often as you like
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse::pair)]
+    attr: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+struct Bind {
+    /// Where to listen: IP:PORT, or a port of 127.0.0.1; port 0 takes a free one
+    #[arg(value_parser = parse::listen)]
+    listen: SocketAddr,
+    /// The tunnel
+    name: TunnelName,
+    /// Stay, and take the bind back at the end
+    #[arg(long)]
+    foreground: bool,
+}
+
+/// Parses the command line, does what it says, and tells how that went.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
+            // Nobody reads it: there is nobody to tell.
+            let _unheard = error.print();
+            return exit.into();
+        }
+    };
+    let color = cli.global.color;
+    match dispatch(cli) {
+        Ok(exit) => exit.into(),
+        Err(Failure { exit: Exit::Success, .. }) => ExitCode::SUCCESS,
+        Err(failure) => {
+            screen::complain(color, &failure.what, failure.hint.as_deref());
+            failure.exit.into()
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<Exit, Failure> {
+    let Cli { global, command } = cli;
+    let mut screen = Screen::new(global.output, global.color, global.quiet);
+    match command {
+        Command::Up(up) => return up::run(&global, up, &mut screen),
+        Command::Demo(demo) => return demo::run(&global, demo, &mut screen),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "snomesh", &mut std::io::stdout());
+            return Ok(Exit::Success);
+        }
+        Command::Version => {
+            look::version(&mut screen)?;
+            return Ok(Exit::Success);
+        }
+        _ => {}
+    }
+    telemetry::init(telemetry::Level::Client, global.verbose, global.quiet);
+    let client = Client::new(global.agent()?, global.timeout);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let exit = runtime.block_on(ask(&client, &global, command, &mut screen));
+    runtime.shutdown_background();
+    exit
+}
+
+async fn ask(
+    client: &Client,
+    global: &Global,
+    command: Command,
+    screen: &mut Screen,
+) -> Result<Exit, Failure> {
+    match command {
+        Command::Status => return look::status(client, screen).await,
+        Command::Node(Inventory::Ls) => look::nodes(client, screen).await?,
+        Command::Tunnel(Inventory::Ls) => look::tunnels(client, screen).await?,
+        Command::Digest => look::digest(client, screen).await?,
+        Command::Attr(Attr::Get { key, siblings }) => attr::get(client, screen, &key, siblings).await?,
+        Command::Attr(Attr::Set { key, value }) => attr::set(client, screen, &key, value).await?,
+        Command::Attr(Attr::Rm { key }) => attr::rm(client, screen, &key).await?,
+        Command::Attr(Attr::Ls { prefix }) => attr::ls(client, screen, &prefix).await?,
+        Command::Attr(Attr::Watch { prefix }) => return stream::watch(client, screen, &prefix).await,
+        Command::Events => return stream::events(client, screen).await,
+        Command::Expose(expose) => forward::expose(client, screen, expose).await?,
+        Command::Unexpose { name } => forward::unexpose(client, screen, &name).await?,
+        Command::Bind(bind) => return forward::bind(client, screen, global.color, bind).await,
+        Command::Unbind { listen } => forward::unbind(client, screen, listen).await?,
+        Command::Up(_) | Command::Demo(_) | Command::Completions { .. } | Command::Version => {
+            unreachable!("commands without a node are done already")
+        }
+    }
+    Ok(Exit::Success)
+}
+
+impl Global {
+    /// The node's directory.
+    fn data_dir(&self) -> Result<PathBuf, Failure> {
+        self.data_dir.clone().or_else(parse::default_data_dir).ok_or_else(|| {
+            Failure::new(
+                Exit::Configuration,
+                "no place for the node's directory: neither HOME nor XDG_STATE_HOME is set",
+            )
+            .hint("name one: --data-dir DIR")
+        })
+    }
+
+    /// The admin socket of the node to talk to.
+    fn agent(&self) -> Result<PathBuf, Failure> {
+        match &self.agent {
+            Some(agent) => Ok(agent.clone()),
+            None => Ok(self.data_dir()?.join("admin.sock")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_description_of_the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,238 @@
+//! The other end of the admin API, for the command line.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::{Method, Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::api::{Event, Problem};
+
+/// The longest answer that is read, in bytes: a list of a hundred thousand large things.
+const MAX_ANSWER: usize = 256 * 1024 * 1024;
+/// The longest event: a value in base64 and a little more.
+const MAX_EVENT: usize = 1024 * 1024;
+
+/// Asks the node behind one admin socket, with a connection for each request.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+    /// How long a request may take; a stream, until it begins.
+    timeout: Duration,
+}
+
+/// A request was not answered as hoped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// Nobody listens on the socket, or we may not open it.
+    #[error("no node answers on {}", .socket.display())]
+    Unreachable {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The node did not answer in time. Whether it did what was asked is not known.
+    #[error("the node did not answer within {after:?}")]
+    TimedOut {
+        /// How long we waited.
+        after: Duration,
+    },
+    /// The connection broke off.
+    #[error("the connection to the node broke off")]
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The answer is none of the admin API: another program, or another version.
+    #[error("the node's answer makes no sense")]
+    Unintelligible(#[source] serde_json::Error),
+    /// The node said no.
+    #[error("{}", .0.title)]
+    Refused(Problem),
+}
+
+impl Client {
+    /// Will ask the node behind `socket`.
+    pub fn new(socket: impl Into<PathBuf>, timeout: Duration) -> Self {
+        Self { socket: socket.into(), timeout }
+    }
+
+    /// `GET` of a document.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        parse(&self.ask(Method::GET, path, Bytes::new()).await?)
+    }
+
+    /// `GET` of bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn get_bytes(&self, path: &str) -> Result<Bytes, ClientError> {
+        self.ask(Method::GET, path, Bytes::new()).await
+    }
+
+    /// `PUT` of bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: Bytes) -> Result<T, ClientError> {
+        parse(&self.ask(Method::PUT, path, body).await?)
+    }
+
+    /// `PUT` of a document.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn put_json<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        self.put(path, json(body)).await
+    }
+
+    /// `POST` of a document.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn post_json<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        parse(&self.ask(Method::POST, path, json(body)).await?)
+    }
+
+    /// `DELETE` with an answer of bytes, often none.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn delete(&self, path: &str) -> Result<Bytes, ClientError> {
+        self.ask(Method::DELETE, path, Bytes::new()).await
+    }
+
+    /// `GET` of a stream of events.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn stream(&self, path: &str) -> Result<EventStream, ClientError> {
+        let response = self.in_time(self.send(Method::GET, path, Bytes::new())).await?;
+        let body = accepted(response).await?;
+        Ok(EventStream { body, buffer: Vec::new() })
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
+        self.in_time(async {
+            let body = accepted(self.send(method, path, body).await?).await?;
+            collect(body).await
+        })
+        .await
+    }
+
+    async fn in_time<T>(
+        &self,
+        asking: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        let after = self.timeout;
+        timeout(after, asking).await.unwrap_or(Err(ClientError::TimedOut { after }))
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
+        let unreachable = |source| ClientError::Unreachable { socket: self.socket.clone(), source };
+        let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
+        let broken = |error: hyper::Error| ClientError::Broken(error.into());
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        tokio::spawn(async move {
+            // What breaks the connection shows in the answer.
+            connection.await.ok();
+        });
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "snomesh")
+            .body(Full::new(body))
+            .map_err(|error| ClientError::Broken(error.into()))?;
+        sender.send_request(request).await.map_err(broken)
+    }
+}
+
+/// Events as they come.
+#[derive(Debug)]
+pub struct EventStream {
+    body: Incoming,
+    buffer: Vec<u8>,
+}
+
+impl EventStream {
+    /// The next event, as the node sent it and as it is understood; nothing when the node has ended the stream.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn next(&mut self) -> Result<Option<(String, Event)>, ClientError> {
+        loop {
+            while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
+                let message: Vec<u8> = self.buffer.drain(..end + 2).collect();
+                let message = String::from_utf8_lossy(&message);
+                if let Some(data) = message.lines().find_map(|line| line.strip_prefix("data: ")) {
+                    let event = serde_json::from_str(data).map_err(ClientError::Unintelligible)?;
+                    return Ok(Some((data.to_owned(), event)));
+                }
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(ClientError::Broken(error.into())),
+                Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+            }
+            if self.buffer.len() > MAX_EVENT {
+                return Err(ClientError::Broken("an event is too long".into()));
+            }
+        }
+    }
+}
+
+/// The body of an answer, unless it is a problem.
+async fn accepted(response: Response<Incoming>) -> Result<Incoming, ClientError> {
+    let status = response.status();
+    if status.is_success() || status == StatusCode::SERVICE_UNAVAILABLE && is_text(&response) {
+        return Ok(response.into_body());
+    }
+    Err(ClientError::Refused(parse(&collect(response.into_body()).await?)?))
+}
+
+/// `/readyz` says no in plain text.
+fn is_text(response: &Response<Incoming>) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"))
+}
+
+async fn collect(body: Incoming) -> Result<Bytes, ClientError> {
+    let collected = Limited::new(body, MAX_ANSWER).collect().await;
+    collected.map(|body| body.to_bytes()).map_err(ClientError::Broken)
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ClientError> {
+    serde_json::from_slice(bytes).map_err(ClientError::Unintelligible)
+}
+
+fn json(value: &impl Serialize) -> Bytes {
+    serde_json::to_vec(value).expect("texts and numbers are JSON").into()
+}

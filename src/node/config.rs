@@ -1,0 +1,89 @@
+//! What can be chosen about a node.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::CaSource;
+use crate::gossip;
+use crate::replica::Address;
+use crate::tunnel::quic::Gate;
+
+/// The UDP port of nodes, where none is chosen.
+pub const DEFAULT_PORT: u16 = 7667;
+
+/// The settings of a [`Node`](super::Node).
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// What people call it; need not be unique. Above 63 bytes it is cut.
+    pub name: String,
+    /// Where its directory is.
+    pub data_dir: PathBuf,
+    /// The UDP address to listen on. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where others reach it. Empty: at the address it listens on, unless that is every address of the machine;
+    /// then it cannot be dialled and dials all others itself.
+    pub advertise: Vec<Address>,
+    /// Where to look for the mesh. Tried for ever.
+    pub join: Vec<Address>,
+    /// The socket of the admin API. `None`: `admin.sock` in the data directory.
+    pub admin: Option<PathBuf>,
+    /// The mesh's authority.
+    pub ca: CaSource,
+    /// The protocol's settings; name, addresses and seeds are taken from above.
+    pub gossip: gossip::Config,
+    /// A switch that cuts the node off the network, for demonstrations and tests.
+    pub gate: Option<Gate>,
+    /// How long a shutdown lets streams come to their end.
+    pub drain_timeout: Duration,
+}
+
+impl NodeConfig {
+    /// A node on loopback that nobody joins and that joins nobody.
+    pub fn new(name: impl Into<String>, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            data_dir: data_dir.into(),
+            listen: (Ipv4Addr::LOCALHOST, DEFAULT_PORT).into(),
+            advertise: Vec::new(),
+            join: Vec::new(),
+            admin: None,
+            ca: CaSource::Own,
+            gossip: gossip::Config::default(),
+            gate: None,
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+
+    /// The socket of the admin API.
+    pub fn admin_path(&self) -> PathBuf {
+        self.admin.clone().unwrap_or_else(|| self.data_dir.join("admin.sock"))
+    }
+
+    /// Where others reach a node that is bound to `bound`.
+    pub(super) fn advertised(&self, bound: SocketAddr) -> Vec<Address> {
+        if !self.advertise.is_empty() {
+            return self.advertise.clone();
+        }
+        let dialable = !bound.ip().is_unspecified();
+        dialable.then(|| bound.to_string().parse().expect("a bound socket has a port")).into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_advertises_where_it_listens_unless_that_says_nothing() {
+        let mut config = NodeConfig::new("a", "/nowhere");
+        let advertised = |config: &NodeConfig, bound: &str| -> Vec<String> {
+            config.advertised(bound.parse().unwrap()).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(advertised(&config, "127.0.0.1:7667"), ["127.0.0.1:7667"]);
+        assert_eq!(advertised(&config, "[::1]:7667"), ["[::1]:7667"]);
+        assert!(advertised(&config, "0.0.0.0:7667").is_empty());
+        config.advertise = vec!["a.example.org:1".parse().unwrap()];
+        assert_eq!(advertised(&config, "0.0.0.0:7667"), ["a.example.org:1"]);
+    }
+}

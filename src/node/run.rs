@@ -1,0 +1,255 @@
+//! A node from its start to its end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::admin::{self, AdminError, AdminSocket};
+use super::agent::{Agent, Facts};
+use super::forwards::{Forwards, Opener};
+use super::loopback::Loopback;
+use super::{DataDir, DataDirError, NodeConfig};
+use crate::auth::{CredentialsError, MutualTls};
+use crate::daemon::{DaemonConfig, Drained, ModularDaemon};
+use crate::gossip::{self, ConfigError};
+use crate::id::{Actor, NodeId};
+use crate::mesh::{DaemonConnector, Driver, DriverConfig, MeshHandle, MeshRegistry, Router};
+use crate::service::{RouteService, ServiceRegistry, TargetTable, TcpProxyService};
+use crate::time::UnixMillis;
+use crate::tunnel::quic::{BindError, GatedSocket, QuicConfig, QuicEndpoint, bind_socket};
+use crate::tunnel::{CloseReason, Tunnel};
+
+/// How many events a subscriber may be behind before it misses some.
+const EVENT_CAPACITY: usize = 8_192;
+/// How long the other nodes have to take our good-bye.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The least that the other nodes get to take it, for those that are busy.
+const MIN_GOODBYE: Duration = Duration::from_millis(50);
+
+type Daemon = ModularDaemon<MeshRegistry, ServiceRegistry, MutualTls>;
+
+/// A running node: identity, daemon, mesh and admin API. Several may run in one process.
+///
+/// Dropped without [`shutdown`](Self::shutdown) it goes on until its runtime ends.
+#[derive(Debug)]
+pub struct Node {
+    agent: Arc<Agent>,
+    daemon: Daemon,
+    endpoint: QuicEndpoint,
+    /// Ends the admin API, then what is local.
+    stop: CancellationToken,
+    /// Ends the driver, last of all.
+    stop_driver: CancellationToken,
+    driver: JoinHandle<()>,
+    admin: JoinHandle<()>,
+    tasks: TaskTracker,
+    /// Unlocked when everything else has ended.
+    data_dir: DataDir,
+}
+
+/// A node did not start. Nothing of it runs.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Its directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// Its certificates do not serve for TLS.
+    #[error("the certificates cannot be used")]
+    Credentials(#[from] CredentialsError),
+    /// The UDP address cannot be had.
+    #[error(transparent)]
+    Endpoint(#[from] BindError),
+    /// The UDP socket does not say where it is.
+    #[error("the UDP socket has no address")]
+    Address(#[source] io::Error),
+    /// The admin socket cannot be had.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The protocol's settings cannot work together.
+    #[error("the settings cannot work together")]
+    Gossip(#[from] ConfigError),
+}
+
+impl Node {
+    /// Starts a node. Must be called in a runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
+        let data_dir = DataDir::open(&config.data_dir)?;
+        let identity = data_dir.identity()?;
+        let trust = data_dir.trust(&identity, &config.ca)?;
+        let endpoint = endpoint(&config, trust.credentials.tls()?)?;
+        let listen = endpoint.local_addr().map_err(StartError::Address)?;
+        let socket = AdminSocket::bind(&config.admin_path())?;
+
+        let generation = data_dir.next_generation(wall(), u8::try_from(draw() & 0xff).unwrap_or_default())?;
+        let actor = Actor { node: identity.node_id(), generation };
+        let advertised = config.advertised(listen);
+        let driver = Driver::new(DriverConfig {
+            gossip: gossip::Config {
+                label: config.name.clone(),
+                addresses: advertised.clone(),
+                seeds: config.join.clone(),
+                ..config.gossip.clone()
+            },
+            actor,
+            seed: draw(),
+            event_capacity: EVENT_CAPACITY.try_into().expect("not zero"),
+        })?;
+        let mesh = driver.handle();
+        let facts = Facts {
+            node: actor.node,
+            name: config.name.clone(),
+            generation,
+            mesh: trust.mesh,
+            listen,
+            advertised,
+            seeds: config.join.clone(),
+            admin: config.admin_path(),
+            data_dir: config.data_dir.clone(),
+            started_at: Instant::now(),
+        };
+        Ok(Self::compose(&config, data_dir, endpoint, socket, driver, mesh, facts).await)
+    }
+
+    async fn compose(
+        config: &NodeConfig,
+        data_dir: DataDir,
+        endpoint: QuicEndpoint,
+        socket: AdminSocket,
+        driver: Driver,
+        mesh: MeshHandle,
+        facts: Facts,
+    ) -> Self {
+        let (stop, stop_driver, tasks) =
+            (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let targets = TargetTable::new();
+        let builder = ModularDaemon::builder();
+        let peers = builder.peers();
+        let services = ServiceRegistry::new()
+            .with(driver.service())
+            .with(TcpProxyService::new(targets.clone()))
+            .with(RouteService::new(peers.clone()));
+        let daemon: Daemon = builder
+            .registry(MeshRegistry::new(mesh.clone()))
+            .services(services)
+            .config(DaemonConfig { drain_timeout: config.drain_timeout, ..DaemonConfig::default() })
+            .build();
+        let (accepting, incoming) = (daemon.clone(), endpoint.incoming());
+        tasks.spawn(async move { accepting.run(incoming).await });
+        let connector = DaemonConnector::new(endpoint.clone(), daemon.clone());
+        let driver = tokio::spawn(driver.run(connector, stop_driver.clone()));
+
+        let opener = Opener {
+            router: Router::new(mesh.clone(), peers.clone()),
+            loopback: Loopback::new(facts.node, targets.clone(), &tasks, stop.clone()),
+            mesh: mesh.clone(),
+            targets,
+        };
+        let forwards = Forwards::new(opener, data_dir.file("forwards.json"));
+        forwards.restore().await;
+        let agent = Arc::new(Agent { facts, mesh, peers, forwards, stop: stop.clone() });
+        let admin = tokio::spawn(admin::serve(socket, admin::router(Arc::clone(&agent)), stop.clone()));
+        tracing::info!(node = %agent.facts.node, listen = %agent.facts.listen, "node started");
+        Self { agent, daemon, endpoint, stop, stop_driver, driver, admin, tasks, data_dir }
+    }
+
+    /// The node's id.
+    pub fn id(&self) -> NodeId {
+        self.agent.facts.node
+    }
+
+    /// The hash of the public key of the mesh's authority, which names the mesh.
+    pub fn mesh_id(&self) -> NodeId {
+        self.agent.facts.mesh
+    }
+
+    /// The UDP address that it listens on.
+    pub fn listen_addr(&self) -> SocketAddr {
+        self.agent.facts.listen
+    }
+
+    /// Whether others can dial it: it advertises an address.
+    pub fn is_dialable(&self) -> bool {
+        !self.agent.facts.advertised.is_empty()
+    }
+
+    /// The socket of its admin API.
+    pub fn admin_path(&self) -> &Path {
+        &self.agent.facts.admin
+    }
+
+    /// Its directory.
+    pub fn data_dir(&self) -> &Path {
+        self.data_dir.path()
+    }
+
+    /// Its view of the mesh.
+    pub fn mesh(&self) -> &MeshHandle {
+        &self.agent.mesh
+    }
+
+    /// Stops: takes no more commands, tells the others, lets streams come to their end until the deadline, then
+    /// closes everything. The directory is free when it returns.
+    pub async fn shutdown(self) -> Drained {
+        self.stop.cancel();
+        self.say_goodbye().await;
+        let drained = self.daemon.shutdown().await;
+        self.agent.forwards.stop().await;
+        self.stop_driver.cancel();
+        for task in [self.driver, self.admin] {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task of the node has failed");
+            }
+        }
+        self.endpoint.close(CloseReason::ShuttingDown);
+        let _slow = timeout(GOODBYE_TIMEOUT, self.endpoint.wait_idle()).await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        tracing::info!(?drained, "node stopped");
+        drop(self.data_dir);
+        drained
+    }
+
+    /// Tells the others that this node goes, and gives them the time to hear it: the end of a connection overtakes
+    /// what was sent on it and not read yet.
+    async fn say_goodbye(&self) {
+        let longest = self.agent.peers.all().iter().map(|peer| peer.tunnel.rtt()).max();
+        let told = timeout(GOODBYE_TIMEOUT, self.agent.mesh.leave()).await;
+        if let (Some(longest), Ok(Ok(()))) = (longest, told) {
+            sleep((3 * longest).clamp(MIN_GOODBYE, GOODBYE_TIMEOUT)).await;
+        }
+    }
+}
+
+fn endpoint(config: &NodeConfig, tls: crate::tunnel::quic::TlsSettings) -> Result<QuicEndpoint, BindError> {
+    let mut socket = bind_socket(config.listen)?;
+    if let Some(gate) = &config.gate {
+        socket = GatedSocket::wrap(socket, gate.clone());
+    }
+    QuicEndpoint::with_socket(socket, QuicConfig::default(), tls)
+}
+
+fn wall() -> UnixMillis {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Eight bytes that nobody can guess.
+fn draw() -> u64 {
+    let mut bytes = [0; 8];
+    SystemRandom::new().fill(&mut bytes).expect("the system has randomness once it has booted");
+    u64::from_be_bytes(bytes)
+}

@@ -1,0 +1,170 @@
+//! What the command line refuses, and with which exit code.
+
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use rustix::process::Signal;
+
+use crate::program::{Agent, Run, snomesh, snomesh_reading, snomesh_with};
+
+/// Errors are for people: on standard error, with what to do.
+fn refused(run: &Run, code: i32, what: &str) {
+    assert_eq!(run.code, Some(code), "{run:?}");
+    assert!(run.stdout.is_empty(), "{run:?}");
+    assert!(run.stderr.contains("error:"), "{run:?}");
+    assert!(run.stderr.contains(what), "not there: {what}: {run:?}");
+}
+
+#[test]
+fn what_is_not_legal_is_a_usage_error() {
+    for (args, what) in [
+        (&["status", "--colour"][..], "--colour"),
+        (&["fly"], "fly"),
+        (&["up", "--listen", "nowhere"], "IP:PORT"),
+        (&["up", "--join", "host"], "HOST:PORT"),
+        (&["up", "--ca-key", "x"], "--ca"),
+        (&["up", "--name", ""], "a node's name"),
+        (&["expose", "Not_A_Name", "80"], "tunnel's name"),
+        (&["expose", "web", "host:99999"], "host:port"),
+        (&["expose", "web", "80", "--attr", "x"], "NAME=VALUE"),
+        (&["bind", "localhost:1", "web"], "IP:PORT"),
+        (&["attr", "get", "a b"], "attribute's name"),
+        (&["attr", "get", "node/x/color"], "node id"),
+        (&["attr", "set", &"x".repeat(129), "v"], "at most 128"),
+        (&["status", "--timeout", "soon"], "duration"),
+        (&["demo", "--output", "json", "--once"], "for people"),
+    ] {
+        refused(&snomesh(args), 2, what);
+    }
+}
+
+#[test]
+fn a_value_over_the_limit_is_refused_with_the_limit() {
+    let over = snomesh_reading(&["attr", "set", "big", "-"], vec![b'x'; 64 * 1024 + 1]);
+    refused(&over, 2, "65536");
+    assert!(over.stderr.contains("hint:"), "{over:?}");
+}
+
+#[test]
+fn without_a_node_there_is_nobody_to_ask() {
+    let directory = tempfile::tempdir().unwrap();
+    let data_dir = directory.path().to_str().unwrap();
+    let run = snomesh(&["--data-dir", data_dir, "status"]);
+    refused(&run, 3, "no node answers");
+    assert!(run.stderr.contains("snomesh up"), "{run:?}");
+    refused(&snomesh_with("SNOMESH_AGENT", Path::new("/nowhere"), &["digest"]), 3, "/nowhere");
+    refused(&snomesh(&["status"]), 3, "no node answers");
+}
+
+#[test]
+fn a_node_that_does_not_answer_is_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+    let _silent = UnixListener::bind(&path).unwrap();
+    let run = snomesh(&["--agent", path.to_str().unwrap(), "--timeout", "100ms", "status"]);
+    refused(&run, 6, "within 100ms");
+}
+
+#[test]
+fn keys_that_others_can_read_and_keys_that_are_none_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let agent = Agent::start(directory.path(), "a", &[]);
+    let (data_dir, key, ca_key) = (agent.data_dir.clone(), agent.file("identity.key"), agent.file("ca.key"));
+    assert_eq!(agent.end(Signal::TERM), Some(143));
+    let up = || snomesh(&["up", "--listen", "0", "--quiet", "--data-dir", data_dir.to_str().unwrap()]);
+    for path in [&key, &ca_key] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        refused(&up(), 10, "mode 0644");
+        assert!(up().stderr.contains(&format!("chmod 0600 {path}")));
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    std::fs::write(&key, "nonsense").unwrap();
+    refused(&up(), 10, "not a private key");
+    std::fs::remove_file(&key).unwrap();
+    std::os::unix::fs::symlink(&ca_key, &key).unwrap();
+    refused(&up(), 10, "symbolic link");
+}
+
+#[test]
+fn what_is_in_use_is_a_conflict() {
+    let directory = tempfile::tempdir().unwrap();
+    let agent = Agent::start(directory.path(), "a", &[]);
+    let data_dir = agent.data_dir.to_str().unwrap();
+    refused(&snomesh(&["up", "--listen", "0", "--data-dir", data_dir]), 7, "another snomesh");
+
+    let other = directory.path().join("b");
+    let other = other.to_str().unwrap();
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let holder = UdpSocket::bind(taken).unwrap();
+    let run = snomesh(&["up", "--listen", &taken.to_string(), "--data-dir", other]);
+    refused(&run, 7, &taken.to_string());
+    drop(holder);
+    let admin = agent.admin.to_str().unwrap();
+    refused(&snomesh(&["up", "--listen", "0", "--data-dir", other, "--admin", admin]), 7, "admin socket");
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().to_string();
+    refused(&agent.run(&["bind", &taken, "web"]), 7, &taken);
+}
+
+#[test]
+fn what_is_not_there_is_not_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let agent = Agent::start(directory.path(), "a", &[]);
+    refused(&agent.run(&["attr", "get", "color"]), 4, "mesh/color");
+    refused(&agent.run(&["attr", "rm", "color"]), 4, "mesh/color");
+    refused(&agent.run(&["unexpose", "web"]), 4, "web");
+    refused(&agent.run(&["unbind", "1"]), 4, "127.0.0.1:1");
+}
+
+#[test]
+fn a_signal_drains_and_ends_with_its_code() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, signal, code) in [("a", Signal::INT, 130), ("b", Signal::TERM, 143)] {
+        let agent = Agent::start(directory.path(), name, &[]);
+        let admin = agent.admin.clone();
+        assert_eq!(agent.end(signal), Some(code));
+        assert!(!admin.exists());
+    }
+}
+
+#[test]
+fn programs_get_json_and_people_get_tables() {
+    let directory = tempfile::tempdir().unwrap();
+    let agent = Agent::start(directory.path(), "a", &[]);
+    assert_eq!(agent.status()["ready"], true);
+    assert_eq!(agent.status()["node"], agent.id.as_str());
+    let nodes = agent.ok(&["node", "ls", "--output", "json"]).json();
+    assert_eq!((&nodes["apiVersion"], &nodes["nodes"][0]["name"]), (&"v1".into(), &"a".into()));
+    assert_eq!(agent.ok(&["node", "ls", "-o", "name"]).text().trim(), agent.id);
+    assert!(agent.ok(&["node", "ls"]).text().starts_with("NAME"));
+
+    agent.ok(&["attr", "set", "color", "blue"]);
+    let unchanged = agent.ok(&["attr", "set", "mesh/color", "blue", "-o", "json"]).json();
+    assert_eq!(unchanged["changed"], false);
+    let bytes: Vec<u8> = (0..=255).collect();
+    let set = ["--agent", agent.admin.to_str().unwrap(), "attr", "set", "bytes", "-"];
+    assert_eq!(snomesh_reading(&set, bytes.clone()).code, Some(0));
+    assert_eq!(agent.ok(&["attr", "get", "bytes"]).stdout, bytes);
+    let lines = agent.ok(&["attr", "ls", "-o", "jsonl"]).text();
+    let keys: Vec<_> =
+        lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).collect();
+    assert_eq!(
+        keys.iter().map(|attribute| attribute["key"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["mesh/bytes", "mesh/color"]
+    );
+    agent.ok(&["attr", "rm", "color"]);
+    assert_eq!(agent.ok(&["attr", "ls", "-o", "name"]).text().trim(), "mesh/bytes");
+}
+
+#[test]
+fn help_tells_the_exit_codes_and_every_shell_is_completed() {
+    let help = snomesh(&["--help"]).text();
+    assert!(help.contains("Exit codes:") && help.contains("SIGINT"), "{help}");
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        assert!(snomesh(&["completions", shell]).text().contains("snomesh"));
+    }
+    assert!(snomesh(&["version"]).text().starts_with("snomesh "));
+}

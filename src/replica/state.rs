@@ -13,7 +13,7 @@ use crate::time::{Exhausted, Hlc, Timestamp, UnixMillis};
 
 /// One node's copy of the replicated state, and its pen.
 ///
-/// **Writing** has two steps, so that nobody sees a write that could be lost: [`prepare`](Self::prepare) makes
+/// **Writing** has two steps, so that nobody sees a write that could be lost: a command such as [`set`](Self::set) makes
 /// it, names it and orders it after all earlier ones; [`merge`](Self::merge) lets it take effect, once it is
 /// as durable as its author wants it. Prepared writes must all be merged, in the order in which they were made.
 #[derive(Debug)]

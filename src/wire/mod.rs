@@ -1,6 +1,6 @@
 //! Messages ⇄ bytes: the layout of every frame, and its limits.
 //!
-//! A frame is one [`Message`] and a checksum over it. On a stream it stands behind its length, 4 bytes little endian
+//! A frame is one [`Message`](crate::gossip::Message) and a checksum over it. On a stream it stands behind its length, 4 bytes little endian
 //! ([`HEADER_LEN`], [`header`], [`body_len`]); as a datagram it stands alone. `docs/PROTOCOL.md` has the layout
 //! of each message in a table.
 //!

@@ -82,6 +82,14 @@ pub(crate) enum MutantsError {
         /// What the compiler said.
         output: String,
     },
+    /// The tests that should notice it did not run, or there are none of that name.
+    #[error("{name}: its tests did not run\n{output}")]
+    Tests {
+        /// Which planted fault.
+        name: String,
+        /// What cargo said.
+        output: String,
+    },
     /// A file or a process could not be handled.
     #[error("{}: {source}", path.display())]
     Io {
@@ -133,9 +141,9 @@ pub(crate) fn mutants(only: Option<&str>, out: &mut dyn Write) -> Result<bool, M
         write(&file, &original)?;
         let took = begun.elapsed().as_secs();
         let fate = match fate {
-            Err(MutantsError::Build { name, output }) => {
+            Err(error @ (MutantsError::Build { .. } | MutantsError::Tests { .. })) => {
                 all_caught = false;
-                writeln!(out, "BROKEN  {name}: does not build\n{output}")?;
+                writeln!(out, "BROKEN  {error}")?;
                 continue;
             }
             other => other?,
@@ -186,11 +194,18 @@ impl Mutant {
 
     fn run_tests(&self, tree: &Path, filter: &str) -> Result<Fate, MutantsError> {
         self.cargo(tree, &["test", "-p", "snomesh", "--no-default-features", "--lib", "--no-run"])?;
-        let args = ["test", "-q", "-p", "snomesh", "--no-default-features", "--lib", filter];
+        let args = ["test", "-p", "snomesh", "--no-default-features", "--lib", filter];
         let output = command(tree, &args).output().map_err(|source| failed(tree, source))?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let failed = text.contains("test result: FAILED");
-        Ok(if failed { Fate::Caught { first_seed: None } } else { Fate::Missed { others: Vec::new() } })
+        if text.contains("test result: FAILED") {
+            return Ok(Fate::Caught { first_seed: None });
+        }
+        // Neither green nor red: cargo did not come as far as the tests, which says nothing about the fault.
+        if !output.status.success() || text.contains(" 0 passed") {
+            let output = format!("{text}{}", String::from_utf8_lossy(&output.stderr));
+            return Err(MutantsError::Tests { name: self.name.clone(), output });
+        }
+        Ok(Fate::Missed { others: Vec::new() })
     }
 
     fn run_scenarios(&self, tree: &Path) -> Result<Fate, MutantsError> {

@@ -1,22 +1,78 @@
-//! `snomesh attr`, but for watching.
+//! `snomesh attr`.
 
 use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use clap::Subcommand;
+
 use super::failure::{Exit, Failure};
 use super::look::{age, short, shown};
+use super::parse;
 use super::screen::{Format, Screen, Table, excerpt};
+use super::stream;
 use crate::crdt::Value;
 use crate::node::Client;
 use crate::node::api::{Attribute, AttributeList, Bytes, Write};
 use crate::replica::AttributeKey;
 
+#[derive(Debug, Subcommand)]
+pub(super) enum Attr {
+    /// Print the bytes of a value
+    Get {
+        /// NAME, mesh/NAME, node/NODE-ID/NAME or tunnel/TUNNEL-NAME/NAME
+        #[arg(value_parser = parse::key)]
+        key: AttributeKey,
+        /// Print the values that lost against it too, a line each
+        #[arg(long)]
+        siblings: bool,
+    },
+    /// Set a value, up to 64 KiB of anything
+    Set {
+        /// NAME, mesh/NAME, node/NODE-ID/NAME or tunnel/TUNNEL-NAME/NAME
+        #[arg(value_parser = parse::key)]
+        key: AttributeKey,
+        /// The value; - reads it from standard input
+        #[arg(allow_hyphen_values = true)]
+        value: OsString,
+    },
+    /// Remove a value
+    Rm {
+        /// NAME, mesh/NAME, node/NODE-ID/NAME or tunnel/TUNNEL-NAME/NAME
+        #[arg(value_parser = parse::key)]
+        key: AttributeKey,
+    },
+    /// List values
+    Ls {
+        /// The beginning of their full names, like mesh/ or tunnel/web/
+        #[arg(default_value = "", hide_default_value = true)]
+        prefix: String,
+    },
+    /// Print values, then every change
+    Watch {
+        /// The beginning of their full names, like mesh/ or tunnel/web/
+        #[arg(default_value = "", hide_default_value = true)]
+        prefix: String,
+    },
+}
+
 /// How much of a value a table shows.
 const EXCERPT: usize = 32;
 
-pub(super) async fn get(
+/// Does what one of the commands says.
+pub(super) async fn run(client: &Client, screen: &mut Screen, attr: Attr) -> Result<Exit, Failure> {
+    match attr {
+        Attr::Get { key, siblings } => get(client, screen, &key, siblings).await?,
+        Attr::Set { key, value } => set(client, screen, &key, value).await?,
+        Attr::Rm { key } => rm(client, screen, &key).await?,
+        Attr::Ls { prefix } => ls(client, screen, &prefix).await?,
+        Attr::Watch { prefix } => return stream::watch(client, screen, &prefix).await,
+    }
+    Ok(Exit::Success)
+}
+
+async fn get(
     client: &Client,
     screen: &mut Screen,
     key: &AttributeKey,
@@ -40,7 +96,7 @@ pub(super) async fn get(
     Ok(())
 }
 
-pub(super) async fn set(
+async fn set(
     client: &Client,
     screen: &mut Screen,
     key: &AttributeKey,
@@ -61,7 +117,7 @@ pub(super) async fn set(
     answer(screen, &write)
 }
 
-pub(super) async fn rm(client: &Client, screen: &mut Screen, key: &AttributeKey) -> Result<(), Failure> {
+async fn rm(client: &Client, screen: &mut Screen, key: &AttributeKey) -> Result<(), Failure> {
     let body = client.delete(&format!("/v1/attributes/{key}")).await?;
     let write: Write = serde_json::from_slice(&body).map_err(|error| {
         Failure::new(Exit::Unexpected, format!("the node's answer makes no sense: {error}"))
@@ -75,7 +131,7 @@ pub(super) async fn rm(client: &Client, screen: &mut Screen, key: &AttributeKey)
     answer(screen, &write)
 }
 
-pub(super) async fn ls(client: &Client, screen: &mut Screen, prefix: &str) -> Result<(), Failure> {
+async fn ls(client: &Client, screen: &mut Screen, prefix: &str) -> Result<(), Failure> {
     let path = format!("/v1/attributes?prefix={}", encode(prefix));
     let list: AttributeList = client.get(&path).await?;
     let mut table = Table::new(&["KEY", "VALUE", "SIBLINGS", "WRITTEN", "BY"]);

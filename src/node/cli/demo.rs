@@ -2,11 +2,23 @@
 
 use std::time::{Duration, Instant};
 
+use clap::Args;
+
 use super::failure::{Exit, Failure, describe};
 use super::screen::{Format, Screen};
 use super::up::{Signals, harden};
-use super::{Demo, Global, telemetry};
+use super::{Global, telemetry};
 use crate::node::demo::{Directory, Step, Tour};
+
+#[derive(Debug, Args)]
+pub(super) struct Demo {
+    /// End after the tour
+    #[arg(long)]
+    pub(super) once: bool,
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=8))]
+    pub(super) nodes: u8,
+}
 
 /// Where the times stand.
 const WIDTH: usize = 68;

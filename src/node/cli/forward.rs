@@ -2,13 +2,40 @@
 
 use std::net::SocketAddr;
 
+use clap::Args;
+
 use super::failure::{Exit, Failure};
+use super::parse;
 use super::screen::{Color, Format, Screen, remark};
 use super::up::Signals;
-use super::{Bind, Expose};
 use crate::id::TunnelName;
 use crate::node::Client;
 use crate::node::api::{self, Exposed, Status, TunnelList};
+use crate::service::Target;
+
+#[derive(Debug, Args)]
+pub(super) struct Expose {
+    /// What the tunnel is to be called: 1 to 63 of a-z 0-9 . -
+    pub(super) name: TunnelName,
+    /// The service: HOST:PORT, or a port of 127.0.0.1
+    #[arg(value_parser = parse::target)]
+    pub(super) target: Target,
+    /// Something to say of it, as often as you like
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse::pair)]
+    pub(super) attr: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Bind {
+    /// Where to listen: IP:PORT, or a port of 127.0.0.1; port 0 takes a free one
+    #[arg(value_parser = parse::listen)]
+    pub(super) listen: SocketAddr,
+    /// The tunnel
+    pub(super) name: TunnelName,
+    /// Stay, and take the bind back at the end
+    #[arg(long)]
+    pub(super) foreground: bool,
+}
 
 pub(super) async fn expose(client: &Client, screen: &mut Screen, expose: Expose) -> Result<(), Failure> {
     let Expose { name, target, attr } = expose;

@@ -22,8 +22,6 @@ use self::failure::{EXIT_CODES, Exit, Failure};
 use self::screen::{Color, Format, Screen};
 use crate::id::TunnelName;
 use crate::node::Client;
-use crate::replica::{Address, AttributeKey};
-use crate::service::Target;
 
 /// Peer-to-peer mesh of QUIC daemons that share one eventually consistent registry.
 #[derive(Debug, Parser)]
@@ -79,9 +77,9 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a node: identity and mesh on the first start, then in the foreground
-    Up(Up),
+    Up(up::Up),
     /// A mesh of real nodes in this process, and a tour of what it can do
-    Demo(Demo),
+    Demo(demo::Demo),
     /// What the node is doing, and why not if it is not
     Status,
     /// The nodes of the mesh
@@ -92,16 +90,16 @@ enum Command {
     Tunnel(Inventory),
     /// Attributes, which every node may read and write
     #[command(subcommand)]
-    Attr(Attr),
+    Attr(attr::Attr),
     /// Offer a local service to the mesh, under a name
-    Expose(Expose),
+    Expose(forward::Expose),
     /// Take an offer back
     Unexpose {
         /// The name
         name: TunnelName,
     },
     /// Reach a tunnel of the mesh at a local address
-    Bind(Bind),
+    Bind(forward::Bind),
     /// Take a bind back
     Unbind {
         /// Its address: IP:PORT, or a port of 127.0.0.1
@@ -125,105 +123,6 @@ enum Command {
 enum Inventory {
     /// List them
     Ls,
-}
-
-#[derive(Debug, Args)]
-struct Up {
-    /// What people call this node [default: the machine's name]
-    #[arg(long, value_parser = parse::label, env = "SNOMESH_NAME")]
-    name: Option<String>,
-    /// The UDP address to listen on: IP:PORT or PORT; port 0 takes a free one
-    #[arg(long, value_name = "ADDR", value_parser = parse::listen, default_value = "127.0.0.1:7667", env = "SNOMESH_LISTEN")]
-    listen: SocketAddr,
-    /// Where others reach this node, HOST:PORT [default: where it listens]
-    #[arg(long, value_name = "ADDR", value_delimiter = ',', env = "SNOMESH_ADVERTISE")]
-    advertise: Vec<Address>,
-    /// A node of the mesh to join, HOST:PORT; tried for ever
-    #[arg(long, value_name = "ADDR", value_delimiter = ',', env = "SNOMESH_JOIN")]
-    join: Vec<Address>,
-    /// The admin socket [default: admin.sock in the data directory]
-    #[arg(long, value_name = "PATH", env = "SNOMESH_ADMIN")]
-    admin: Option<PathBuf>,
-    /// The certificate of the mesh's authority [default: a new mesh on the first start]
-    #[arg(long, value_name = "FILE", env = "SNOMESH_CA")]
-    ca: Option<PathBuf>,
-    /// Its private key, to make this node's certificate with; needed on the first start only
-    #[arg(long, value_name = "FILE", requires = "ca", env = "SNOMESH_CA_KEY")]
-    ca_key: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct Demo {
-    /// End after the tour
-    #[arg(long)]
-    once: bool,
-    /// How many nodes
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=8))]
-    nodes: u8,
-}
-
-#[derive(Debug, Subcommand)]
-enum Attr {
-    /// Print the bytes of a value
-    Get {
-        /// NAME, mesh/NAME, node/NODE-ID/NAME or tunnel/TUNNEL-NAME/NAME
-        #[arg(value_parser = parse::key)]
-        key: AttributeKey,
-        /// Print the values that lost against it too, a line each
-        #[arg(long)]
-        siblings: bool,
-    },
-    /// Set a value, up to 64 KiB of anything
-    Set {
-        /// NAME, mesh/NAME, node/NODE-ID/NAME or tunnel/TUNNEL-NAME/NAME
-        #[arg(value_parser = parse::key)]
-        key: AttributeKey,
-        /// The value; - reads it from standard input
-        #[arg(allow_hyphen_values = true)]
-        value: std::ffi::OsString,
-    },
-    /// Remove a value
-    Rm {
-        /// NAME, mesh/NAME, node/NODE-ID/NAME or tunnel/TUNNEL-NAME/NAME
-        #[arg(value_parser = parse::key)]
-        key: AttributeKey,
-    },
-    /// List values
-    Ls {
-        /// The beginning of their full names, like mesh/ or tunnel/web/
-        #[arg(default_value = "", hide_default_value = true)]
-        prefix: String,
-    },
-    /// Print values, then every change
-    Watch {
-        /// The beginning of their full names, like mesh/ or tunnel/web/
-        #[arg(default_value = "", hide_default_value = true)]
-        prefix: String,
-    },
-}
-
-#[derive(Debug, Args)]
-struct Expose {
-    /// What the tunnel is to be called: 1 to 63 of a-z 0-9 . -
-    name: TunnelName,
-    /// The service: HOST:PORT, or a port of 127.0.0.1
-    #[arg(value_parser = parse::target)]
-    target: Target,
-    /// Something to say of it, as often as you like
-    #[arg(long, value_name = "NAME=VALUE", value_parser = parse::pair)]
-    attr: Vec<(String, String)>,
-}
-
-#[derive(Debug, Args)]
-struct Bind {
-    /// Where to listen: IP:PORT, or a port of 127.0.0.1; port 0 takes a free one
-    #[arg(value_parser = parse::listen)]
-    listen: SocketAddr,
-    /// The tunnel
-    name: TunnelName,
-    /// Stay, and take the bind back at the end
-    #[arg(long)]
-    foreground: bool,
 }
 
 /// Parses the command line, does what it says, and tells how that went.
@@ -283,11 +182,7 @@ async fn ask(
         Command::Node(Inventory::Ls) => look::nodes(client, screen).await?,
         Command::Tunnel(Inventory::Ls) => look::tunnels(client, screen).await?,
         Command::Digest => look::digest(client, screen).await?,
-        Command::Attr(Attr::Get { key, siblings }) => attr::get(client, screen, &key, siblings).await?,
-        Command::Attr(Attr::Set { key, value }) => attr::set(client, screen, &key, value).await?,
-        Command::Attr(Attr::Rm { key }) => attr::rm(client, screen, &key).await?,
-        Command::Attr(Attr::Ls { prefix }) => attr::ls(client, screen, &prefix).await?,
-        Command::Attr(Attr::Watch { prefix }) => return stream::watch(client, screen, &prefix).await,
+        Command::Attr(attr) => return attr::run(client, screen, attr).await,
         Command::Events => return stream::events(client, screen).await,
         Command::Expose(expose) => forward::expose(client, screen, expose).await?,
         Command::Unexpose { name } => forward::unexpose(client, screen, &name).await?,

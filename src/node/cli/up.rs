@@ -1,5 +1,9 @@
 //! `snomesh up`: a node in the foreground.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit, umask};
 use serde_json::json;
@@ -7,9 +11,35 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::failure::{Exit, Failure};
 use super::screen::{Format, Screen};
-use super::{Global, Up, parse, telemetry};
+use super::{Global, parse, telemetry};
 use crate::node::api::API_VERSION;
 use crate::node::{CaSource, Node, NodeConfig};
+use crate::replica::Address;
+
+#[derive(Debug, Args)]
+pub(super) struct Up {
+    /// What people call this node [default: the machine's name]
+    #[arg(long, value_parser = parse::label, env = "SNOMESH_NAME")]
+    pub(super) name: Option<String>,
+    /// The UDP address to listen on: IP:PORT or PORT; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", value_parser = parse::listen, default_value = "127.0.0.1:7667", env = "SNOMESH_LISTEN")]
+    pub(super) listen: SocketAddr,
+    /// Where others reach this node, HOST:PORT [default: where it listens]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', env = "SNOMESH_ADVERTISE")]
+    pub(super) advertise: Vec<Address>,
+    /// A node of the mesh to join, HOST:PORT; tried for ever
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', env = "SNOMESH_JOIN")]
+    pub(super) join: Vec<Address>,
+    /// The admin socket [default: admin.sock in the data directory]
+    #[arg(long, value_name = "PATH", env = "SNOMESH_ADMIN")]
+    pub(super) admin: Option<PathBuf>,
+    /// The certificate of the mesh's authority [default: a new mesh on the first start]
+    #[arg(long, value_name = "FILE", env = "SNOMESH_CA")]
+    pub(super) ca: Option<PathBuf>,
+    /// Its private key, to make this node's certificate with; needed on the first start only
+    #[arg(long, value_name = "FILE", requires = "ca", env = "SNOMESH_CA_KEY")]
+    pub(super) ca_key: Option<PathBuf>,
+}
 
 pub(super) fn run(global: &Global, up: Up, screen: &mut Screen) -> Result<Exit, Failure> {
     telemetry::init(telemetry::Level::Node, global.verbose, global.quiet);

@@ -1,0 +1,100 @@
+//! What is answered to what.
+
+mod attribute;
+mod tunnel;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use super::stream;
+use crate::node::agent::Agent;
+use crate::node::api::{API_VERSION, Code, Digest, NodeList, Problem, Status};
+
+/// The longest body of a request, in bytes.
+const MAX_BODY: usize = 1024 * 1024;
+/// How long a request may take until its answer begins.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+type Answer<T> = Result<Json<T>, Problem>;
+type Body = Result<Bytes, BytesRejection>;
+
+/// All routes.
+pub(in crate::node) fn router(agent: Arc<Agent>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/v1/status", get(status))
+        .route("/v1/nodes", get(nodes))
+        .route("/v1/digest", get(digest))
+        .route("/v1/events", get(events))
+        .merge(tunnel::routes())
+        .merge(attribute::routes())
+        .fallback(async || Problem::not_found("there is nothing at this path"))
+        .method_not_allowed_fallback(async || {
+            let status = StatusCode::METHOD_NOT_ALLOWED;
+            Problem::new(status, Code::MethodNotAllowed, "this path does not take this method")
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn(in_time))
+        .with_state(agent)
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    let answer = timeout(REQUEST_TIMEOUT, next.run(request)).await;
+    answer.unwrap_or_else(|_elapsed| {
+        let title = format!("no answer within {} s", REQUEST_TIMEOUT.as_secs());
+        Problem::new(StatusCode::GATEWAY_TIMEOUT, Code::TimedOut, title).into_response()
+    })
+}
+
+async fn status(State(agent): State<Arc<Agent>>) -> Answer<Status> {
+    Ok(Json(agent.status().await?))
+}
+
+async fn readyz(State(agent): State<Arc<Agent>>) -> Result<Response, Problem> {
+    let reasons = agent.readiness().await?.reasons;
+    if reasons.is_empty() {
+        return Ok("ready\n".into_response());
+    }
+    Ok((StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n").into_response())
+}
+
+async fn nodes(State(agent): State<Arc<Agent>>) -> Answer<NodeList> {
+    Ok(Json(NodeList { api_version: API_VERSION.into(), nodes: agent.nodes().await? }))
+}
+
+async fn digest(State(agent): State<Arc<Agent>>) -> Answer<Digest> {
+    Ok(Json(Digest { api_version: API_VERSION.into(), digest: agent.digest().await? }))
+}
+
+async fn events(State(agent): State<Arc<Agent>>) -> Response {
+    stream::events(&agent.mesh)
+}
+
+/// The bytes of a body within the limit.
+fn bytes(body: Body) -> Result<Bytes, Problem> {
+    body.map_err(|rejection| {
+        let code = match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Code::TooLarge,
+            _ => Code::Invalid,
+        };
+        Problem::new(rejection.status(), code, rejection.body_text())
+    })
+}
+
+/// What a body in JSON says.
+fn json<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
+    serde_json::from_slice(&bytes(body)?)
+        .map_err(|error| Problem::invalid(format!("the body is not what is expected: {error}")))
+}

@@ -1,0 +1,86 @@
+//! Tunnels, what this node offers, and what it reaches.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Json;
+use axum::routing::{delete, get, put};
+
+use super::{Answer, Body, json};
+use crate::id::TunnelName;
+use crate::node::agent::Agent;
+use crate::node::api::{API_VERSION, Bind, BindList, Expose, Exposed, Problem, TunnelList};
+use crate::replica::Attributes;
+use crate::service::{ParseTargetError, Target};
+
+pub(super) fn routes() -> Router<Arc<Agent>> {
+    Router::new()
+        .route("/v1/tunnels", get(tunnels))
+        .route("/v1/tunnels/{name}", put(expose).delete(unexpose))
+        .route("/v1/binds", get(binds).post(bind))
+        .route("/v1/binds/{listen}", delete(unbind))
+}
+
+async fn tunnels(State(agent): State<Arc<Agent>>) -> Answer<TunnelList> {
+    Ok(Json(TunnelList { api_version: API_VERSION.into(), tunnels: agent.tunnels().await? }))
+}
+
+async fn expose(State(agent): State<Arc<Agent>>, Path(name): Path<String>, body: Body) -> Answer<Exposed> {
+    let name = tunnel_name(&name)?;
+    let Expose { target, attributes } = json(body)?;
+    let target: Target =
+        target.parse().map_err(|error: ParseTargetError| Problem::invalid(error.to_string()))?;
+    let attributes = attributes.into_iter().map(|(name, value)| (name, value.into_bytes()));
+    let attributes =
+        Attributes::new(attributes.collect()).map_err(|error| Problem::invalid(error.to_string()))?;
+    let tunnel = agent.forwards.expose(name.clone(), target.clone(), attributes).await?;
+    Ok(Json(Exposed { name: name.to_string(), target: target.to_string(), tunnel: tunnel.to_string() }))
+}
+
+async fn unexpose(State(agent): State<Arc<Agent>>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
+    let name = tunnel_name(&name)?;
+    if agent.forwards.unexpose(&name).await? {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let exposed = agent.forwards.exposed().await.into_iter().map(|(name, ..)| name.to_string());
+    Err(Problem::not_found(format!("this node does not expose \"{name}\""))
+        .hint(known("it exposes", exposed)))
+}
+
+async fn binds(State(agent): State<Arc<Agent>>) -> Json<BindList> {
+    Json(BindList { api_version: API_VERSION.into(), binds: agent.binds().await })
+}
+
+async fn bind(State(agent): State<Arc<Agent>>, body: Body) -> Result<(StatusCode, Json<Bind>), Problem> {
+    let Bind { listen, tunnel } = json(body)?;
+    let tunnel = tunnel_name(&tunnel)?;
+    let bound = agent.forwards.bind(socket_address(&listen)?, tunnel.clone()).await?;
+    Ok((StatusCode::CREATED, Json(Bind { listen: bound.to_string(), tunnel: tunnel.to_string() })))
+}
+
+async fn unbind(State(agent): State<Arc<Agent>>, Path(listen): Path<String>) -> Result<StatusCode, Problem> {
+    let listen = socket_address(&listen)?;
+    if agent.forwards.unbind(listen).await? {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let bound = agent.forwards.binds().await.into_iter().map(|(listen, _)| listen.to_string());
+    Err(Problem::not_found(format!("nothing is bound to {listen}")).hint(known("bound are", bound)))
+}
+
+fn tunnel_name(text: &str) -> Result<TunnelName, Problem> {
+    text.parse().map_err(|error| Problem::invalid(format!("\"{}\": {error}", text.escape_debug())))
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, Problem> {
+    let illegal = || Problem::invalid(format!("\"{}\" is not IP:PORT", text.escape_debug()));
+    text.parse().ok().ok_or_else(illegal)
+}
+
+/// Lists what there is instead.
+fn known(what: &str, names: impl Iterator<Item = String>) -> String {
+    let names: Vec<_> = names.collect();
+    if names.is_empty() { format!("{what} nothing") } else { format!("{what} {}", names.join(", ")) }
+}

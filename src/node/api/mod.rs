@@ -1,0 +1,21 @@
+//! The JSON of the admin API, for both of its ends.
+//!
+//! Stable: fields are added, never renamed or removed, within one [`API_VERSION`]. Names are camel case, times are
+//! milliseconds since 1970 UTC, ids are their text. A client ignores fields that it does not know.
+
+mod attribute;
+mod event;
+mod node;
+mod problem;
+mod status;
+mod tunnel;
+
+pub use attribute::{Attribute, AttributeList, Bytes, Write};
+pub use event::Event;
+pub use node::{Node, NodeList, state_name};
+pub use problem::{Code, Problem};
+pub use status::{Counts, Digest, Seed, Status};
+pub use tunnel::{Bind, BindList, Expose, Exposed, Tunnel, TunnelList};
+
+/// The version of the API, which every document names.
+pub const API_VERSION: &str = "v1";

@@ -1,0 +1,50 @@
+//! Nodes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::gossip::MemberState;
+
+/// `GET /v1/nodes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeList {
+    /// [`API_VERSION`].
+    pub api_version: String,
+    /// All nodes, this one first.
+    pub nodes: Vec<Node>,
+}
+
+/// One node, as the one that is asked sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// Its id.
+    pub node: String,
+    /// What people call it; need not be unique.
+    pub name: String,
+    /// `alive`, `suspect`, `down` or `left`.
+    pub state: String,
+    /// Whether it is the one that was asked.
+    pub local: bool,
+    /// Whether the one that was asked has a link to it.
+    pub linked: bool,
+    /// The round-trip time of that link.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rtt_micros: Option<u64>,
+    /// Which of its lives this is.
+    pub generation: u64,
+    /// The version of its program.
+    pub version: String,
+    /// Where it listens.
+    pub addresses: Vec<String>,
+}
+
+/// What the API calls a state of a member.
+pub fn state_name(state: MemberState) -> &'static str {
+    match state {
+        MemberState::Alive => "alive",
+        MemberState::Suspect => "suspect",
+        MemberState::Down => "down",
+        MemberState::Left => "left",
+    }
+}

@@ -1,0 +1,58 @@
+//! What went wrong.
+
+use serde::{Deserialize, Serialize};
+
+/// An error: RFC 9457, `application/problem+json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: u16,
+    /// What kind of error, for programs.
+    pub code: Code,
+    /// What is wrong, in one sentence.
+    pub title: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub hint: Option<String>,
+}
+
+/// What kind of error, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Code {
+    /// A key, a name, an address or a body is not legal.
+    Invalid,
+    /// A value or a body is over its limit.
+    TooLarge,
+    /// There is no such thing.
+    NotFound,
+    /// There is no such method for this path.
+    MethodNotAllowed,
+    /// Something else is in the way, for instance on an address.
+    Conflict,
+    /// It took too long.
+    TimedOut,
+    /// The node is not ready, or stops.
+    Unavailable,
+    /// A bug.
+    #[serde(other)]
+    Internal,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(value: &impl Serialize) -> String {
+        serde_json::to_string(value).unwrap()
+    }
+
+    #[test]
+    fn problems_have_codes_for_programs() {
+        let problem =
+            Problem { status: 404, code: Code::NotFound, title: "no tunnel \"web\"".into(), hint: None };
+        assert_eq!(json(&problem), r#"{"status":404,"code":"not_found","title":"no tunnel \"web\""}"#);
+    }
+}

@@ -272,6 +272,36 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// The longest value that [`encode_value`] writes and [`decode_value`] reads, in bytes.
+#[cfg(feature = "net")]
+const MAX_VALUE: usize = 64 * 1024;
+
+/// A value of a program's own type in bincode. None of the mesh's own types is written so.
+///
+/// # Errors
+///
+/// [`Malformed::Illegal`] if it is too long or of a kind that has no bincode.
+#[cfg(feature = "net")]
+pub(crate) fn encode_value<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, Malformed> {
+    let encoded = bincode::serde::encode_to_vec(value, VARINT.with_limit::<MAX_VALUE>()).ok();
+    encoded.filter(|bytes| bytes.len() <= MAX_VALUE).ok_or(Malformed::Illegal { what: "the value" })
+}
+
+/// A program's own type from bincode. The limit counts what is claimed before it is allocated.
+///
+/// # Errors
+///
+/// [`Malformed`] if the bytes are no such value or more than one.
+#[cfg(feature = "net")]
+pub(crate) fn decode_value<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Malformed> {
+    let decoded = bincode::serde::decode_from_slice(bytes, VARINT.with_limit::<MAX_VALUE>()).ok();
+    let (value, read) = decoded.ok_or(Malformed::Illegal { what: "the value" })?;
+    if read < bytes.len() {
+        return Err(Malformed::Trailing { count: bytes.len() - read });
+    }
+    Ok(value)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -129,7 +129,7 @@ async fn keep_registered<R: TunnelRegistry, S, A>(
     let Peer { id, name, node, attributes, tunnel, .. } = peer;
     // Only the name is needed from here on: the registration does not keep the tunnel's memory.
     drop(tunnel);
-    let registration = Registration { name: name.clone(), tunnel: id, node, attributes };
+    let registration = Registration { name: name.clone(), tunnel: id, node, holder: None, attributes };
     match core.registry.register(registration).await {
         Ok(identifier) => {
             gone.cancelled().await;

@@ -165,7 +165,8 @@ impl MeshHandle {
         Ok(if changed { Written::Yes } else { Written::Unchanged })
     }
 
-    async fn call<T: Send + 'static>(
+    /// Runs a command in the driver, between two inputs.
+    pub(super) async fn call<T: Send + 'static>(
         &self,
         command: impl FnOnce(&mut Mesh, Now) -> T + Send + 'static,
     ) -> Result<T, Stopped> {

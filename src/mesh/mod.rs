@@ -15,6 +15,7 @@
 //! **Invariant:** every queue between tasks is bounded, and the driver waits for none of them: a peer that does
 //! not read holds up the writer of its own link and nobody else.
 
+mod attributes;
 mod connect;
 mod driver;
 mod handle;
@@ -25,10 +26,11 @@ mod route;
 mod service;
 mod traffic;
 
+pub use attributes::{MeshAttributeError, MeshAttributeRegistry};
 pub use connect::{ConnectError, Connector, DaemonConnector, DialStatus};
 pub use driver::{Driver, DriverConfig};
 pub use handle::{CommandError, MeshHandle, Stopped, Written};
-pub use registry::{MeshRegistry, MeshRegistryError};
+pub use registry::{MeshIdentifier, MeshRegistry, MeshRegistryError};
 pub use route::{RouteError, Router};
 pub use service::GossipService;
 pub use traffic::Traffic;

@@ -1,11 +1,12 @@
 //! The mesh as a tunnel registry: what one daemon registers, all find.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::handle::{CommandError, MeshHandle, Stopped};
 use crate::id::{TunnelId, TunnelName};
-use crate::registry::{Registration, TunnelRegistry};
-use crate::replica::{self, Attributes, AttributesError};
+use crate::registry::{self, TunnelRegistry};
+use crate::replica::{Attributes, AttributesError, Registration, WriteError};
 
 /// Registers a daemon's tunnels in the replicated state.
 ///
@@ -13,12 +14,28 @@ use crate::replica::{self, Attributes, AttributesError};
 #[derive(Debug, Clone)]
 pub struct MeshRegistry {
     mesh: MeshHandle,
+    held: Arc<Mutex<Held>>,
+}
+
+/// Which registration of a tunnel is the one that stands. Their dots would not do: a node that has to take up a new life
+/// registers again what it holds, and its daemon knows nothing of that.
+#[derive(Debug, Default)]
+struct Held {
+    next: u64,
+    standing: BTreeMap<(TunnelName, TunnelId), u64>,
+}
+
+/// Names one registration that this node has made in the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MeshIdentifier {
+    /// Nothing for a tunnel between nodes.
+    registered: Option<(TunnelName, TunnelId, u64)>,
 }
 
 impl MeshRegistry {
     /// Registers in this mesh.
     pub fn new(mesh: MeshHandle) -> Self {
-        Self { mesh }
+        Self { mesh, held: Arc::default() }
     }
 }
 
@@ -37,35 +54,94 @@ pub enum MeshRegistryError {
     Stopped(#[from] Stopped),
 }
 
+impl From<WriteError> for MeshRegistryError {
+    fn from(error: WriteError) -> Self {
+        Self::Command(error.into())
+    }
+}
+
+impl From<Registration> for registry::Registration {
+    fn from(registration: Registration) -> Self {
+        let Registration { name, tunnel, holder, attributes, .. } = registration;
+        let attributes = attributes.iter().map(|(name, value)| (name.to_owned(), value.to_vec())).collect();
+        Self { name, tunnel, node: None, holder: Some(holder.node), attributes: Arc::new(attributes) }
+    }
+}
+
 impl TunnelRegistry for MeshRegistry {
-    /// Name and tunnel; nothing for a tunnel between nodes.
-    type Identifier = Option<(TunnelName, TunnelId)>;
-    type Record = replica::Registration;
+    type Identifier = MeshIdentifier;
+    type Record = Registration;
     type Error = MeshRegistryError;
 
-    async fn lookup(&self, name: &TunnelName) -> Result<Option<replica::Registration>, MeshRegistryError> {
+    async fn lookup(&self, name: &TunnelName) -> Result<Option<Registration>, MeshRegistryError> {
         Ok(self.mesh.lookup(name.clone()).await?.into_iter().next())
     }
 
-    async fn register(&self, registration: Registration) -> Result<Self::Identifier, MeshRegistryError> {
-        let Registration { name, tunnel, node, attributes } = registration;
+    async fn register(
+        &self,
+        registration: registry::Registration,
+    ) -> Result<MeshIdentifier, MeshRegistryError> {
+        let registry::Registration { name, tunnel, node, attributes, .. } = registration;
         if node.is_some_and(|node| node.to_string() == name.as_str()) {
-            return Ok(None);
+            return Ok(MeshIdentifier { registered: None });
         }
-        let attributes: BTreeMap<String, Vec<u8>> =
-            attributes.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        self.mesh.register(name.clone(), tunnel, Attributes::new(attributes)?).await?;
-        Ok(Some((name, tunnel)))
+        let attributes = attributes.iter().map(|(name, value)| (name.clone(), value.clone()));
+        let attributes = Attributes::new(attributes.collect())?;
+        let held = Arc::clone(&self.held);
+        let registered = self.mesh.call(move |mesh, now| {
+            mesh.register(now, &name, tunnel, &attributes)?;
+            // Within the command, so that the numbers are in the order of the writes.
+            let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+            held.next += 1;
+            let serial = held.next;
+            held.standing.insert((name.clone(), tunnel), serial);
+            Ok::<_, WriteError>((name, tunnel, serial))
+        });
+        Ok(MeshIdentifier { registered: Some(registered.await??) })
     }
 
     async fn deregister_identifier(
         &self,
-        identifier: Self::Identifier,
-    ) -> Result<Option<replica::Registration>, MeshRegistryError> {
-        let Some((name, tunnel)) = identifier else { return Ok(None) };
-        let sought = name.clone();
-        let record = self.mesh.view(move |mesh| mesh.replica().registration(&sought, tunnel)).await?;
-        self.mesh.deregister(name, tunnel).await?;
-        Ok(record)
+        identifier: MeshIdentifier,
+    ) -> Result<Option<Registration>, MeshRegistryError> {
+        let Some((name, tunnel, serial)) = identifier.registered else { return Ok(None) };
+        let held = Arc::clone(&self.held);
+        let deregistered = self.mesh.call(move |mesh, now| {
+            let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+            let key = (name.clone(), tunnel);
+            if held.standing.get(&key) != Some(&serial) {
+                return Ok(None);
+            }
+            let record = mesh.replica().registration(&name, tunnel);
+            mesh.deregister(now, &name, tunnel)?;
+            held.standing.remove(&key);
+            Ok::<_, WriteError>(record)
+        });
+        Ok(deregistered.await??)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::alone;
+    use super::*;
+    use crate::registry::conformance::{registration, tunnel_suite};
+
+    tunnel_suite!(as_any_tunnel_registry, async {
+        let mesh = alone();
+        let of = |record: &Registration| registry::Registration::from(record.clone());
+        Some((MeshRegistry::new(mesh.handle()), of, mesh))
+    });
+
+    /// FEATURES S20.
+    #[tokio::test]
+    async fn a_tunnel_between_nodes_is_not_registered() {
+        let mesh = alone();
+        let node = mesh.handle().node();
+        let registry = MeshRegistry::new(mesh.handle());
+        let between = registry::Registration { node: Some(node), ..registration(&node.to_string(), 1) };
+        let identifier = registry.register(between.clone()).await.unwrap();
+        assert_eq!(registry.lookup(&between.name).await.unwrap(), None);
+        assert_eq!(registry.deregister_identifier(identifier).await.unwrap(), None);
     }
 }

@@ -68,6 +68,40 @@ impl TestNode {
     }
 }
 
+/// A mesh of one node that dials nobody.
+pub(super) struct Alone {
+    handle: MeshHandle,
+    _cancel: tokio_util::sync::DropGuard,
+}
+
+impl Alone {
+    pub(super) fn handle(&self) -> MeshHandle {
+        self.handle.clone()
+    }
+}
+
+struct Nowhere;
+
+impl Connector for Nowhere {
+    async fn connect(
+        &self,
+        _: &Address,
+        _: Option<crate::id::NodeId>,
+    ) -> Result<(crate::tunnel::ArcTunnel, crate::id::NodeId), ConnectError> {
+        unreachable!("there is no address")
+    }
+}
+
+pub(super) fn alone() -> Alone {
+    let actor = Actor { node: crate::id::NodeId::from_bytes([7; 32]), generation: Generation(1) };
+    let event_capacity = NonZeroUsize::new(1_024).unwrap();
+    let config = DriverConfig { gossip: Config::default(), actor, seed: 1, event_capacity };
+    let driver = Driver::new(config).unwrap();
+    let (handle, cancel) = (driver.handle(), CancellationToken::new());
+    tokio::spawn(driver.run(Nowhere, cancel.clone()));
+    Alone { handle, _cancel: cancel.drop_guard() }
+}
+
 fn key(text: &str) -> AttributeKey {
     text.parse().unwrap()
 }

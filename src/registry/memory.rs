@@ -1,4 +1,4 @@
-//! A registry in memory.
+//! A tunnel registry in memory.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,11 +8,12 @@ use dashmap::DashMap;
 use super::{Registration, TunnelRegistry};
 use crate::id::TunnelName;
 
-/// A registry of this process only, where the last entry of a name wins and replaces the one before.
+/// A registry of this process only, where the last entry of a name wins.
 #[derive(Debug, Default)]
 pub struct InMemoryTunnelRegistry {
-    /// Guards are never held across an await or another call of the map.
-    entries: DashMap<TunnelName, (u64, Registration)>,
+    /// By serial number, the last one last, and never empty. Guards are never held across an await or another call of
+    /// the map.
+    entries: DashMap<TunnelName, Vec<(u64, Registration)>>,
     registered: AtomicU64,
 }
 
@@ -46,13 +47,15 @@ impl TunnelRegistry for InMemoryTunnelRegistry {
     type Error = Infallible;
 
     async fn lookup(&self, name: &TunnelName) -> Result<Option<Registration>, Infallible> {
-        Ok(self.entries.get(name).map(|entry| entry.1.clone()))
+        Ok(self.entries.get(name).and_then(|entries| Some(entries.last()?.1.clone())))
     }
 
     async fn register(&self, registration: Registration) -> Result<MemoryIdentifier, Infallible> {
-        let serial = self.registered.fetch_add(1, Ordering::Relaxed);
         let name = registration.name.clone();
-        self.entries.insert(name.clone(), (serial, registration));
+        let mut entries = self.entries.entry(name.clone()).or_default();
+        // Drawn under the guard, so that the last one of a name is the greatest.
+        let serial = self.registered.fetch_add(1, Ordering::Relaxed);
+        entries.push((serial, registration));
         Ok(MemoryIdentifier { name, serial })
     }
 
@@ -60,44 +63,42 @@ impl TunnelRegistry for InMemoryTunnelRegistry {
         &self,
         identifier: MemoryIdentifier,
     ) -> Result<Option<Registration>, Infallible> {
-        let removed = self.entries.remove_if(&identifier.name, |_, entry| entry.0 == identifier.serial);
-        Ok(removed.map(|(_, (_, registration))| registration))
+        let mut removed = None;
+        self.entries.remove_if_mut(&identifier.name, |_, entries| {
+            let found = entries.iter().position(|(serial, _)| *serial == identifier.serial);
+            removed = found.map(|at| entries.remove(at).1);
+            entries.is_empty()
+        });
+        Ok(removed)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::conformance::{attribute_suite, registration, tunnel_suite};
+    use super::super::{InMemoryAttributeRegistry, TunnelRegistry};
     use super::*;
     use crate::id::TunnelId;
 
-    fn registration(tunnel: u64) -> Registration {
-        let name = "web".parse().unwrap();
-        Registration { name, tunnel: TunnelId(tunnel), node: None, attributes: Default::default() }
-    }
-
-    async fn found(registry: &InMemoryTunnelRegistry) -> Option<TunnelId> {
-        registry.lookup(&"web".parse().unwrap()).await.unwrap().map(|record| record.tunnel)
-    }
+    tunnel_suite!(as_any_tunnel_registry, async {
+        Some((InMemoryTunnelRegistry::new(), |record: &Registration| record.clone()))
+    });
+    attribute_suite!(as_any_attribute_registry, async {
+        Some((InMemoryAttributeRegistry::<u8>::new(), [1, 2]))
+    });
 
     /// FEATURES S10.
     #[tokio::test]
-    async fn the_last_entry_of_a_name_wins() {
+    async fn it_forgets_names_with_their_last_entry() {
         let registry = InMemoryTunnelRegistry::new();
-        registry.register(registration(1)).await.unwrap();
-        registry.register(registration(2)).await.unwrap();
-        assert_eq!(found(&registry).await, Some(TunnelId(2)));
-    }
-
-    /// Failure 12 of the original: a stale deregistration removed its successor.
-    #[tokio::test]
-    async fn a_stale_identifier_never_removes_the_successor() {
-        let registry = InMemoryTunnelRegistry::new();
-        let first = registry.register(registration(1)).await.unwrap();
-        let second = registry.register(registration(2)).await.unwrap();
-        assert_eq!(registry.deregister_identifier(first).await.unwrap(), None);
-        assert_eq!(found(&registry).await, Some(TunnelId(2)));
-        assert_eq!(registry.deregister_identifier(second.clone()).await.unwrap(), Some(registration(2)));
-        assert_eq!(registry.deregister_identifier(second).await.unwrap(), None);
+        let first = registry.register(registration("web", 1)).await.unwrap();
+        let second = registry.register(registration("web", 2)).await.unwrap();
+        assert_eq!(registry.len(), 1);
+        let found = registry.lookup(&first.name).await.unwrap();
+        assert_eq!(found.map(|found| found.tunnel), Some(TunnelId(2)));
+        for identifier in [first, second] {
+            registry.deregister_identifier(identifier).await.unwrap().unwrap();
+        }
         assert!(registry.is_empty());
     }
 }

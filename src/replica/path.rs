@@ -126,13 +126,20 @@ pub struct AttributeKey {
     pub name: AttributeName,
 }
 
+/// What the full names of its attributes begin with, the slash included.
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mesh => f.write_str("mesh/"),
+            Self::Node(node) => write!(f, "node/{node}/"),
+            Self::Tunnel(tunnel) => write!(f, "tunnel/{tunnel}/"),
+        }
+    }
+}
+
 impl fmt::Display for AttributeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.scope {
-            Scope::Mesh => write!(f, "mesh/{}", self.name),
-            Scope::Node(node) => write!(f, "node/{node}/{}", self.name),
-            Scope::Tunnel(tunnel) => write!(f, "tunnel/{tunnel}/{}", self.name),
-        }
+        write!(f, "{}{}", self.scope, self.name)
     }
 }
 

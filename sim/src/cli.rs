@@ -3,19 +3,25 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
+use snomesh::time::Moment;
 
 use crate::checker::Checker;
 use crate::coverage::Point;
 use crate::fault::NoSuchNode;
 use crate::mutants::{MutantsError, mutants};
+use crate::progress::{Progress, Total};
 use crate::random::Seed;
 use crate::report::Batch;
-use crate::run::{Effort, Finished, Job, run_all};
-use crate::scenario::{BUILTIN, Scenario, ScenarioError, builtin};
+use crate::run::{Effort, Finished, Job, run, run_all};
+use crate::scenario::{BUILTIN, FaultKind, Quantity as _, Scenario, builtin};
+use crate::shrink::{ShrinkError, Shrunk, shrink};
+use crate::token::{Override, OverrideError, Overrides, Token, quoted};
+use crate::trace::{Filter, Keep};
 use crate::verify::{VerifyError, verify};
+use crate::world::catch_panics;
 
 /// How many seeds the plain command runs each scenario with.
 const PLAIN_SEEDS: u64 = 2;
@@ -32,12 +38,16 @@ struct Cli {
 }
 
 const EXIT_STATUS: &str = "Exit status: 0 all held; 1 something did not; 2 bad arguments or scenario; \
-3 a fault never happened, or too little was covered; 4 not deterministic";
+3 a fault never happened, or too little was covered; 4 not deterministic; 5 the time was up before all was run";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run scenarios.
     Run(RunArgs),
+    /// Repeat one run and write its whole log, up to the first thing that does not hold.
+    Replay(ReplayArgs),
+    /// Reduce a run that fails to the smallest that fails in the same way, and write it as a scenario file.
+    Shrink(ShrinkArgs),
     /// List the scenarios, the checks and what is counted.
     List,
     /// Run scenarios again and again with the same seed and see that it is the same run.
@@ -59,17 +69,19 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// A scenario's name, a file, or all.
+    /// A scenario's name, a file, a token as failures print it, or all.
     scenario: String,
-    /// The seed, or the first of several; decimal or 0x and hexadecimal.
-    #[arg(long, default_value = "0")]
-    seed: Seed,
+    /// The seed, or the first of several: decimal, 0x and hexadecimal, or a commit's hash. The file's own without.
+    #[arg(long)]
+    seed: Option<Seed>,
     /// How many seeds to run, one after another from the first.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
-    seeds: u64,
-    /// How many nodes, if not as many as the scenario says.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=10_000))]
-    nodes: Option<u16>,
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    seeds: Option<u64>,
+    /// Run seeds for so long, such as 10m. With --seeds: stop when the time is up, and exit with 5 if some were left.
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+    lasts: Option<Duration>,
+    #[command(flatten)]
+    changes: Changes,
     /// How many runs at a time; as many as there are processors without.
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=1_024))]
     jobs: Option<u16>,
@@ -84,11 +96,74 @@ struct RunArgs {
     fail_fast: bool,
 }
 
+/// What the command line changes of a scenario.
+#[derive(Debug, Args)]
+struct Changes {
+    /// How many nodes, if not as many as the scenario says.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    nodes: Option<u16>,
+    /// How long faults and writes may happen, if not as long as the scenario says, such as 60s.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    duration: Option<Duration>,
+    /// Which of the scenario's faults: all, none, swarm (each with an even chance) or kinds with commas between.
+    #[arg(long)]
+    faults: Option<String>,
+    /// Another value for a field of the scenario, such as net.loss=0.1; may be given again.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<Override>,
+}
+
+impl Changes {
+    fn overrides(&self, of_token: Overrides) -> Overrides {
+        let mut all = of_token;
+        let nodes = self.nodes.map(|nodes| Override::new("nodes", &nodes.to_string()));
+        let duration = self.duration.map(|duration| Override::new("duration", &duration.text()));
+        let faults = self.faults.as_deref().map(|faults| Override::new("faults", faults));
+        all.0.extend(nodes.into_iter().chain(duration).chain(faults).chain(self.set.iter().cloned()));
+        all
+    }
+}
+
+#[derive(Debug, Args)]
+struct ReplayArgs {
+    /// A token as failures print it, or a scenario file.
+    run: String,
+    #[command(flatten)]
+    changes: Changes,
+    /// Only what happened up to then, such as 12.5s.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    until: Option<Duration>,
+    /// Only what happened at this node, and what concerns all.
+    #[arg(long)]
+    node: Option<usize>,
+    /// Only what names this key, such as k7 or attr/mesh/k7.
+    #[arg(long)]
+    key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct ShrinkArgs {
+    /// A token as failures print it, or a scenario file.
+    run: String,
+    #[command(flatten)]
+    changes: Changes,
+    /// Where to write the scenario; a name made of the scenario, the check and the seed without.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// How long to try at most.
+    #[arg(long = "for", value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
+    lasts: Duration,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    Duration::parse(text).ok_or_else(|| "write a duration such as 90s, 250ms or 10m".to_owned())
+}
+
 /// What ends the program before it has an answer.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
     #[error(transparent)]
-    Scenario(#[from] ScenarioError),
+    Scenario(#[from] OverrideError),
     #[error(transparent)]
     NoSuchNode(#[from] NoSuchNode),
     #[error("there is no scenario and no file {name}; `sim list` names the scenarios")]
@@ -97,8 +172,12 @@ enum CliError {
     Read { path: PathBuf, source: io::Error },
     #[error("cannot write {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
-    #[error("--trace needs exactly one scenario and one seed, this would be {runs} runs")]
-    OneTrace { runs: usize },
+    #[error("{option} needs exactly one scenario and one seed, this would be {runs} runs")]
+    OneRun { option: &'static str, runs: usize },
+    #[error("{run} names several scenarios; name one, as in SCENARIO@SEED")]
+    OneScenario { run: String },
+    #[error(transparent)]
+    Shrink(#[from] ShrinkError),
     #[error(transparent)]
     Mutants(#[from] MutantsError),
     #[error(transparent)]
@@ -112,10 +191,14 @@ const VIOLATED: u8 = 1;
 const USAGE: u8 = 2;
 const UNTESTED: u8 = 3;
 const NOT_DETERMINISTIC: u8 = 4;
+const TIME_UP: u8 = 5;
+/// How many seeds of each scenario are run between two looks at the clock.
+const SEEDS_AT_A_TIME: u64 = 16;
 
 /// Parses the arguments, does what they say, and returns the exit status.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
+    catch_panics();
     match execute(cli.command) {
         Ok(status) => ExitCode::from(status),
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(HELD),
@@ -130,10 +213,13 @@ pub(crate) fn main() -> ExitCode {
 fn execute(command: Option<Command>) -> Result<u8, CliError> {
     match command {
         None => plain(),
-        Some(Command::Run(args)) => run(&args),
+        Some(Command::Run(args)) => run_scenarios(&args),
+        Some(Command::Replay(args)) => replay(&args),
+        Some(Command::Shrink(args)) => shrink_run(&args),
         Some(Command::List) => list().map_err(CliError::from),
         Some(Command::Verify { scenario, seed }) => {
-            let same = verify(&scenarios(&scenario)?, seed, &mut io::stdout())?;
+            let chosen = choose(&scenario, &Overrides::default())?;
+            let same = verify(&chosen, seed, &mut io::stdout())?;
             Ok(if same { HELD } else { NOT_DETERMINISTIC })
         }
         Some(Command::Mutants { only }) => {
@@ -144,27 +230,37 @@ fn execute(command: Option<Command>) -> Result<u8, CliError> {
 }
 
 fn plain() -> Result<u8, CliError> {
-    let scenarios = scenarios("all")?;
+    let chosen = choose("all", &Overrides::default())?;
     let begun = Instant::now();
-    let jobs = jobs(&scenarios, Seed(0), PLAIN_SEEDS, None, false);
-    let finished = run_all(&jobs, Effort { threads: processors(), fail_fast: false })?;
+    let keep = Keep::default();
+    let jobs = jobs(&chosen, Seed(0), PLAIN_SEEDS, &keep);
+    let progress = Progress::on_terminal(Total::Runs(jobs.len() as u64));
+    let finished = run_all(&jobs, Effort::all(processors()), &progress)?;
+    drop(progress);
     let batch = Batch { finished: &finished, took: begun.elapsed(), required: Point::REQUIRED };
     batch.print(&mut io::stdout())?;
     Ok(status(&batch))
 }
 
-fn run(args: &RunArgs) -> Result<u8, CliError> {
-    let scenarios = scenarios(&args.scenario)?;
+fn run_scenarios(args: &RunArgs) -> Result<u8, CliError> {
+    let token: Token = args.scenario.parse()?;
+    let chosen = choose(&token.scenario, &args.changes.overrides(token.overrides))?;
+    let first = args.seed.or(token.seed).or_else(|| chosen.first().and_then(|one| one.scenario.seed));
+    let first = first.unwrap_or(Seed(0));
     let begun = Instant::now();
-    let jobs = jobs(&scenarios, args.seed, args.seeds, args.nodes, args.trace.is_some());
-    if args.trace.is_some() && jobs.len() != 1 {
-        return Err(CliError::OneTrace { runs: jobs.len() });
+    let keep = Keep { lines: args.trace.is_some(), ..Keep::default() };
+    let one_run = chosen.len() == 1 && args.seeds.unwrap_or(1) == 1 && args.lasts.is_none();
+    if args.trace.is_some() && !one_run {
+        let runs = chosen.len() * usize::try_from(args.seeds.unwrap_or(2)).unwrap_or(usize::MAX);
+        return Err(CliError::OneRun { option: "--trace", runs });
     }
-    let threads = args.jobs.map_or_else(processors, usize::from);
-    let finished = run_all(&jobs, Effort { threads, fail_fast: args.fail_fast })?;
+    let until = args.lasts.map(|lasts| begun + lasts);
+    let effort =
+        Effort { threads: args.jobs.map_or_else(processors, usize::from), fail_fast: args.fail_fast, until };
+    let (finished, complete) = search(&chosen, first, args, effort, &keep)?;
     let batch = Batch { finished: &finished, took: begun.elapsed(), required: &[] };
     if let (Some(path), [Finished { outcome, .. }]) = (&args.trace, finished.as_slice()) {
-        write_whole(path, |out| out.write_all(outcome.lines.as_deref().unwrap_or_default()))?;
+        write_whole(path, |out| out.write_all(outcome.kept.lines.as_deref().unwrap_or_default()))?;
     }
     match &args.json {
         Some(path) if path.as_os_str() == "-" => {
@@ -177,7 +273,94 @@ fn run(args: &RunArgs) -> Result<u8, CliError> {
         }
         None => batch.print(&mut io::stdout())?,
     }
+    let status = status(&batch);
+    if status == HELD && !complete {
+        let wanted = args.seeds.unwrap_or(1) * chosen.len() as u64;
+        writeln!(io::stderr(), "sim: the time was up after {} of {wanted} runs", finished.len())?;
+        return Ok(TIME_UP);
+    }
+    Ok(status)
+}
+
+/// Runs seeds until all are run, or the time is up. Says whether all were.
+fn search<'a>(
+    chosen: &'a [Chosen],
+    first: Seed,
+    args: &RunArgs,
+    effort: Effort,
+    keep: &'a Keep,
+) -> Result<(Vec<Finished<'a>>, bool), CliError> {
+    let endless = args.lasts.is_some() && args.seeds.is_none();
+    let seeds = args.seeds.unwrap_or(if endless { u64::MAX } else { 1 });
+    let total = match args.lasts {
+        Some(lasts) if endless => Total::Time(lasts),
+        _ => Total::Runs(seeds * chosen.len() as u64),
+    };
+    let progress = Progress::on_terminal(total);
+    let (mut finished, mut run) = (Vec::new(), 0);
+    while run < seeds {
+        let some = if effort.until.is_some() { SEEDS_AT_A_TIME.min(seeds - run) } else { seeds };
+        let jobs = jobs(chosen, Seed(first.0.wrapping_add(run)), some, keep);
+        let results = run_all(&jobs, effort, &progress)?;
+        let stopped = results.len() < jobs.len();
+        let failed = results.iter().any(|finished| !finished.held());
+        finished.extend(results);
+        run += some;
+        if stopped || (effort.fail_fast && failed) {
+            return Ok((finished, endless));
+        }
+        if run < seeds && effort.until.is_some_and(|until| Instant::now() >= until) {
+            return Ok((finished, endless));
+        }
+    }
+    Ok((finished, true))
+}
+
+/// The one run that a token or a file stands for.
+fn one_run(run: &str, changes: &Changes) -> Result<(Chosen, Seed), CliError> {
+    let token: Token = run.parse()?;
+    let mut chosen = choose(&token.scenario, &changes.overrides(token.overrides))?;
+    match (chosen.pop(), chosen.is_empty()) {
+        (Some(one), true) => {
+            let seed = token.seed.or(one.scenario.seed).unwrap_or(Seed(0));
+            Ok((one, seed))
+        }
+        _ => Err(CliError::OneScenario { run: run.to_owned() }),
+    }
+}
+
+fn replay(args: &ReplayArgs) -> Result<u8, CliError> {
+    let (chosen, seed) = one_run(&args.run, &args.changes)?;
+    let until = args.until.map(|until| Moment(0) + until);
+    let filter = Filter { until, node: args.node, key: args.key.clone() };
+    let keep = Keep { log: Some(filter), ..Keep::default() };
+    let begun = Instant::now();
+    let finished = [run(chosen.job(seed, &keep))?];
+    let batch = Batch { finished: &finished, took: begun.elapsed(), required: &[] };
+    let mut out = io::stdout().lock();
+    let [Finished { outcome, .. }] = &finished;
+    out.write_all(outcome.kept.log.as_deref().unwrap_or_default())?;
+    writeln!(out)?;
+    batch.print(&mut out)?;
     Ok(status(&batch))
+}
+
+fn shrink_run(args: &ShrinkArgs) -> Result<u8, CliError> {
+    let (chosen, seed) = one_run(&args.run, &args.changes)?;
+    let keep = Keep::default();
+    let begun = Instant::now();
+    let shrunk = shrink(chosen.job(seed, &keep), begun + args.lasts)?;
+    let Shrunk { scenario, violation, before, after, runs, complete } = &shrunk;
+    let path = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("{}-{seed}.toml", scenario.name)));
+    write_whole(&path, |out| out.write_all(scenario.text().as_bytes()))?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}  t={} s  {}", violation.checker, violation.at, violation.what)?;
+    writeln!(out, "from {before}\nto   {after}")?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let rest = if *complete { "" } else { "; the time was up, more --for may reduce it further" };
+    writeln!(out, "in {runs} runs, {seconds:.1} s{rest}")?;
+    writeln!(out, "replay: cargo run --bin sim -- replay {}", quoted(&path.display().to_string()))?;
+    Ok(if *complete { HELD } else { TIME_UP })
 }
 
 fn status(batch: &Batch<'_, '_>) -> u8 {
@@ -190,34 +373,40 @@ fn status(batch: &Batch<'_, '_>) -> u8 {
     }
 }
 
-fn jobs<'a>(
-    scenarios: &'a [(String, Scenario)],
-    first: Seed,
-    seeds: u64,
-    nodes: Option<u16>,
-    lines: bool,
-) -> Vec<Job<'a>> {
-    let of = |(label, scenario): &'a (String, Scenario)| {
-        (0..seeds).map(move |seed| Job {
-            scenario,
-            label,
-            seed: Seed(first.0.wrapping_add(seed)),
-            nodes: nodes.map(usize::from),
-            lines,
-        })
-    };
-    scenarios.iter().flat_map(of).collect()
+/// A scenario, as the command line calls it and has changed it.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    /// A name, or a file.
+    pub(crate) label: String,
+    /// What is simulated.
+    pub(crate) scenario: Scenario,
+    /// What was changed of it.
+    pub(crate) overrides: Overrides,
+}
+
+impl Chosen {
+    fn job<'a>(&'a self, seed: Seed, keep: &'a Keep) -> Job<'a> {
+        Job { scenario: &self.scenario, label: &self.label, overrides: &self.overrides, seed, keep }
+    }
+}
+
+/// For each scenario one job for each seed.
+fn jobs<'a>(chosen: &'a [Chosen], first: Seed, seeds: u64, keep: &'a Keep) -> Vec<Job<'a>> {
+    let of = |one: &'a Chosen| (0..seeds).map(move |seed| one.job(Seed(first.0.wrapping_add(seed)), keep));
+    chosen.iter().flat_map(of).collect()
 }
 
 /// The scenario of that name, the one in that file, or all that come with the program.
-fn scenarios(wanted: &str) -> Result<Vec<(String, Scenario)>, CliError> {
+fn choose(wanted: &str, overrides: &Overrides) -> Result<Vec<Chosen>, CliError> {
+    let chosen = |label: &str, text: &str| -> Result<Chosen, CliError> {
+        let scenario = overrides.apply(label, text)?;
+        Ok(Chosen { label: label.to_owned(), scenario, overrides: overrides.clone() })
+    };
     if wanted == "all" {
-        let all =
-            BUILTIN.iter().map(|found| Ok((found.name.to_owned(), Scenario::parse(found.name, found.text)?)));
-        return all.collect();
+        return BUILTIN.iter().map(|found| chosen(found.name, found.text)).collect();
     }
     if let Some(found) = builtin(wanted) {
-        return Ok(vec![(wanted.to_owned(), Scenario::parse(found.name, found.text)?)]);
+        return Ok(vec![chosen(wanted, found.text)?]);
     }
     let path = Path::new(wanted);
     if !path.exists() {
@@ -225,7 +414,7 @@ fn scenarios(wanted: &str) -> Result<Vec<(String, Scenario)>, CliError> {
     }
     let read = std::fs::read_to_string(path);
     let text = read.map_err(|source| CliError::Read { path: path.to_owned(), source })?;
-    Ok(vec![(wanted.to_owned(), Scenario::parse(wanted, &text)?)])
+    Ok(vec![chosen(wanted, &text)?])
 }
 
 /// Writes a file as a whole or not at all.
@@ -250,6 +439,10 @@ fn list() -> io::Result<u8> {
     for found in BUILTIN {
         let about = Scenario::parse(found.name, found.text).map(|scenario| scenario.about);
         writeln!(out, "  {:<26} {}", found.name, about.unwrap_or_default())?;
+    }
+    writeln!(out, "\nFaults (fault.kind in a scenario, --faults):")?;
+    for kind in FaultKind::ALL {
+        writeln!(out, "  {:<26} {}", kind.name(), kind.about())?;
     }
     writeln!(out, "\nChecks:")?;
     for checker in Checker::ALL {

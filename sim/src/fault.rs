@@ -9,7 +9,7 @@ use std::time::Duration;
 use snomesh::time::Moment;
 
 use crate::random::{self, Generator, Seed};
-use crate::scenario::{Bytes, DiskFate, Fault, FaultKind, Groups, NodeSet, Scenario};
+use crate::scenario::{Bytes, Chance, DiskFate, Drawn, Fault, FaultKind, Groups, NodeSet, Scenario, Skew};
 
 /// Which nodes.
 pub(crate) type Members = Vec<bool>;
@@ -76,6 +76,16 @@ impl Effect {
     }
 }
 
+impl Effect {
+    /// The side of a partition that a node is on; 0 if it is hit by anything else.
+    pub(crate) fn side(&self, node: usize) -> Option<usize> {
+        match self {
+            Self::Split(groups) => groups[node],
+            other => other.touches(node).then_some(0),
+        }
+    }
+}
+
 /// What the network does to packets, where it differs from normal.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(crate) struct Weather {
@@ -104,13 +114,71 @@ pub(crate) struct Planned {
     pub(crate) kind: FaultKind,
 }
 
+impl Planned {
+    /// The fault as a scenario says it, with nothing left to draw.
+    pub(crate) fn written(&self) -> Fault {
+        let mut fault = Fault::new(self.kind, self.at.since(Moment(0)));
+        fault.lasts = self.until.map(|until| Drawn::fixed(until.since(self.at)));
+        let set = |members: &Members| Some(NodeSet::of((0..members.len()).filter(|node| members[*node])));
+        let list = |nodes: &[usize]| Some(NodeSet::of(nodes.iter().copied()));
+        match &self.effect {
+            Effect::Split(groups) => {
+                let count = groups.iter().flatten().max().map_or(0, |greatest| greatest + 1);
+                let group =
+                    |group| NodeSet::of((0..groups.len()).filter(move |node| groups[*node] == Some(group)));
+                fault.groups = Some(Groups::Listed((0..count).map(group).collect()));
+            }
+            Effect::Block { from, to, again, .. } => {
+                (fault.from, fault.to) = (set(from), set(to));
+                fault.again = again.then_some(true);
+            }
+            Effect::Crash { nodes, disk, down } => {
+                (fault.nodes, fault.disk, fault.lasts) = (list(nodes), Some(*disk), down.map(Drawn::fixed));
+            }
+            Effect::Leave(nodes) | Effect::Join(nodes) => fault.nodes = list(nodes),
+            Effect::Freeze(nodes) | Effect::SlowReader(nodes) | Effect::Stall(nodes) => {
+                fault.nodes = set(nodes);
+            }
+            Effect::Weather(nodes, weather) => {
+                fault.nodes = set(nodes);
+                fault.delay = weather.delay.map(Drawn::fixed);
+                fault.jitter = weather.jitter.map(Drawn::fixed);
+                fault.loss = weather.loss.map(Chance);
+                fault.duplicate = weather.duplicate.map(Chance);
+                fault.bandwidth = weather.bandwidth.map(Drawn::fixed);
+            }
+            Effect::ClockJump(nodes, millis) => {
+                (fault.nodes, fault.by) = (list(nodes), Some(Drawn::fixed(Skew { millis: *millis })));
+            }
+            Effect::Corrupt(nodes, rate) => (fault.nodes, fault.rate) = (set(nodes), Some(Chance(*rate))),
+        }
+        fault
+    }
+}
+
 /// A scenario names a node that this run does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the fault `{kind}` names node {node}, but there are {count}, from 0; use --nodes or another number")]
+#[error("{what} names node {node}, but there are {count}, from 0; use --nodes or another number")]
 pub(crate) struct NoSuchNode {
-    kind: &'static str,
+    what: String,
     node: usize,
     count: usize,
+}
+
+/// Looks at all nodes that a scenario names outside its faults.
+fn check_nodes(scenario: &Scenario, count: usize) -> Result<(), NoSuchNode> {
+    let no_such = |what: &str, node| NoSuchNode { what: what.to_owned(), node, count };
+    let mut nothing = Seed(0).generator("check", &[]);
+    let mut operations = scenario.operations().iter();
+    if let Some(operation) = operations.find(|operation| operation.node >= count) {
+        return Err(no_such("an operation of the schedule", operation.node));
+    }
+    for (what, set) in
+        [("mesh.absent", &scenario.mesh.absent), ("workload.writers", &scenario.workload.writers)]
+    {
+        set.resolve(count, &mut nothing).map_err(|node| no_such(what, node))?;
+    }
+    Ok(())
 }
 
 /// Draws all faults of a run. None begins or lasts after `end`.
@@ -124,6 +192,7 @@ pub(crate) fn plan(
     count: usize,
     end: Moment,
 ) -> Result<Vec<Planned>, NoSuchNode> {
+    check_nodes(scenario, count)?;
     let mut planned = Vec::new();
     let mut before: BTreeMap<&str, u64> = BTreeMap::new();
     for fault in &scenario.faults {
@@ -137,7 +206,11 @@ pub(crate) fn plan(
         let mut at = Moment(0) + fault.at.draw(&mut generator);
         while at < end {
             let drawn = Draw { fault, kind, count, at, end, generator: &mut generator }.draw();
-            planned.extend(drawn.map_err(|node| NoSuchNode { kind: kind.name(), node, count })?);
+            planned.extend(drawn.map_err(|node| NoSuchNode {
+                what: format!("the fault `{}`", kind.name()),
+                node,
+                count,
+            })?);
             let Some(every) = fault.every else { break };
             at = at + every.draw(&mut generator);
         }
@@ -227,7 +300,7 @@ impl Draw<'_> {
         for (to, from) in to.iter_mut().zip(&from) {
             *to &= !from;
         }
-        Ok(Effect::Block { from, to, both, again: false })
+        Ok(Effect::Block { from, to, both, again: fault.again.unwrap_or(false) })
     }
 
     fn flap(&mut self, end: Moment) -> Result<Vec<Planned>, usize> {
@@ -242,7 +315,7 @@ impl Draw<'_> {
             let up = pause(fault.up);
             let effect =
                 Effect::Block { from: from.clone(), to: to.clone(), both: true, again: !flaps.is_empty() };
-            flaps.push(Planned { at, until: Some(until), effect, kind: self.kind });
+            flaps.push(Planned { at, until: Some(until), effect, kind: FaultKind::Cut });
             at = until + up;
         }
         Ok(flaps)

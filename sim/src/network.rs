@@ -4,7 +4,7 @@
 //! stream up until it opens again or the connection dies of silence, at another time at each end. What was on
 //! its way when a connection dies is lost from some frame on, never from the middle.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use snomesh::gossip::{Channel, LinkId};
@@ -121,6 +121,8 @@ pub(crate) struct Network {
     net: Net,
     bandwidth: u64,
     buffer: usize,
+    /// How many connections there were between two nodes: what is drawn for one is keyed by them alone.
+    between: BTreeMap<(usize, usize), u64>,
     /// Pipes in which nothing moves, and writers that wait while the way back is closed.
     pub(crate) stalled: Vec<(usize, usize, Channel)>,
 }
@@ -150,7 +152,15 @@ impl Network {
         let mut generator = seed.generator("network", &[]);
         let bandwidth = net.bandwidth.draw(&mut generator).0.max(1);
         let buffer = usize::try_from(net.buffer.draw(&mut generator).0.max(1)).unwrap_or(usize::MAX);
-        Self { connections: Vec::new(), seed, net: net.clone(), bandwidth, buffer, stalled: Vec::new() }
+        Self {
+            connections: Vec::new(),
+            seed,
+            net: net.clone(),
+            bandwidth,
+            buffer,
+            between: BTreeMap::new(),
+            stalled: Vec::new(),
+        }
     }
 
     /// How long a packet takes between two nodes when all is well.
@@ -172,6 +182,9 @@ impl Network {
     /// Adds a connection; each end will be up at its time.
     pub(crate) fn connect(&mut self, ends: [(usize, u32); 2], ready: [Moment; 2]) -> usize {
         let number = self.connections.len();
+        let pair = self.between.entry((ends[0].0, ends[1].0)).or_default();
+        *pair += 1;
+        let pair = *pair;
         let end = |at: usize| End {
             node: ends[at].0,
             life: ends[at].1,
@@ -198,7 +211,7 @@ impl Network {
             };
             Line {
                 pipes: [pipe(), pipe()],
-                generator: self.seed.generator("link", &[one, other, number as u64]),
+                generator: self.seed.generator("link", &[one, other, pair]),
                 free_at: Moment(0),
                 path,
                 epoch: u64::MAX,

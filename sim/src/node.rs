@@ -67,6 +67,8 @@ pub(crate) struct Node {
     pub(crate) left: bool,
     /// How many events its ring holds.
     pub(crate) ring: u64,
+    /// How many frames it has received while bits flipped.
+    pub(crate) received: u64,
 }
 
 impl Node {
@@ -88,6 +90,7 @@ impl Node {
             connections: Vec::new(),
             left: false,
             ring,
+            received: 0,
         }
     }
 

@@ -38,6 +38,8 @@ pub(crate) enum Event {
     Write { node: usize },
     /// Some node writes many.
     Burst,
+    /// An operation of the scenario's schedule.
+    Operate { number: usize },
     /// A node registers a tunnel.
     Register { node: usize },
     /// A node takes a tunnel back.

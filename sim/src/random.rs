@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// What everything is drawn with: fast, seeded, the same on every platform.
 pub(crate) type Generator = rand::rngs::Xoshiro256PlusPlus;
@@ -40,7 +41,10 @@ impl FromStr for Seed {
     type Err = ParseSeedError;
 
     fn from_str(text: &str) -> Result<Self, ParseSeedError> {
+        let is_commit = text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let number = match text.strip_prefix("0x") {
+            // So that continuous integration searches elsewhere with each commit, and can be repeated.
+            None if is_commit => u64::from_str_radix(&text[..16], 16),
             Some(digits) => u64::from_str_radix(digits, 16),
             None => text.parse(),
         };
@@ -48,9 +52,38 @@ impl FromStr for Seed {
     }
 }
 
+impl Serialize for Seed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.to_string())
+    }
+}
+
+impl<'de> Deserialize<'de> for Seed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Seed;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a seed such as 47 or \"0x2f\"")
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Seed, E> {
+                let seed = u64::try_from(number).map(Seed).ok();
+                seed.ok_or_else(|| E::invalid_value(de::Unexpected::Signed(number), &self))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Seed, E> {
+                text.parse().ok().ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
 /// A text is not a [`Seed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a seed is a number of 64 bits, in decimal or as 0x and hexadecimal digits")]
+#[error("a seed is a number of 64 bits, in decimal or as 0x and hexadecimal digits, or a commit's hash")]
 pub(crate) struct ParseSeedError;
 
 /// A duration from `low` to `high`, both included.
@@ -104,6 +137,7 @@ mod tests {
         assert_eq!("0x2f".parse(), Ok(Seed(47)));
         assert_eq!(Seed(47).to_string(), "0x2f");
         assert_eq!("2f".parse::<Seed>(), Err(ParseSeedError));
+        assert_eq!("70e0a49000000001ffffffffffffffffffffffff".parse(), Ok(Seed(0x70e0_a490_0000_0001)));
     }
 
     #[test]

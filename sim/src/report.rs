@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::coverage::{Coverage, Point};
 use crate::run::{Finished, sum_of_hashes};
+use crate::token::quoted;
 
 /// The version of the JSON.
 const SCHEMA: u32 = 1;
@@ -123,12 +124,9 @@ impl Batch<'_, '_> {
                     violation.checker, finished.job.label, outcome.seed, violation.at, violation.what
                 )?;
             }
-            let nodes = finished.job.nodes.map_or(String::new(), |nodes| format!(" --nodes {nodes}"));
-            writeln!(
-                out,
-                "     replay: cargo run --bin sim -- run {} --seed {}{nodes}",
-                finished.job.label, outcome.seed
-            )?;
+            let token = quoted(&finished.job.token());
+            writeln!(out, "     replay: cargo run --bin sim -- replay {token}")?;
+            writeln!(out, "     shrink: cargo run --bin sim -- shrink {token}")?;
             writeln!(out, "     the last that happened there:")?;
             for record in &outcome.tail {
                 writeln!(out, "       {record}")?;
@@ -201,6 +199,7 @@ struct JsonReport<'a> {
 #[derive(Serialize)]
 struct JsonRun<'a> {
     scenario: &'a str,
+    token: String,
     seed: u64,
     nodes: usize,
     virtual_ms: u64,
@@ -237,6 +236,7 @@ fn json_run<'a>(finished: &'a Finished<'_>) -> JsonRun<'a> {
     });
     JsonRun {
         scenario: &finished.job.scenario.name,
+        token: finished.job.token(),
         seed: outcome.seed.0,
         nodes: outcome.nodes,
         virtual_ms: millis(outcome.simulated),

@@ -3,18 +3,16 @@
 //! A run is deterministic and knows nothing of the others, so that neither their number nor the threads change
 //! what it comes to.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use snomesh::time::Moment;
-
-use crate::checker::{Checker, Violation};
-use crate::coverage::Coverage;
 use crate::fault::NoSuchNode;
+use crate::progress::Progress;
 use crate::random::Seed;
 use crate::scenario::Scenario;
+use crate::token::Overrides;
+use crate::trace::Keep;
 use crate::world::{Outcome, World};
 
 /// One scenario with one seed.
@@ -24,12 +22,19 @@ pub(crate) struct Job<'a> {
     pub(crate) scenario: &'a Scenario,
     /// What it is called at the command line: a name, or a file.
     pub(crate) label: &'a str,
+    /// What the command line has changed of it already.
+    pub(crate) overrides: &'a Overrides,
     /// With which seed.
     pub(crate) seed: Seed,
-    /// With how many nodes, if not as many as the scenario says.
-    pub(crate) nodes: Option<usize>,
-    /// Whether to keep all records as text.
-    pub(crate) lines: bool,
+    /// What to keep of it.
+    pub(crate) keep: &'a Keep,
+}
+
+impl Job<'_> {
+    /// The word by which it is repeated.
+    pub(crate) fn token(&self) -> String {
+        format!("{}@{}{}", self.label, self.seed, self.overrides)
+    }
 }
 
 /// What a job came to.
@@ -62,25 +67,44 @@ pub(crate) struct Effort {
     pub(crate) threads: usize,
     /// Whether to stop at the first that fails.
     pub(crate) fail_fast: bool,
+    /// When to begin no more.
+    pub(crate) until: Option<Instant>,
 }
 
-/// Does all jobs; the results are in their order, without those that were not begun after a failure.
+impl Effort {
+    /// Everything, on so many threads.
+    pub(crate) fn all(threads: usize) -> Self {
+        Self { threads, fail_fast: false, until: None }
+    }
+}
+
+/// Does all jobs; the results are in their order, without those that were not begun after a failure or when the
+/// time was up. The first is always begun.
 ///
 /// # Errors
 ///
 /// [`NoSuchNode`] of the first job whose scenario speaks of nodes that are not there.
-pub(crate) fn run_all<'a>(jobs: &[Job<'a>], effort: Effort) -> Result<Vec<Finished<'a>>, NoSuchNode> {
+pub(crate) fn run_all<'a>(
+    jobs: &[Job<'a>],
+    effort: Effort,
+    progress: &Progress,
+) -> Result<Vec<Finished<'a>>, NoSuchNode> {
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let results = Mutex::new(Vec::new());
     let work = || {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some(job) = jobs.get(number).filter(|_| !stop.load(Ordering::Relaxed)) else { return };
+            let is_late = number > 0 && effort.until.is_some_and(|until| Instant::now() >= until);
+            let Some(job) = jobs.get(number).filter(|_| !is_late && !stop.load(Ordering::Relaxed)) else {
+                return;
+            };
             let result = run(*job);
-            if effort.fail_fast && result.as_ref().is_ok_and(|finished| !finished.held()) {
+            let held = result.as_ref().is_ok_and(Finished::held);
+            if effort.fail_fast && !held {
                 stop.store(true, Ordering::Relaxed);
             }
+            progress.done(held);
             results.lock().expect("no thread panics while it holds the lock").push((number, result));
         }
     };
@@ -95,28 +119,14 @@ pub(crate) fn run_all<'a>(jobs: &[Job<'a>], effort: Effort) -> Result<Vec<Finish
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Does one job. A panic of the core is something that did not hold.
-fn run(job: Job<'_>) -> Result<Finished<'_>, NoSuchNode> {
+/// Does one job.
+///
+/// # Errors
+///
+/// [`NoSuchNode`] if its scenario speaks of nodes that are not there.
+pub(crate) fn run(job: Job<'_>) -> Result<Finished<'_>, NoSuchNode> {
     let begun = Instant::now();
-    let world = World::new(job.scenario, job.seed, job.nodes, job.lines)?;
-    let outcome = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        let what = text.unwrap_or_else(|| "without a message".to_owned());
-        Outcome {
-            seed: job.seed,
-            nodes: job.nodes.unwrap_or(0),
-            simulated: Duration::ZERO,
-            events: 0,
-            trace_hash: "panicked".to_owned(),
-            converged_after: None,
-            violations: vec![Violation { checker: Checker::Panic, at: Moment(0), node: None, what }],
-            coverage: Coverage::default(),
-            unmet: Vec::new(),
-            tail: Vec::new(),
-            lines: None,
-        }
-    });
+    let outcome = World::new(job.scenario, job.seed, job.keep)?.run();
     Ok(Finished { job, outcome, took: begun.elapsed() })
 }
 

@@ -2,16 +2,22 @@
 //!
 //! Everything observable goes into the hash: when, where, what and the bytes. Two runs are the same run when
 //! their hashes are. The last records are kept for the report of a violation; all of them are written as JSON
-//! lines when somebody wants to read or compare them.
+//! lines, as a log or as a picture when somebody wants to read them. *Notes* are measurements: they go to the
+//! readers and not into the hash.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use snomesh::gossip::Message;
 use snomesh::time::Moment;
+use snomesh::wire;
+
+use crate::random::Seed;
 
 /// What is recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     Start,
@@ -44,6 +50,10 @@ pub(crate) enum Kind {
     Agreed,
     Diverged,
     Violation,
+    /// A note: how many different states there are among how many nodes.
+    Digests,
+    /// A note: a write was seen for the first time, so many nanoseconds after it was made.
+    Seen,
 }
 
 /// One record.
@@ -79,21 +89,161 @@ impl fmt::Display for Record {
             Kind::LinkUp | Kind::LinkDown | Kind::Close | Kind::Dial | Kind::DialFailed | Kind::Writable => {
                 write!(f, "peer n{}, link {}", self.a, self.b)
             }
+            Kind::Set | Kind::Unset | Kind::Look | Kind::Event | Kind::Violation => Ok(()),
             _ => write!(f, "{} {}", self.a, self.b),
         }?;
-        let printable = self.text.iter().take_while(|byte| byte.is_ascii_graphic() || **byte == b' ');
-        let text: String = printable.map(|byte| char::from(*byte)).collect();
-        if self.is_text() && !text.is_empty() { write!(f, " {text}") } else { Ok(()) }
+        let text = if self.kind.has_text() { printable(&self.text) } else { String::new() };
+        if text.is_empty() { Ok(()) } else { write!(f, " {text}") }
     }
 }
 
-impl Record {
-    fn is_text(&self) -> bool {
-        !matches!(
-            self.kind,
-            Kind::Send | Kind::Deliver | Kind::Datagram | Kind::Heard | Kind::Malformed | Kind::Persist
-        )
+impl Kind {
+    /// Whether the bytes of such a record are a text.
+    fn has_text(self) -> bool {
+        !self.has_message() && self != Self::Persist
     }
+
+    /// Whether the bytes of such a record are a message on its way.
+    fn has_message(self) -> bool {
+        matches!(self, Self::Send | Self::Deliver | Self::Datagram | Self::Heard)
+    }
+}
+
+fn printable(bytes: &[u8]) -> String {
+    let printable = bytes.iter().take_while(|byte| byte.is_ascii_graphic() || **byte == b' ');
+    printable.map(|byte| char::from(*byte)).collect()
+}
+
+/// What a message is called.
+pub(crate) fn kind_of(message: &Message) -> Cow<'static, str> {
+    match message {
+        Message::Delta(_) => Cow::Borrowed("delta"),
+        Message::Heartbeat { .. } => Cow::Borrowed("heartbeat"),
+        other => {
+            let text = format!("{other:?}");
+            let name = text.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+            Cow::Owned(name.to_ascii_lowercase())
+        }
+    }
+}
+
+/// What the bytes of a record say, for people and pictures.
+fn meaning(kind: Kind, bytes: &[u8]) -> String {
+    if kind.has_text() {
+        return String::from_utf8_lossy(bytes).into_owned();
+    }
+    match wire::decode(bytes) {
+        Ok(message) if kind.has_message() => kind_of(&message).into_owned(),
+        Ok(_) | Err(_) => String::new(),
+    }
+}
+
+/// The same for a log: with the keys.
+fn meaning_at_length(kind: Kind, bytes: &[u8]) -> String {
+    let mut text = meaning(kind, bytes);
+    if kind.has_message()
+        && let Ok(Message::Delta(delta)) = wire::decode(bytes)
+    {
+        for item in &delta.items {
+            let values = item.entries.iter().filter(|entry| entry.value.is_some()).count();
+            // A string takes everything.
+            write!(text, " {}", item.key).ok();
+            if values != 1 {
+                write!(text, " ({values} values)").ok();
+            }
+        }
+    }
+    text
+}
+
+/// What is known of a run before it begins: the first line of its trace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Header {
+    /// The version of the lines.
+    pub(crate) schema: u32,
+    /// The scenario's name.
+    pub(crate) scenario: String,
+    /// What it shows.
+    pub(crate) about: String,
+    /// The run.
+    pub(crate) seed: Seed,
+    /// How many nodes there are.
+    pub(crate) nodes: usize,
+    /// When everything has healed.
+    pub(crate) heal_ns: u64,
+    /// When all nodes must agree.
+    pub(crate) deadline_ns: u64,
+    /// When it is over.
+    pub(crate) end_ns: u64,
+    /// What will go wrong.
+    pub(crate) faults: Vec<HeaderFault>,
+}
+
+/// What goes wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HeaderFault {
+    /// What.
+    pub(crate) kind: String,
+    /// From when.
+    pub(crate) at_ns: u64,
+    /// Until when, if it lasts.
+    pub(crate) until_ns: Option<u64>,
+    /// For each node the side it is on, of a partition; and 0 for each node that is hit, of all others.
+    pub(crate) sides: Vec<Option<usize>>,
+}
+
+impl Header {
+    /// The version of the lines that this program writes and reads.
+    pub(crate) const SCHEMA: u32 = 1;
+}
+
+/// One record as a line of a trace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Line {
+    pub(crate) seq: u64,
+    pub(crate) t_ns: u64,
+    pub(crate) node: Option<usize>,
+    pub(crate) kind: Kind,
+    pub(crate) a: u64,
+    pub(crate) b: u64,
+    pub(crate) len: usize,
+    pub(crate) hash: String,
+    /// What the bytes say: a key, a kind of message.
+    #[serde(default)]
+    pub(crate) what: String,
+}
+
+/// Which records a log has.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Filter {
+    /// Up to then.
+    pub(crate) until: Option<Moment>,
+    /// Of this node, and what concerns all.
+    pub(crate) node: Option<usize>,
+    /// That name this key.
+    pub(crate) key: Option<String>,
+}
+
+/// What is kept of a run besides its hash.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Keep {
+    /// All records as lines of JSON.
+    pub(crate) lines: bool,
+    /// Some records as a log for people.
+    pub(crate) log: Option<Filter>,
+    /// What the nodes were told to do.
+    pub(crate) operations: bool,
+}
+
+/// What was kept.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// The lines of JSON.
+    pub(crate) lines: Option<Vec<u8>>,
+    /// The log.
+    pub(crate) log: Option<Vec<u8>>,
+    /// What the nodes were told to do.
+    pub(crate) operations: Option<Vec<crate::scenario::Operation>>,
 }
 
 /// The hash over what happened so far, and its end.
@@ -105,6 +255,7 @@ pub(crate) struct Trace {
     last: VecDeque<Record>,
     records: u64,
     lines: Option<Vec<u8>>,
+    log: Option<(Filter, Vec<u8>)>,
 }
 
 impl Trace {
@@ -112,15 +263,33 @@ impl Trace {
     const KEPT: usize = 4_096;
     const GATHERED: usize = 64 * 1024;
 
-    /// Starts with nothing; `lines` says whether to keep all of it as text.
-    pub(crate) fn new(lines: bool) -> Self {
+    /// Starts with nothing; `header` is asked for if somebody reads it.
+    pub(crate) fn new(keep: &Keep, header: impl FnOnce() -> Header) -> Self {
+        let header = keep.lines.then(header);
+        let first_line = |header: &Header| {
+            let mut line = serde_json::to_value(header).expect("a header has nothing that JSON lacks");
+            line["kind"] = "header".into();
+            line["t_ns"] = 0.into();
+            format!("{line}\n").into_bytes()
+        };
         Self {
             hasher: blake3::Hasher::new(),
             pending: Vec::with_capacity(Self::GATHERED + 4_096),
-            last: VecDeque::new(),
+            last: VecDeque::with_capacity(Self::KEPT),
             records: 0,
-            lines: lines.then(Vec::new),
+            lines: header.as_ref().map(first_line),
+            log: keep.log.clone().map(|filter| (filter, Vec::new())),
         }
+    }
+
+    /// Whether somebody reads notes.
+    pub(crate) fn takes_notes(&self) -> bool {
+        self.lines.is_some()
+    }
+
+    /// Records a measurement, for readers only.
+    pub(crate) fn note(&mut self, at: Moment, node: Option<usize>, kind: Kind, a: u64, b: u64) {
+        self.tell(&Record { at, node, kind, a, b, text: [0; 24] }, b"");
     }
 
     /// Records something.
@@ -154,8 +323,30 @@ impl Trace {
             self.last.pop_front();
         }
         self.last.push_back(record);
+        if self.lines.is_some() || self.log.is_some() {
+            self.tell(&record, bytes);
+        }
+    }
+
+    fn tell(&mut self, record: &Record, bytes: &[u8]) {
+        let Record { at, node, kind, a, b, .. } = *record;
         if let Some(lines) = &mut self.lines {
-            write_line(lines, self.records, &record, bytes);
+            let hash = blake3::hash(bytes).to_hex()[..16].to_owned();
+            let what = meaning(kind, bytes);
+            let line = Line { seq: self.records, t_ns: at.0, node, kind, a, b, len: bytes.len(), hash, what };
+            serde_json::to_writer(&mut *lines, &line).expect("a vector takes every byte");
+            lines.push(b'\n');
+        }
+        if let Some((filter, log)) = &mut self.log {
+            let text = meaning_at_length(kind, bytes);
+            let concerns = filter.node.is_none_or(|wanted| node.is_none_or(|node| node == wanted))
+                && filter.until.is_none_or(|until| at <= until)
+                && filter.key.as_ref().is_none_or(|key| names(&text, key) || kind == Kind::Violation);
+            if concerns {
+                let shown = Record { text: [0; 24], ..*record };
+                log.extend_from_slice(format!("{shown} {text}").trim_end().as_bytes());
+                log.push(b'\n');
+            }
         }
     }
 
@@ -167,41 +358,32 @@ impl Trace {
         tail
     }
 
-    /// The hash over all records, as 16 hexadecimal digits, and the text if it was kept.
-    pub(crate) fn finish(mut self) -> (String, Option<Vec<u8>>) {
+    /// The hash over all records, as 16 hexadecimal digits, and what was kept.
+    pub(crate) fn finish(mut self) -> (String, Kept) {
         self.hasher.update(&self.pending);
         let mut digits = self.hasher.finalize().to_hex().to_string();
         digits.truncate(16);
-        (digits, self.lines)
+        let log = self.log.map(|(_, log)| log);
+        (digits, Kept { lines: self.lines, log, operations: None })
     }
 }
 
-#[derive(Serialize)]
-struct Line<'a> {
-    seq: u64,
-    t_ns: u64,
-    node: Option<usize>,
-    kind: Kind,
-    a: u64,
-    b: u64,
-    len: usize,
-    hash: &'a str,
-}
-
-fn write_line(lines: &mut Vec<u8>, seq: u64, record: &Record, bytes: &[u8]) {
-    let hash = blake3::hash(bytes).to_hex();
-    let Record { at, node, kind, a, b, .. } = *record;
-    let line = Line { seq, t_ns: at.0, node, kind, a, b, len: bytes.len(), hash: &hash[..16] };
-    serde_json::to_writer(&mut *lines, &line).expect("a vector takes every byte");
-    lines.push(b'\n');
+/// Whether a text names a key, in full or by its end.
+fn names(text: &str, key: &str) -> bool {
+    text.split([' ', '+', '-'])
+        .any(|word| word.strip_suffix(key).is_some_and(|before| before.is_empty() || before.ends_with('/')))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn trace(keep: &Keep) -> Trace {
+        Trace::new(keep, || panic!("nobody asked for it"))
+    }
+
     fn hash(records: &[(u64, Kind, &[u8])]) -> String {
-        let mut trace = Trace::new(false);
+        let mut trace = trace(&Keep::default());
         for (at, kind, bytes) in records {
             trace.record(Moment(*at), Some(1), *kind, 2, 3, bytes);
         }
@@ -209,22 +391,39 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_sees_time_kind_and_bytes() {
+    fn the_hash_sees_time_kind_and_bytes_and_no_notes() {
         let base = hash(&[(1, Kind::Send, b"x"), (2, Kind::Deliver, b"x")]);
         assert_eq!(base, hash(&[(1, Kind::Send, b"x"), (2, Kind::Deliver, b"x")]));
         assert_ne!(base, hash(&[(1, Kind::Send, b"x"), (3, Kind::Deliver, b"x")]));
         assert_ne!(base, hash(&[(1, Kind::Send, b"y"), (2, Kind::Deliver, b"x")]));
         assert_ne!(base, hash(&[(1, Kind::Send, b"x"), (2, Kind::Send, b"x")]));
+        let mut noted = trace(&Keep::default());
+        noted.note(Moment(0), None, Kind::Digests, 1, 1);
+        assert_eq!(noted.finish().0, hash(&[]));
     }
 
     #[test]
     fn the_tail_is_of_one_node_and_of_what_concerns_all() {
-        let mut trace = Trace::new(true);
+        let mut trace = trace(&Keep::default());
         for node in [Some(0), Some(1), None, Some(0)] {
             trace.record(Moment(1), node, Kind::Timeout, 0, 0, b"");
         }
         assert_eq!(trace.tail(Some(1), 10).len(), 2);
         assert_eq!(trace.tail(None, 3).len(), 3);
-        assert_eq!(trace.finish().1.unwrap().iter().filter(|byte| **byte == b'\n').count(), 4);
+    }
+
+    #[test]
+    fn a_log_has_what_its_filter_asks_for() {
+        let log = |filter: Filter| {
+            let mut trace = trace(&Keep { log: Some(filter), ..Keep::default() });
+            trace.record(Moment(1), Some(0), Kind::Set, 0, 9, b"mesh/k1");
+            trace.record(Moment(2), Some(1), Kind::Event, 0, 0, b"mesh/k11");
+            trace.record(Moment(3), None, Kind::Heal, 0, 0, b"");
+            String::from_utf8(trace.finish().1.log.unwrap()).unwrap().lines().count()
+        };
+        assert_eq!(log(Filter::default()), 3);
+        assert_eq!(log(Filter { until: Some(Moment(2)), ..Filter::default() }), 2);
+        assert_eq!(log(Filter { node: Some(1), ..Filter::default() }), 2);
+        assert_eq!(log(Filter { key: Some("k1".to_owned()), ..Filter::default() }), 1);
     }
 }

@@ -3,10 +3,12 @@
 use std::io::{self, Write};
 use std::process::Command;
 
+use crate::cli::Chosen;
 use crate::fault::NoSuchNode;
+use crate::progress::Progress;
 use crate::random::Seed;
 use crate::run::{Effort, Job, run_all};
-use crate::scenario::Scenario;
+use crate::trace::Keep;
 
 /// Why the question could not be answered.
 #[derive(Debug, thiserror::Error)]
@@ -33,21 +35,18 @@ const SEEDS: u64 = 2;
 /// # Errors
 ///
 /// [`VerifyError`]; nothing is known then.
-pub(crate) fn verify(
-    scenarios: &[(String, Scenario)],
-    first: Seed,
-    out: &mut dyn Write,
-) -> Result<bool, VerifyError> {
+pub(crate) fn verify(scenarios: &[Chosen], first: Seed, out: &mut dyn Write) -> Result<bool, VerifyError> {
     let mut same = true;
-    for (label, scenario) in scenarios {
-        let job = |seed: u64, lines| Job {
+    let (nothing, lines) = (Keep::default(), Keep { lines: true, ..Keep::default() });
+    for Chosen { label, scenario, overrides } in scenarios {
+        let job = |seed: u64, keep| Job {
             scenario,
             label,
+            overrides,
             seed: Seed(first.0.wrapping_add(seed)),
-            nodes: None,
-            lines,
+            keep,
         };
-        let jobs: Vec<Job<'_>> = (0..SEEDS).map(|seed| job(seed, false)).collect();
+        let jobs: Vec<Job<'_>> = (0..SEEDS).map(|seed| job(seed, &nothing)).collect();
         let one_thread = hashes(&jobs, 1)?;
         let again = hashes(&jobs, 1)?;
         let two_threads = hashes(&jobs, 2)?;
@@ -69,7 +68,7 @@ pub(crate) fn verify(
         same = false;
         writeln!(out, "DIFFERS {label}  {}", differing.join(", "))?;
         for seed in 0..SEEDS {
-            if let Some(difference) = first_difference(job(seed, true))? {
+            if let Some(difference) = first_difference(job(seed, &lines))? {
                 writeln!(out, "        seed {}: {difference}", Seed(first.0.wrapping_add(seed)))?;
             }
         }
@@ -78,7 +77,7 @@ pub(crate) fn verify(
 }
 
 fn hashes(jobs: &[Job<'_>], threads: usize) -> Result<Vec<String>, NoSuchNode> {
-    let finished = run_all(jobs, Effort { threads, fail_fast: false })?;
+    let finished = run_all(jobs, Effort::all(threads), &Progress::silent())?;
     Ok(finished.into_iter().map(|finished| finished.outcome.trace_hash).collect())
 }
 
@@ -95,8 +94,8 @@ fn other_process(label: &str, seed: Seed) -> Result<String, VerifyError> {
 /// The first record in which two runs of one job differ.
 fn first_difference(job: Job<'_>) -> Result<Option<String>, NoSuchNode> {
     let lines = || -> Result<Vec<u8>, NoSuchNode> {
-        let mut finished = run_all(&[job], Effort { threads: 1, fail_fast: false })?;
-        Ok(finished.pop().and_then(|finished| finished.outcome.lines).unwrap_or_default())
+        let mut finished = run_all(&[job], Effort::all(1), &Progress::silent())?;
+        Ok(finished.pop().and_then(|finished| finished.outcome.kept.lines).unwrap_or_default())
     };
     Ok(differing_line(&lines()?, &lines()?))
 }

@@ -46,7 +46,67 @@ fn something_that_does_not_hold_is_1_with_the_command_that_repeats_it() {
     assert_eq!(status(&output), 1);
     let out = text(&output.stdout);
     assert!(out.contains("FAIL convergence  scenario="), "{out}");
-    assert!(out.contains("--seed 0x3") && out.contains("replay: cargo run --bin sim -- run "), "{out}");
+    let token = format!("{}@0x3", path.display());
+    assert!(out.contains(&format!("replay: cargo run --bin sim -- replay {token}")), "{out}");
+    assert!(out.contains(&format!("shrink: cargo run --bin sim -- shrink {token}")), "{out}");
+}
+
+/// FEATURES P11. The word that a failure prints repeats it, whatever the command line had changed.
+#[test]
+fn a_token_replays_the_run_with_its_changes_and_a_filtered_log() {
+    let path = scenario("replayed.toml", "converge_within = \"20s\"");
+    let path = path.to_str().unwrap();
+    let run = sim(&["run", path, "--seed", "0x5", "--set", "expect.converge_within=1ms", "--nodes", "4"]);
+    assert_eq!(status(&run), 1);
+    let out = text(&run.stdout);
+    let token = out
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("replay: cargo run --bin sim -- replay "))
+        .unwrap();
+    assert_eq!(token, format!("{path}@0x5+nodes=4+expect.converge_within=1ms"));
+    let replayed = sim(&["replay", token]);
+    assert_eq!(status(&replayed), 1);
+    let trace = |out: &str| out.lines().last().unwrap().rsplit_once("trace ").unwrap().1.to_owned();
+    let whole = text(&replayed.stdout);
+    assert_eq!(trace(&whole), trace(&out));
+    assert!(whole.lines().count() > 100 && whole.contains("FAIL convergence"), "{whole}");
+    let filtered = sim(&["replay", token, "--node", "1", "--key", "k1", "--until", "5s"]);
+    let some = text(&filtered.stdout);
+    let log: Vec<&str> = some.lines().take_while(|line| !line.is_empty()).collect();
+    assert!(!log.is_empty() && log.len() < whole.lines().count() / 4, "{some}");
+    for line in log {
+        assert!(line.contains("k1") && (line.contains("  n1 ") || !line.contains("  n")), "{line}");
+        assert!(line.trim().split('.').next().unwrap().parse::<u64>().unwrap() < 5, "{line}");
+    }
+}
+
+/// FEATURES P11. A planted failure is reduced to a file that fails in the same way.
+#[test]
+fn a_failing_run_is_shrunk_to_a_file_that_fails_in_the_same_way() {
+    let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("shrunk.toml");
+    let path = scenario("to-shrink.toml", "converge_within = \"20s\"");
+    let token = &format!("{}@0x5+nodes=4+expect.converge_within=1ms", path.display());
+    let shrunk = sim(&["shrink", token, "--out", out.to_str().unwrap()]);
+    assert_eq!(status(&shrunk), 0, "{}", text(&shrunk.stderr));
+    let told = text(&shrunk.stdout);
+    assert!(told.contains("from 4 nodes") && told.contains("to   2 nodes"), "{told}");
+    let written = std::fs::read_to_string(&out).unwrap();
+    assert!(written.contains("[schedule]") && written.contains("seed = \"0x5\""), "{written}");
+    let replayed = sim(&["replay", out.to_str().unwrap()]);
+    assert_eq!(status(&replayed), 1);
+    assert!(text(&replayed.stdout).contains("FAIL convergence"));
+    let holds = sim(&["shrink", "three-node-partition@5", "--out", out.to_str().unwrap()]);
+    assert_eq!(status(&holds), 2);
+    assert!(text(&holds.stderr).contains("nothing to shrink"));
+}
+
+#[test]
+fn a_search_whose_time_is_up_before_its_seeds_are_run_is_5() {
+    let output = sim(&["run", "three-node-partition", "--seeds", "100000", "--for", "300ms"]);
+    assert_eq!(status(&output), 5, "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains("the time was up after"));
+    let endless = sim(&["run", "three-node-partition", "--for", "300ms"]);
+    assert_eq!(status(&endless), 0, "{}", text(&endless.stdout));
 }
 
 #[test]
@@ -69,6 +129,12 @@ fn arguments_that_make_no_sense_are_2_and_nothing_is_written() {
         &["run", "three-node-partition", "--seeds", "0", "--json", report],
         &["run", "three-node-partition", "--nodes", "2", "--json", report],
         &["run", "three-node-partition", "--seeds", "2", "--trace", report],
+        &["run", "three-node-partition", "--set", "net.los=0.1", "--json", report],
+        &["run", "three-node-partition", "--faults", "fire", "--json", report],
+        &["run", "three-node-partition", "--for", "10", "--json", report],
+        &["replay", "three-node-partition@x"],
+        &["replay", "all@1"],
+        &["shrink", "no-such-scenario@1"],
         &["dance"],
     ] {
         let output = sim(args);
@@ -112,6 +178,9 @@ fn a_trace_has_a_line_for_every_record() {
     assert_eq!(status(&output), 0, "{}", text(&output.stdout));
     let lines = std::fs::read_to_string(path).unwrap();
     assert!(lines.lines().count() > 100);
+    let header: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    assert_eq!((&header["kind"], &header["schema"]), (&"header".into(), &1.into()));
+    assert!(lines.contains("\"kind\":\"digests\"") && lines.contains("\"what\":\"delta\""));
     for line in lines.lines() {
         let record: serde_json::Value = serde_json::from_str(line).unwrap();
         assert!(record["kind"].is_string() && record["t_ns"].is_u64());

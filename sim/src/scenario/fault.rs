@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use toml::Spanned;
 
 use super::{Bytes, Chance, Drawn, Skew};
@@ -14,7 +14,7 @@ use crate::random::{self, Generator};
 ///
 /// The parameters of all kinds are in one table, and [`Fault::check`] says which belong to which: so an error
 /// has its place in the file, which it would lose in a tagged enum.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Fault {
     /// What.
@@ -56,10 +56,12 @@ pub(crate) struct Fault {
     pub(crate) down: Option<Drawn<Duration>>,
     /// How long a flapping link is up at a time.
     pub(crate) up: Option<Drawn<Duration>>,
+    /// Whether a cut is one of a flapping link after the first: then it counts when the link was up before.
+    pub(crate) again: Option<bool>,
 }
 
 /// What can go wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum FaultKind {
     /// Groups of nodes do not reach each other.
@@ -91,6 +93,23 @@ pub(crate) enum FaultKind {
 }
 
 impl FaultKind {
+    /// All of them, in the order of `sim list`.
+    pub(crate) const ALL: &[Self] = &[
+        Self::Partition,
+        Self::OneWay,
+        Self::Cut,
+        Self::Flap,
+        Self::Crash,
+        Self::Leave,
+        Self::Join,
+        Self::Freeze,
+        Self::SlowReader,
+        Self::Weather,
+        Self::ClockJump,
+        Self::Corrupt,
+        Self::Stall,
+    ];
+
     /// How it is written.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -110,11 +129,31 @@ impl FaultKind {
         }
     }
 
+    /// What it does, in one line.
+    pub(crate) fn about(self) -> &'static str {
+        match self {
+            Self::Partition => "groups of nodes do not reach each other",
+            Self::OneWay => "some nodes are not heard by others, which they hear",
+            Self::Cut => "links between some nodes are cut, both ways",
+            Self::Flap => "links between some nodes come and go",
+            Self::Crash => "nodes are killed and, after a while, started again",
+            Self::Leave => "nodes say that they go, and go",
+            Self::Join => "nodes that were not there are started",
+            Self::Freeze => "nodes do nothing while their transport lives",
+            Self::SlowReader => "nodes accept streams and do not read them",
+            Self::Weather => "delay, jitter, loss, duplication or bandwidth of links change",
+            Self::ClockJump => "wall clocks jump",
+            Self::Corrupt => "bits flip after decryption",
+            Self::Stall => "subscribers do not look at their events",
+        }
+    }
+
     /// The parameters that it needs, and those that it may have besides.
     fn parameters(self) -> (&'static [&'static str], &'static [&'static str]) {
         match self {
             Self::Partition => (&["groups", "for"], &[]),
-            Self::OneWay | Self::Cut => (&["from", "to", "for"], &[]),
+            Self::OneWay => (&["from", "to", "for"], &[]),
+            Self::Cut => (&["from", "to", "for"], &["again"]),
             Self::Flap => (&["from", "to", "for", "down", "up"], &[]),
             Self::Crash => (&["nodes"], &["for", "disk"]),
             Self::Leave | Self::Join => (&["nodes"], &[]),
@@ -127,6 +166,58 @@ impl FaultKind {
 }
 
 impl Fault {
+    /// A fault of that kind at that time, without parameters.
+    pub(crate) fn new(kind: FaultKind, at: Duration) -> Self {
+        Self {
+            kind: Spanned::new(0..0, kind),
+            at: Drawn::fixed(at),
+            lasts: None,
+            every: None,
+            chance: None,
+            groups: None,
+            from: None,
+            to: None,
+            nodes: None,
+            disk: None,
+            by: None,
+            rate: None,
+            delay: None,
+            jitter: None,
+            loss: None,
+            duplicate: None,
+            bandwidth: None,
+            down: None,
+            up: None,
+            again: None,
+        }
+    }
+
+    /// Lets it hit a node no more, if it did by number; says whether it did.
+    pub(crate) fn spare(&mut self, node: usize) -> bool {
+        let before = self.listed();
+        self.renumber(|other| (other != node).then_some(other));
+        self.listed() != before
+    }
+
+    /// Gives the nodes that it hits by number other numbers.
+    pub(crate) fn renumber(&mut self, number: impl Fn(usize) -> Option<usize>) {
+        for set in [&mut self.from, &mut self.to, &mut self.nodes].into_iter().flatten() {
+            set.map(&number);
+        }
+        if let Some(Groups::Listed(groups)) = &mut self.groups {
+            groups.iter_mut().for_each(|group| group.map(&number));
+        }
+    }
+
+    fn listed(&self) -> Vec<Vec<usize>> {
+        let sets = [&self.from, &self.to, &self.nodes].into_iter().flatten().map(NodeSet::listed);
+        let groups = match &self.groups {
+            Some(Groups::Listed(groups)) => groups.as_slice(),
+            _ => &[],
+        };
+        sets.chain(groups.iter().map(NodeSet::listed)).collect()
+    }
+
     /// Says whether the parameters are those of its kind.
     ///
     /// # Errors
@@ -170,13 +261,14 @@ impl Fault {
             ("bandwidth", self.bandwidth.is_some()),
             ("down", self.down.is_some()),
             ("up", self.up.is_some()),
+            ("again", self.again.is_some()),
         ];
         given.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect()
     }
 }
 
 /// What becomes of the disk when its node is killed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum DiskFate {
     /// All that was confirmed is there, and perhaps some of what was on its way.
@@ -249,6 +341,16 @@ pub(crate) enum Pick {
 }
 
 impl NodeSet {
+    /// No node.
+    pub(crate) fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    /// These nodes.
+    pub(crate) fn of(nodes: impl IntoIterator<Item = usize>) -> Self {
+        Self(nodes.into_iter().map(|node| Pick::Range(node, Some(node))).collect())
+    }
+
     /// All nodes.
     pub(crate) fn all() -> Self {
         Self(vec![Pick::All])
@@ -282,6 +384,20 @@ impl NodeSet {
         Ok(nodes)
     }
 
+    /// The nodes that it names by number.
+    pub(crate) fn listed(&self) -> Vec<usize> {
+        let range = |pick: &Pick| match *pick {
+            Pick::Range(first, last) => first..last.unwrap_or(first) + 1,
+            Pick::All | Pick::Any(_) => 0..0,
+        };
+        self.0.iter().flat_map(range).collect()
+    }
+
+    /// Changes the nodes that it names by number; those that become none are gone.
+    fn map(&mut self, number: impl Fn(usize) -> Option<usize>) {
+        *self = Self::of(self.listed().into_iter().filter_map(number));
+    }
+
     fn pick(text: &str) -> Option<Pick> {
         if let Some(count) = text.strip_prefix("any") {
             return if count.is_empty() { Some(1) } else { count.trim().parse().ok() }.map(Pick::Any);
@@ -291,6 +407,34 @@ impl NodeSet {
             Some((first, "")) => Some(Pick::Range(first.parse().ok()?, None)),
             Some((first, last)) => Some(Pick::Range(first.parse().ok()?, Some(last.parse().ok()?))),
             None => None,
+        }
+    }
+}
+
+impl Serialize for NodeSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl Serialize for Pick {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match *self {
+            Self::All => serializer.serialize_str("all"),
+            Self::Any(count) => serializer.serialize_str(&format!("any {count}")),
+            Self::Range(first, None) => serializer.serialize_str(&format!("{first}..")),
+            Self::Range(first, Some(last)) if first == last => serializer.serialize_u64(first as u64),
+            Self::Range(first, Some(last)) => serializer.serialize_str(&format!("{first}..{last}")),
+        }
+    }
+}
+
+impl Serialize for Groups {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Halves => serializer.serialize_str("halves"),
+            Self::One => serializer.serialize_str("one"),
+            Self::Listed(groups) => groups.serialize(serializer),
         }
     }
 }

@@ -6,21 +6,24 @@
 
 mod builtin;
 mod fault;
+mod schedule;
 mod value;
 
 use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use builtin::{BUILTIN, builtin};
 pub(crate) use fault::{DiskFate, Fault, FaultKind, Groups, NodeSet};
-pub(crate) use value::{Bytes, Chance, Drawn, Skew};
+pub(crate) use schedule::{Action, Operation, Schedule};
+pub(crate) use value::{Bytes, Chance, Drawn, Quantity, Skew};
 
 use crate::coverage::Point;
+use crate::random::Seed;
 
 /// What the simulator is told to do.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Scenario {
     /// The version of the language.
@@ -29,6 +32,9 @@ pub(crate) struct Scenario {
     pub(crate) name: String,
     /// What it shows, in one line.
     pub(crate) about: String,
+    /// The seed that the file was written for: what is left to draw is drawn with it, unless another is given.
+    #[serde(default)]
+    pub(crate) seed: Option<Seed>,
     /// How many nodes.
     pub(crate) nodes: Drawn<u64>,
     /// How long faults and writes may happen; then everything heals.
@@ -57,12 +63,15 @@ pub(crate) struct Scenario {
     /// What goes wrong.
     #[serde(default, rename = "fault")]
     pub(crate) faults: Vec<Fault>,
+    /// Operations one by one, besides the workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) schedule: Option<Schedule>,
     /// What must hold in the end, and must have happened.
     pub(crate) expect: Expect,
 }
 
 /// Whether writes wait for a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Durable {
     /// They take effect at once and are gone with the process.
@@ -73,7 +82,7 @@ pub(crate) enum Durable {
 }
 
 /// The nodes' own settings, where they differ from the core's default.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Mesh {
     /// How many of the first nodes every node knows from the start.
@@ -84,16 +93,24 @@ pub(crate) struct Mesh {
     pub(crate) delta_budget: Option<Drawn<Bytes>>,
     /// How many events each node's ring holds.
     pub(crate) ring: Drawn<u64>,
+    /// The nodes that are never started. So a failure is reduced without giving the others new numbers.
+    pub(crate) absent: NodeSet,
 }
 
 impl Default for Mesh {
     fn default() -> Self {
-        Self { seeds: 2, start: Drawn::fixed(Duration::ZERO), delta_budget: None, ring: Drawn::fixed(1_024) }
+        Self {
+            seeds: 2,
+            start: Drawn::fixed(Duration::ZERO),
+            delta_budget: None,
+            ring: Drawn::fixed(1_024),
+            absent: NodeSet::none(),
+        }
     }
 }
 
 /// The network without faults.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Net {
     /// One way, drawn once for each pair of nodes.
@@ -124,7 +141,7 @@ impl Default for Net {
 }
 
 /// The wall clocks.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Clock {
     /// How far each node's is off.
@@ -138,7 +155,7 @@ impl Default for Clock {
 }
 
 /// The disks.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Disk {
     /// How long each write takes.
@@ -152,7 +169,7 @@ impl Default for Disk {
 }
 
 /// Who writes what.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Workload {
     /// Writes of attributes per second, over all nodes.
@@ -200,11 +217,18 @@ impl Default for Workload {
     }
 }
 
+impl Workload {
+    /// Nobody writes.
+    pub(crate) fn none() -> Self {
+        Self::default()
+    }
+}
+
 /// A duration that may be drawn.
 pub(crate) type Time = Drawn<Duration>;
 
 /// Many writes in one moment by one node.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Burst {
     /// How often.
@@ -214,7 +238,7 @@ pub(crate) struct Burst {
 }
 
 /// A kind of subscriber, one of it on every node.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Subscriber {
     /// How it is called in reports.
@@ -227,7 +251,7 @@ pub(crate) struct Subscriber {
 }
 
 /// What must hold in the end, and must have happened.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Expect {
     /// How long after the heal all nodes must agree at the latest.
@@ -271,6 +295,19 @@ impl Scenario {
         Ok(scenario)
     }
 
+    /// The operations of its schedule.
+    pub(crate) fn operations(&self) -> &[Operation] {
+        self.schedule.as_ref().map_or(&[], |schedule| &schedule.operations)
+    }
+
+    /// Writes the scenario as a file that reads as the same.
+    pub(crate) fn text(&self) -> String {
+        let mut rest = self.clone();
+        let schedule = rest.schedule.take();
+        let text = toml::to_string(&rest).expect("a scenario has nothing that TOML lacks");
+        text + &schedule.map(|schedule| schedule.text()).unwrap_or_default()
+    }
+
     /// The version of the language that this program reads.
     pub(crate) const SCHEMA: u32 = 1;
 }
@@ -282,6 +319,13 @@ pub(crate) struct ScenarioError {
     line: usize,
     column: usize,
     message: String,
+}
+
+impl ScenarioError {
+    /// What is wrong, without its place.
+    pub(crate) fn message(&self) -> &str {
+        self.message.trim_end()
+    }
 }
 
 impl fmt::Display for ScenarioError {
@@ -342,10 +386,13 @@ converge_within = "10s"
     }
 
     #[test]
-    fn every_builtin_scenario_is_legal_and_has_its_own_name() {
+    fn every_builtin_scenario_is_legal_has_its_own_name_and_reads_as_it_is_written() {
         for builtin in BUILTIN {
             let scenario = Scenario::parse(builtin.name, builtin.text).unwrap_or_else(|e| panic!("{e}"));
             assert_eq!(scenario.name, builtin.name);
+            let text = scenario.text();
+            let again = Scenario::parse(builtin.name, &text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+            assert_eq!(again.text(), text);
         }
     }
 }

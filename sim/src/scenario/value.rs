@@ -4,7 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::random::{self, Generator};
 
@@ -28,6 +28,14 @@ pub(crate) trait Quantity: Copy + Ord {
 
     /// Draws one.
     fn draw(low: Self, high: Self, generator: &mut Generator) -> Self;
+
+    /// Writes it so that [`parse`](Self::parse) reads exactly it again.
+    fn text(self) -> String;
+
+    /// The bare number, if it may be written as one.
+    fn number(self) -> Option<i64> {
+        None
+    }
 }
 
 impl<T: Quantity> Drawn<T> {
@@ -39,6 +47,11 @@ impl<T: Quantity> Drawn<T> {
     /// The value for one seed.
     pub(crate) fn draw(&self, generator: &mut Generator) -> T {
         T::draw(self.low, self.high, generator)
+    }
+
+    /// Whether there is nothing to draw.
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.low == self.high
     }
 
     /// The smallest that may be drawn.
@@ -56,6 +69,16 @@ impl<T: Quantity> Drawn<T> {
 impl<'de, T: Quantity> Deserialize<'de> for Drawn<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(QuantityVisitor(PhantomData))
+    }
+}
+
+impl<T: Quantity> Serialize for Drawn<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.low.number() {
+            Some(number) if self.is_fixed() => serializer.serialize_i64(number),
+            None if self.is_fixed() => serializer.serialize_str(&self.low.text()),
+            _ => serializer.serialize_str(&format!("{}..{}", self.low.text(), self.high.text())),
+        }
     }
 }
 
@@ -84,15 +107,12 @@ impl Quantity for Duration {
     fn parse(text: &str) -> Option<Self> {
         let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
-        let factor = match unit {
-            "us" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3_600.0,
-            _ => return None,
-        };
-        Self::try_from_secs_f64(number.parse::<f64>().ok()? * factor).ok()
+        let nanos = UNITS.iter().find(|(name, _)| *name == unit)?.1;
+        // Whole numbers exactly: a schedule is repeated to the nanosecond.
+        match number.parse::<u64>() {
+            Ok(whole) => whole.checked_mul(nanos).map(Self::from_nanos),
+            Err(_) => Self::try_from_secs_f64(number.parse::<f64>().ok()? * nanos as f64 / 1e9).ok(),
+        }
     }
 
     fn from_number(_: i64) -> Option<Self> {
@@ -102,7 +122,27 @@ impl Quantity for Duration {
     fn draw(low: Self, high: Self, generator: &mut Generator) -> Self {
         random::duration(generator, low, high)
     }
+
+    fn text(self) -> String {
+        let nanos = random::nanos(self);
+        // Minutes and hours only where they say more: 90 s rather than 1.5 m.
+        let fits = |unit: &&(&str, u64)| {
+            nanos.is_multiple_of(unit.1) && (unit.1 <= 1_000_000_000 || nanos >= 10 * unit.1)
+        };
+        let (name, unit) = UNITS.iter().rev().find(fits).unwrap_or(&UNITS[0]);
+        if nanos == 0 { "0s".to_owned() } else { format!("{}{name}", nanos / unit) }
+    }
 }
+
+/// Units of time in nanoseconds, the smallest first.
+const UNITS: [(&str, u64); 6] = [
+    ("ns", 1),
+    ("us", 1_000),
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+    ("m", 60_000_000_000),
+    ("h", 3_600_000_000_000),
+];
 
 impl Quantity for u64 {
     const EXPECTED: &'static str = "a number such as 3";
@@ -117,6 +157,14 @@ impl Quantity for u64 {
 
     fn draw(low: Self, high: Self, generator: &mut Generator) -> Self {
         random::number(generator, low, high)
+    }
+
+    fn text(self) -> String {
+        self.to_string()
+    }
+
+    fn number(self) -> Option<i64> {
+        i64::try_from(self).ok()
     }
 }
 
@@ -148,6 +196,12 @@ impl Quantity for Bytes {
     fn draw(low: Self, high: Self, generator: &mut Generator) -> Self {
         Self(random::number(generator, low.0, high.0))
     }
+
+    fn text(self) -> String {
+        let unit = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+        let unit = unit.iter().find(|(_, shift)| self.0 != 0 && self.0.is_multiple_of(1 << shift));
+        unit.map_or_else(|| self.0.to_string(), |(name, shift)| format!("{}{name}", self.0 >> shift))
+    }
 }
 
 /// How far a wall clock is off: positive is ahead.
@@ -174,10 +228,15 @@ impl Quantity for Skew {
         let drawn = random::number(generator, 0, high.millis.abs_diff(low.millis));
         Self { millis: low.millis.saturating_add_unsigned(drawn) }
     }
+
+    fn text(self) -> String {
+        let sign = if self.millis < 0 { "-" } else { "" };
+        format!("{sign}{}", Duration::from_millis(self.millis.unsigned_abs()).text())
+    }
 }
 
 /// A probability from 0 to 1.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub(crate) struct Chance(pub(crate) f64);
 
 impl<'de> Deserialize<'de> for Chance {
@@ -204,6 +263,21 @@ mod tests {
         assert_eq!(Bytes::parse("8MiB/s"), Some(Bytes(8 << 20)));
         assert_eq!(Bytes::parse("8 MB"), None);
         assert_eq!(Skew::parse("-90s"), Some(Skew { millis: -90_000 }));
+    }
+
+    #[test]
+    fn what_is_written_reads_as_the_same_to_the_last_digit() {
+        for nanos in [0, 1, 999, 1_234_567_891, 90_000_000_000, 600_000_000_000, u64::MAX] {
+            let duration = Duration::from_nanos(nanos);
+            assert_eq!(Duration::parse(&duration.text()), Some(duration), "{}", duration.text());
+        }
+        assert_eq!(Duration::from_secs(90).text(), "90s");
+        for bytes in [0, 1, 1_024, 3 << 20, 1_500] {
+            assert_eq!(Bytes::parse(&Bytes(bytes).text()), Some(Bytes(bytes)));
+        }
+        for millis in [0, -90_000, 250] {
+            assert_eq!(Skew::parse(&Skew { millis }.text()), Some(Skew { millis }));
+        }
     }
 
     #[test]

@@ -234,7 +234,8 @@ impl World<'_> {
     }
 
     fn flip(&mut self, node: usize, rate: f64, bytes: &mut [u8]) -> bool {
-        let mut generator = self.seed.generator("flip", &[node as u64, self.events]);
+        self.nodes[node].received += 1;
+        let mut generator = self.seed.generator("flip", &[node as u64, self.nodes[node].received]);
         if bytes.is_empty() || !random::chance(&mut generator, rate) {
             return false;
         }

@@ -20,6 +20,7 @@ impl World<'_> {
     /// Gives a node one input and draws all consequences. Nothing if it does not run.
     pub(super) fn feed<R>(&mut self, node: usize, input: impl FnOnce(&mut Mesh, Now) -> R) -> Option<R> {
         let now = self.nodes[node].now(self.now);
+        self.feeding = Some(node);
         let result = input(&mut self.nodes[node].process.as_mut()?.mesh, now);
         self.drain(node);
         // A channel that had room takes the next frame at once.
@@ -39,6 +40,7 @@ impl World<'_> {
         }
         self.observe(node);
         self.schedule_wake(node);
+        self.feeding = None;
         Some(result)
     }
 
@@ -193,6 +195,11 @@ impl World<'_> {
     /// When each node is started: those that join later not before their fault says so.
     pub(super) fn schedule_starts(&mut self) {
         let joining: Vec<usize> = self.joining();
+        let mut nothing = self.seed.generator("absent", &[]);
+        let absent = self.scenario.mesh.absent.resolve(self.nodes.len(), &mut nothing).unwrap_or_default();
+        for node in absent {
+            self.nodes[node].left = true;
+        }
         for node in (0..self.nodes.len()).filter(|node| !joining.contains(node)) {
             let mut generator = self.seed.generator("starts", &[node as u64]);
             let at = Moment(0) + self.scenario.mesh.start.draw(&mut generator);

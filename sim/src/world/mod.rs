@@ -11,6 +11,9 @@ mod observe;
 mod transport;
 mod work;
 
+use std::any::Any;
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use snomesh::crdt::CausalContext;
@@ -18,14 +21,14 @@ use snomesh::time::Moment;
 
 use crate::checker::{Broken, Checker, Reference, Resting, Violation, at_rest};
 use crate::coverage::{Coverage, Point};
-use crate::fault::{Faults, NoSuchNode, plan};
+use crate::fault::{Faults, NoSuchNode, Planned, plan};
 use crate::network::Network;
 use crate::node::{Node, Process};
 use crate::queue::{Event, Queue};
 use crate::random::Seed;
-use crate::scenario::Scenario;
+use crate::scenario::{Drawn, Scenario, Workload};
 use crate::subscriber::View;
-use crate::trace::{Kind, Record, Trace};
+use crate::trace::{Header, HeaderFault, Keep, Kept, Kind, Record, Trace};
 use work::Work;
 
 /// How often it is looked whether the nodes agree.
@@ -49,6 +52,10 @@ pub(crate) struct World<'a> {
     events: u64,
     times: Times,
     agreed_at: Option<Moment>,
+    /// When it is to be noted next how many states there are.
+    noted_at: Moment,
+    /// Which node is given an input at the moment.
+    feeding: Option<usize>,
     /// Frames that were sent on channels since the deadline, and the last of them.
     noise: (u64, String),
 }
@@ -58,6 +65,7 @@ pub(crate) struct World<'a> {
 struct Times {
     heal: Moment,
     deadline: Moment,
+    end: Moment,
 }
 
 /// What a run came to.
@@ -83,28 +91,25 @@ pub(crate) struct Outcome {
     pub(crate) unmet: Vec<(Point, u64)>,
     /// The last records before the first violation.
     pub(crate) tail: Vec<Record>,
-    /// All records as JSON lines, if that was asked for.
-    pub(crate) lines: Option<Vec<u8>>,
+    /// What was asked to be kept.
+    pub(crate) kept: Kept,
 }
 
 impl<'a> World<'a> {
-    /// Draws everything that a seed leaves to draw; `nodes` overrides the scenario's number.
+    /// Draws everything that a seed leaves to draw.
     ///
     /// # Errors
     ///
     /// [`NoSuchNode`] if the scenario speaks of nodes that this run does not have.
-    pub(crate) fn new(
-        scenario: &'a Scenario,
-        seed: Seed,
-        nodes: Option<usize>,
-        lines: bool,
-    ) -> Result<Self, NoSuchNode> {
+    pub(crate) fn new(scenario: &'a Scenario, seed: Seed, keep: &Keep) -> Result<Self, NoSuchNode> {
         let mut generator = seed.generator("scenario", &[]);
-        let drawn = usize::try_from(scenario.nodes.draw(&mut generator)).unwrap_or(usize::MAX);
-        let count = nodes.unwrap_or(drawn);
+        let count = usize::try_from(scenario.nodes.draw(&mut generator)).unwrap_or(usize::MAX);
         let heal = Moment(0) + scenario.duration.draw(&mut generator);
         let deadline = heal + scenario.expect.converge_within.draw(&mut generator);
         let end = deadline + scenario.expect.quiet_for.draw(&mut generator);
+        let times = Times { heal, deadline, end };
+        let planned = plan(scenario, seed, count, heal)?;
+        let trace = Trace::new(keep, || header(scenario, seed, count, times, &planned));
         let mut world = Self {
             scenario,
             seed,
@@ -112,15 +117,17 @@ impl<'a> World<'a> {
             queue: Queue::default(),
             nodes: (0..count).map(|number| Node::new(number, seed, scenario)).collect(),
             network: Network::new(seed, &scenario.net),
-            faults: Faults::new(plan(scenario, seed, count, heal)?),
-            work: Work::default(),
+            faults: Faults::new(planned),
+            work: Work::new(keep.operations),
             reference: Reference::default(),
-            trace: Trace::new(lines),
+            trace,
             coverage: Coverage::default(),
             violations: Vec::new(),
             events: 0,
-            times: Times { heal, deadline },
+            times,
             agreed_at: None,
+            noted_at: Moment(0),
+            feeding: None,
             noise: (0, String::new()),
         };
         world.schedule_faults();
@@ -132,24 +139,35 @@ impl<'a> World<'a> {
         Ok(world)
     }
 
+    /// The scenario of this very run: all that was drawn of numbers, times and faults stands in it. What the nodes
+    /// were told to do has to be added by whoever runs it.
+    pub(crate) fn explicit(&self) -> Scenario {
+        let mut explicit = self.scenario.clone();
+        let Times { heal, deadline, end } = self.times;
+        explicit.seed = Some(self.seed);
+        explicit.nodes = Drawn::fixed(self.nodes.len() as u64);
+        explicit.duration = Drawn::fixed(heal.since(Moment(0)));
+        explicit.expect.converge_within = Drawn::fixed(deadline.since(heal));
+        explicit.expect.quiet_for = Drawn::fixed(end.since(deadline));
+        explicit.faults = self.faults.planned().iter().map(Planned::written).collect();
+        explicit.workload = Workload::none();
+        explicit
+    }
+
     /// Runs to the end, or to the first thing that does not hold.
     pub(crate) fn run(mut self) -> Outcome {
-        while self.violations.is_empty() {
-            let Some((at, event)) = self.queue.pop() else { break };
-            self.now = at;
-            self.events += 1;
-            if matches!(event, Event::End) {
-                self.rest();
-                break;
-            }
-            self.handle(event);
+        let watched = catch_unwind(AssertUnwindSafe(|| self.run_events()));
+        if let Err(panic) = watched {
+            let node = self.feeding;
+            self.violated(node, Broken::new(Checker::Panic, panicked(panic.as_ref())));
         }
         let expected = self.scenario.expect.at_least.iter();
         let unmet = expected.filter(|(point, least)| self.coverage.count(**point) < **least);
         let unmet = unmet.map(|(point, least)| (*point, *least)).collect();
         let first = self.violations.first();
         let tail = first.map(|violation| self.trace.tail(violation.node, 16)).unwrap_or_default();
-        let (trace_hash, lines) = self.trace.finish();
+        let (trace_hash, mut kept) = self.trace.finish();
+        kept.operations = self.work.done;
         Outcome {
             seed: self.seed,
             nodes: self.nodes.len(),
@@ -161,8 +179,35 @@ impl<'a> World<'a> {
             coverage: self.coverage,
             unmet,
             tail,
-            lines,
+            kept,
         }
+    }
+
+    fn run_events(&mut self) {
+        while self.violations.is_empty() {
+            let Some((at, event)) = self.queue.pop() else { break };
+            while self.trace.takes_notes() && self.noted_at <= at {
+                self.note_digests();
+            }
+            self.now = at;
+            self.events += 1;
+            if matches!(event, Event::End) {
+                self.rest();
+                break;
+            }
+            self.handle(event);
+        }
+    }
+
+    /// Notes how many different states there are.
+    fn note_digests(&mut self) {
+        let mut digests: Vec<[u8; 16]> = self.running().map(|(_, process)| process.mesh.digest()).collect();
+        let running = digests.len() as u64;
+        digests.sort_unstable();
+        digests.dedup();
+        self.trace.note(self.noted_at, None, Kind::Digests, digests.len() as u64, running);
+        // Some hundred points, whatever the run's length.
+        self.noted_at = self.noted_at + (self.times.end.since(Moment(0)) / 400).max(Duration::from_millis(1));
     }
 
     /// One event.
@@ -186,8 +231,9 @@ impl<'a> World<'a> {
             Event::Persisted { node, life, ticket } => self.persisted(node, life, ticket),
             Event::Write { node } => self.write(node),
             Event::Burst => self.burst(),
+            Event::Operate { number } => self.operate_scheduled(number),
             Event::Register { node } => self.register(node),
-            Event::Deregister { node, life, name, tunnel } => self.deregister(node, life, &name, tunnel),
+            Event::Deregister { node, life, name, tunnel } => self.deregister(node, life, name, tunnel),
             Event::Look { node, life, subscriber } => self.look(node, life, subscriber),
             Event::FaultBegins { fault } => self.fault_begins(fault),
             Event::FaultEnds { fault } => self.fault_ends(fault),
@@ -300,6 +346,45 @@ impl<'a> World<'a> {
         }
         "the digests differed until a moment ago".to_owned()
     }
+}
+
+fn header(scenario: &Scenario, seed: Seed, nodes: usize, times: Times, planned: &[Planned]) -> Header {
+    let fault = |planned: &Planned| HeaderFault {
+        kind: planned.kind.name().to_owned(),
+        at_ns: planned.at.0,
+        until_ns: planned.until.map(|until| until.0),
+        sides: (0..nodes).map(|node| planned.effect.side(node)).collect(),
+    };
+    Header {
+        schema: Header::SCHEMA,
+        scenario: scenario.name.clone(),
+        about: scenario.about.clone(),
+        seed,
+        nodes,
+        heal_ns: times.heal.0,
+        deadline_ns: times.deadline.0,
+        end_ns: times.end.0,
+        faults: planned.iter().map(fault).collect(),
+    }
+}
+
+thread_local! {
+    /// Where the last panic of this thread was.
+    static PANICKED_AT: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// From now on a panic is not printed but remembered: it becomes something that did not hold, with its place.
+pub(crate) fn catch_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        PANICKED_AT.with(|at| at.replace(place));
+    }));
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message");
+    format!("{text}, at {}", PANICKED_AT.with(RefCell::take))
 }
 
 #[cfg(test)]

@@ -31,12 +31,12 @@ fn scenario(text: &str) -> &'static Scenario {
 }
 
 fn outcome(text: &str, seed: u64) -> Outcome {
-    World::new(scenario(text), Seed(seed), None, false).unwrap().run()
+    World::new(scenario(text), Seed(seed), &Keep::default()).unwrap().run()
 }
 
 /// A mesh that has written and come to rest.
 fn rested() -> World<'static> {
-    let mut world = World::new(scenario(WRITES), Seed(1), None, false).unwrap();
+    let mut world = World::new(scenario(WRITES), Seed(1), &Keep::default()).unwrap();
     while let Some((at, event)) = world.queue.pop() {
         world.now = at;
         if matches!(event, Event::End) {

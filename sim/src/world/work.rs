@@ -13,7 +13,7 @@ use crate::checker::{Broken, Checker};
 use crate::coverage::Point;
 use crate::queue::Event;
 use crate::random::{self, Generator};
-use crate::scenario::{Durable, Workload};
+use crate::scenario::{Action, Durable, Operation, Workload};
 use crate::trace::Kind;
 
 /// How many names tunnels are registered under.
@@ -39,12 +39,15 @@ pub(super) struct Work {
     pub(super) last_delta: Option<(LinkId, Moment)>,
     /// Channels that take another frame at once.
     pub(super) roomy: VecDeque<(LinkId, Channel)>,
+    /// What was done, if that is to be known.
+    pub(super) done: Option<Vec<Operation>>,
 }
 
-/// What a write does.
-enum Command {
-    Set(Value),
-    Unset,
+impl Work {
+    /// Starts with nothing; `remembers` says whether all that is done is to be known in the end.
+    pub(super) fn new(remembers: bool) -> Self {
+        Self { done: remembers.then(Vec::new), ..Self::default() }
+    }
 }
 
 impl World<'_> {
@@ -70,6 +73,9 @@ impl World<'_> {
         }
         if let Some(burst) = &workload.burst {
             self.queue.push(from + burst.every.draw(&mut generator), Event::Burst);
+        }
+        for (number, operation) in self.scenario.operations().iter().enumerate() {
+            self.queue.push(Moment(0) + operation.at, Event::Operate { number });
         }
     }
 
@@ -117,37 +123,77 @@ impl World<'_> {
         let repeats = random::chance(generator, workload.repeats.0);
         let len = usize::try_from(workload.value.draw(generator).0).unwrap_or(0);
         let key = self.work.keys[place].clone();
-        let command =
-            if deletes { Command::Unset } else { Command::Set(self.value(node, &key, repeats, len)) };
-        if self.nodes[node].process.is_none() || self.faults.is_frozen(node) {
-            return;
-        }
-        let kind = if deletes { Kind::Unset } else { Kind::Set };
-        self.record(Some(node), kind, place as u64, self.work.written, key.name.as_str().as_bytes());
-        let wanted = match &command {
-            Command::Set(value) => Some(value.clone()),
-            Command::Unset => None,
+        let is_there = || self.nodes[node].process.as_ref()?.mesh.replica().attribute(&key);
+        let action = if deletes {
+            Action::Unset(key)
+        } else if repeats && is_there().is_some() {
+            Action::Repeat(key)
+        } else {
+            self.work.written += 1;
+            Action::Set { key, text: format!("n{node}#{}.", self.work.written), len }
         };
-        let written = self.command(node, &Path::Attribute(key.clone()), false, |mesh, now| match command {
-            Command::Set(value) => mesh.set(now, &key, value),
-            Command::Unset => mesh.unset(now, &key),
-        });
-        if written && self.scenario.durability == Durable::Memory {
-            self.check_own_write(node, &key, wanted.as_ref());
-        }
+        self.operate(node, &action);
     }
 
-    /// What is written: something new, or what is there already.
-    fn value(&mut self, node: usize, key: &AttributeKey, repeats: bool, len: usize) -> Value {
-        let there =
-            self.nodes[node].process.as_ref().and_then(|process| process.mesh.replica().attribute(key));
-        if let Some(there) = there.filter(|_| repeats) {
-            return there.value;
+    /// An operation of the schedule.
+    pub(super) fn operate_scheduled(&mut self, number: usize) {
+        let scenario = self.scenario;
+        let Operation { node, action, .. } = &scenario.operations()[number];
+        self.operate(*node, action);
+    }
+
+    /// A node does something, if it can; says whether it could.
+    fn operate(&mut self, node: usize, action: &Action) -> bool {
+        if self.nodes[node].process.is_none() || self.faults.is_frozen(node) {
+            return false;
         }
-        self.work.written += 1;
-        let mut text = format!("n{node}#{}.", self.work.written).into_bytes();
-        text.resize(text.len().max(len.min(Value::MAX_LEN)), b'.');
-        Value::try_from(&text[..]).expect("the length was cut to the limit")
+        if let Some(done) = &mut self.work.done {
+            let at = self.now.since(Moment(0));
+            done.push(Operation { at, node, action: action.clone() });
+        }
+        match action {
+            Action::Set { key, text, len } => {
+                let mut bytes = text.clone().into_bytes();
+                bytes.truncate(Value::MAX_LEN);
+                bytes.resize(bytes.len().max((*len).min(Value::MAX_LEN)), b'.');
+                let value = Value::try_from(&bytes[..]).expect("the length was cut to the limit");
+                self.set(node, key, value);
+            }
+            Action::Repeat(key) => {
+                let process = self.nodes[node].process.as_ref();
+                if let Some(there) = process.and_then(|process| process.mesh.replica().attribute(key)) {
+                    self.set(node, key, there.value);
+                }
+            }
+            Action::Unset(key) => {
+                self.record(Some(node), Kind::Unset, 0, 0, key.to_string().as_bytes());
+                let path = Path::Attribute(key.clone());
+                if self.command(node, &path, false, |mesh, now| mesh.unset(now, key)) {
+                    self.check_own_write(node, key, None);
+                }
+            }
+            Action::Register(name, tunnel) => {
+                self.record(Some(node), Kind::Register, tunnel.0, 0, name.as_str().as_bytes());
+                let path = Path::Registration { name: name.clone(), tunnel: *tunnel };
+                self.command(node, &path, false, |mesh, now| {
+                    mesh.register(now, name, *tunnel, &Attributes::default())
+                });
+            }
+            Action::Deregister(name, tunnel) => {
+                self.record(Some(node), Kind::Deregister, tunnel.0, 0, name.as_str().as_bytes());
+                let path = Path::Registration { name: name.clone(), tunnel: *tunnel };
+                self.command(node, &path, true, |mesh, now| mesh.deregister(now, name, *tunnel));
+            }
+        }
+        true
+    }
+
+    fn set(&mut self, node: usize, key: &AttributeKey, value: Value) {
+        self.record(Some(node), Kind::Set, 0, value.as_bytes().len() as u64, key.to_string().as_bytes());
+        let wanted = value.clone();
+        if self.command(node, &Path::Attribute(key.clone()), false, |mesh, now| mesh.set(now, key, value)) {
+            self.check_own_write(node, key, Some(&wanted));
+        }
     }
 
     /// Gives a node a command that writes; says whether it made a write.
@@ -183,6 +229,9 @@ impl World<'_> {
 
     /// A write wins at once over all that its author had seen.
     fn check_own_write(&mut self, node: usize, key: &AttributeKey, wanted: Option<&Value>) {
+        if self.scenario.durability == Durable::Disk {
+            return;
+        }
         let Some(process) = &self.nodes[node].process else { return };
         let found = process.mesh.replica().attribute(key);
         if found.as_ref().map(|found| &found.value) != wanted
@@ -200,26 +249,17 @@ impl World<'_> {
         let name = format!("t{}", random::number(generator, 0, NAMES - 1));
         let tunnel = TunnelId(random::number(generator, 0, u64::MAX));
         let stays = workload.lifetime.draw(generator);
-        if self.nodes[node].process.is_none() || self.faults.is_frozen(node) {
-            return;
-        }
         let name: TunnelName = name.parse().expect("a name of the simulator is legal");
-        self.record(Some(node), Kind::Register, tunnel.0, 0, name.as_str().as_bytes());
-        let path = Path::Registration { name: name.clone(), tunnel };
-        self.command(node, &path, false, |mesh, now| {
-            mesh.register(now, &name, tunnel, &Attributes::default())
-        });
-        let life = self.nodes[node].life;
-        self.queue.push(self.now + stays, Event::Deregister { node, life, name, tunnel });
+        if self.operate(node, &Action::Register(name.clone(), tunnel)) {
+            let life = self.nodes[node].life;
+            self.queue.push(self.now + stays, Event::Deregister { node, life, name, tunnel });
+        }
     }
 
-    pub(super) fn deregister(&mut self, node: usize, life: u32, name: &TunnelName, tunnel: TunnelId) {
+    pub(super) fn deregister(&mut self, node: usize, life: u32, name: TunnelName, tunnel: TunnelId) {
         // What still stands when everything has healed stays, so that there is something to agree on.
-        if !self.lives(node, life) || self.faults.is_frozen(node) || self.now >= self.times.heal {
-            return;
+        if self.lives(node, life) && self.now < self.times.heal {
+            self.operate(node, &Action::Deregister(name, tunnel));
         }
-        self.record(Some(node), Kind::Deregister, tunnel.0, 0, name.as_str().as_bytes());
-        let path = Path::Registration { name: name.clone(), tunnel };
-        self.command(node, &path, true, |mesh, now| mesh.deregister(now, name, tunnel));
     }
 }

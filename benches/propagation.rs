@@ -11,6 +11,7 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use snomesh::auth::{Identity, MeshCa, MeshCredentials};
+use snomesh::clock::WallClock;
 use snomesh::crdt::Value;
 use snomesh::daemon::{ModularDaemon, Subscription};
 use snomesh::gossip::{Config, Event};
@@ -68,7 +69,9 @@ fn start(ca: &MeshCa, seed: Option<&Address>) -> (Node, Address) {
     };
     let actor = Actor { node: credentials.identity.node_id(), generation: Generation(1) };
     let event_capacity = NonZeroUsize::new(65_536).unwrap();
-    let driver = Driver::new(DriverConfig { gossip, actor, seed: 1, event_capacity }).unwrap();
+    let driver =
+        Driver::new(DriverConfig { gossip, actor, seed: 1, event_capacity, clock: WallClock::system() })
+            .unwrap();
     let mesh = driver.handle();
     let daemon = ModularDaemon::builder()
         .registry(MeshRegistry::new(mesh.clone()))

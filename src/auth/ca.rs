@@ -11,6 +11,7 @@ use rustls::pki_types::pem::PemObject;
 
 use super::identity::{Identity, node_of_key};
 use crate::id::NodeId;
+use crate::time::UnixMillis;
 
 /// How far back a certificate begins to hold, for nodes whose clocks are behind.
 const BACKDATED: Duration = Duration::from_secs(60 * 60);
@@ -47,6 +48,28 @@ pub enum CaError {
     Sign(#[source] rcgen::Error),
 }
 
+/// From when until when a certificate holds.
+///
+/// A duration means from now on; certificates hold an hour before that too, for nodes whose clocks are behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// From then.
+    pub from: UnixMillis,
+    /// Until then.
+    pub until: UnixMillis,
+}
+
+impl From<Duration> for Validity {
+    fn from(duration: Duration) -> Self {
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let millis = |since: Duration| UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        Self {
+            from: millis(since_epoch.saturating_sub(BACKDATED)),
+            until: millis(since_epoch.saturating_add(duration)),
+        }
+    }
+}
+
 /// A certificate for a node, in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeCertificate {
@@ -62,8 +85,21 @@ impl MeshCa {
     /// # Errors
     ///
     /// [`CaError::Create`].
-    pub fn create(name: &str, validity: Duration) -> Result<Self, CaError> {
-        let key = KeyPair::generate_for(&PKCS_ED25519).map_err(CaError::Create)?;
+    pub fn create(name: &str, validity: impl Into<Validity>) -> Result<Self, CaError> {
+        Self::of(KeyPair::generate_for(&PKCS_ED25519).map_err(CaError::Create)?, name, validity.into())
+    }
+
+    /// Makes the authority whose key pair this is: the same key, name and validity are the same certificate.
+    ///
+    /// # Errors
+    ///
+    /// [`CaError::Create`].
+    pub fn with_key(key: &Identity, name: &str, validity: impl Into<Validity>) -> Result<Self, CaError> {
+        let key = KeyPair::from_pkcs8_pem_and_sign_algo(&key.to_pem(), &PKCS_ED25519);
+        Self::of(key.map_err(CaError::Create)?, name, validity.into())
+    }
+
+    fn of(key: KeyPair, name: &str, validity: Validity) -> Result<Self, CaError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = named(name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -114,8 +150,12 @@ impl MeshCa {
     /// # Errors
     ///
     /// [`CaError::Sign`].
-    pub fn sign(&self, identity: &Identity, validity: Duration) -> Result<NodeCertificate, CaError> {
-        self.sign_key(identity.key(), validity)
+    pub fn sign(
+        &self,
+        identity: &Identity,
+        validity: impl Into<Validity>,
+    ) -> Result<NodeCertificate, CaError> {
+        self.sign_key(identity.key(), validity.into())
     }
 
     /// Signs a certificate for a node that sent us its public key, as [`Identity::public_key_pem`] gives it.
@@ -123,12 +163,16 @@ impl MeshCa {
     /// # Errors
     ///
     /// [`CaError::PublicKey`], [`CaError::Sign`].
-    pub fn sign_public_key(&self, pem: &str, validity: Duration) -> Result<NodeCertificate, CaError> {
+    pub fn sign_public_key(
+        &self,
+        pem: &str,
+        validity: impl Into<Validity>,
+    ) -> Result<NodeCertificate, CaError> {
         let key = SubjectPublicKeyInfo::from_pem(pem).map_err(CaError::PublicKey)?;
-        self.sign_key(&key, validity)
+        self.sign_key(&key, validity.into())
     }
 
-    fn sign_key(&self, key: &impl PublicKeyData, validity: Duration) -> Result<NodeCertificate, CaError> {
+    fn sign_key(&self, key: &impl PublicKeyData, validity: Validity) -> Result<NodeCertificate, CaError> {
         let node = node_of_key(key);
         let text = node.to_string();
         let mut params = CertificateParams::default();
@@ -151,11 +195,10 @@ fn named(name: &str) -> DistinguishedName {
     distinguished
 }
 
-fn valid_for(params: &mut CertificateParams, validity: Duration) {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+fn valid_for(params: &mut CertificateParams, validity: Validity) {
     let epoch = date_time_ymd(1970, 1, 1);
-    params.not_before = epoch + since_epoch.saturating_sub(BACKDATED);
-    params.not_after = epoch + since_epoch.saturating_add(validity);
+    params.not_before = epoch + Duration::from_millis(validity.from.0);
+    params.not_after = epoch + Duration::from_millis(validity.until.0);
 }
 
 #[cfg(test)]
@@ -173,6 +216,16 @@ mod tests {
         let there = read.sign_public_key(&identity.public_key_pem(), YEAR).unwrap();
         assert_eq!(here.node, identity.node_id());
         assert_eq!(there.node, identity.node_id());
+    }
+
+    #[test]
+    fn the_same_key_makes_the_same_authority() {
+        let key = Identity::from_secret(&[7; 32]);
+        let validity = Validity { from: UnixMillis(0), until: UnixMillis(1_000_000_000_000) };
+        let create = || MeshCa::with_key(&key, "mesh", validity).unwrap();
+        assert_eq!(create().certificate_pem(), create().certificate_pem());
+        let node = Identity::from_secret(&[8; 32]);
+        assert_eq!(create().sign(&node, validity).unwrap(), create().sign(&node, validity).unwrap());
     }
 
     #[test]

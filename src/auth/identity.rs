@@ -17,6 +17,9 @@ pub struct Identity {
     node: NodeId,
 }
 
+/// What stands before the secret in PKCS#8 (RFC 8410, section 7).
+const PKCS8_HEAD: [u8; 16] = [0x30, 46, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+
 /// A key pair could not be made or read. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -37,6 +40,15 @@ impl Identity {
     /// [`IdentityError::Generate`].
     pub fn generate() -> Result<Self, IdentityError> {
         KeyPair::generate_for(&PKCS_ED25519).map(Self::of).map_err(IdentityError::Generate)
+    }
+
+    /// Makes the identity that has this secret, 32 bytes that nobody can guess (RFC 8032): the same secret is the same
+    /// node. For whoever keeps secrets elsewhere than in files.
+    pub fn from_secret(secret: &[u8; 32]) -> Self {
+        let mut pkcs8 = PKCS8_HEAD.to_vec();
+        pkcs8.extend(secret);
+        let key = KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8.into(), &PKCS_ED25519);
+        Self::of(key.expect("every 32 bytes are an Ed25519 secret"))
     }
 
     /// Reads an identity from PEM, as [`Identity::to_pem`] writes it.
@@ -99,6 +111,17 @@ mod tests {
         let read = Identity::from_pem(&identity.to_pem()).unwrap();
         assert_eq!(read.node_id(), identity.node_id());
         assert_eq!(read.public_key_pem(), identity.public_key_pem());
+    }
+
+    /// The secret and public key of RFC 8032, section 7.1, test 1.
+    #[test]
+    fn an_identity_is_its_secret() {
+        let hex = |text: &str| data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap();
+        let secret = hex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60");
+        let identity = Identity::from_secret(&secret.try_into().unwrap());
+        let public = hex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a");
+        assert!(identity.key().subject_public_key_info().ends_with(&public));
+        assert_eq!(Identity::from_pem(&identity.to_pem()).unwrap().node_id(), identity.node_id());
     }
 
     #[test]

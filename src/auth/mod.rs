@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::id::TunnelName;
 use crate::tunnel::ArcTunnel;
 
-pub use ca::{CaError, MeshCa, NodeCertificate};
+pub use ca::{CaError, MeshCa, NodeCertificate, Validity};
 pub use hello::{HelloError, MAX_HELLO, MutualTls, PROTOCOL_VERSIONS, ProtocolVersions};
 pub use identity::{Identity, IdentityError};
 pub use tls::{CredentialsError, DenyList, MeshCredentials};

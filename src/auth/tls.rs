@@ -15,12 +15,14 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::time_provider::TimeProvider;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
     ServerConfig, SignatureScheme,
 };
 
 use super::identity::Identity;
+use crate::clock::WallClock;
 use crate::id::NodeId;
 use crate::tunnel::quic::{ALPN, TlsSettings, expected_node, node_of_certificate};
 
@@ -107,15 +109,30 @@ impl MeshCredentials {
     ///
     /// [`CredentialsError::Authority`], [`CredentialsError::Tls`].
     pub fn tls(&self) -> Result<TlsSettings, CredentialsError> {
-        let provider = Arc::new(ring::default_provider());
+        self.tls_with(Arc::new(ring::default_provider()), &WallClock::system())
+    }
+
+    /// Makes the settings of an endpoint with another implementation of cryptography, which must know TLS 1.3,
+    /// Ed25519 and AES-128-GCM, and with another clock to judge certificates by. All randomness of the endpoint
+    /// comes from the provider.
+    ///
+    /// # Errors
+    ///
+    /// [`CredentialsError::Authority`], [`CredentialsError::Tls`].
+    pub fn tls_with(
+        &self,
+        provider: Arc<CryptoProvider>,
+        clock: &WallClock,
+    ) -> Result<TlsSettings, CredentialsError> {
+        let clock: Arc<dyn TimeProvider> = Arc::new(clock.clone());
         let mut roots = RootCertStore::empty();
         for authority in &self.authorities {
             roots.add(authority.clone())?;
         }
         let roots = Arc::new(roots);
         Ok(TlsSettings {
-            server: self.server(&provider, &roots)?,
-            client: self.client(&provider, roots)?,
+            server: self.server(&provider, &clock, &roots)?,
+            client: self.client(provider, clock, roots)?,
             secret: self.identity.endpoint_secret(),
         })
     }
@@ -123,13 +140,14 @@ impl MeshCredentials {
     fn server(
         &self,
         provider: &Arc<CryptoProvider>,
+        clock: &Arc<dyn TimeProvider>,
         roots: &Arc<RootCertStore>,
     ) -> Result<ServerConfig, CredentialsError> {
         let chain = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
             .build()
             .map_err(CredentialsError::Authority)?;
         let verifier = Arc::new(DiallerVerifier { chain, denied: self.denied.clone() });
-        let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+        let mut config = ServerConfig::builder_with_details(Arc::clone(provider), Arc::clone(clock))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(verifier)
             .with_single_cert(vec![self.certificate.clone()], self.private_key())?;
@@ -142,12 +160,13 @@ impl MeshCredentials {
 
     fn client(
         &self,
-        provider: &Arc<CryptoProvider>,
+        provider: Arc<CryptoProvider>,
+        clock: Arc<dyn TimeProvider>,
         roots: Arc<RootCertStore>,
     ) -> Result<ClientConfig, CredentialsError> {
         let algorithms = provider.signature_verification_algorithms;
         let verifier = Arc::new(ListenerVerifier { roots, algorithms, denied: self.denied.clone() });
-        let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
+        let mut config = ClientConfig::builder_with_details(provider, clock)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
             .with_custom_certificate_verifier(verifier)
@@ -275,6 +294,8 @@ impl ClientCertVerifier for DiallerVerifier {
 mod tests {
     use super::*;
     use crate::auth::test_mesh::TestMesh;
+    use crate::tunnel::TunnelSource;
+    use crate::tunnel::quic::{DialError, QuicConfig, QuicEndpoint};
 
     #[test]
     fn nothing_is_resumed_and_nothing_is_early() {
@@ -289,6 +310,24 @@ mod tests {
         assert!(!tls.client.key_log.will_log("CLIENT_RANDOM"));
         assert_eq!(tls.server.alpn_protocols, [b"snomesh/1".to_vec()]);
         assert_eq!(tls.client.alpn_protocols, [b"snomesh/1".to_vec()]);
+    }
+
+    /// What is valid is judged by the clock that was given, on both sides.
+    #[tokio::test]
+    async fn a_certificate_that_is_not_valid_yet_by_the_own_clock_is_refused() {
+        let mesh = TestMesh::new();
+        let past = WallClock::reading(|| crate::time::UnixMillis(1_000_000_000_000));
+        let endpoint = |clock: &WallClock| {
+            let tls = mesh.credentials().tls_with(Arc::new(ring::default_provider()), clock).unwrap();
+            QuicEndpoint::bind("127.0.0.1:0".parse().unwrap(), QuicConfig::default(), tls).unwrap()
+        };
+        let (behind, right) = (endpoint(&past), endpoint(&WallClock::system()));
+        let address = right.local_addr().unwrap();
+        let mut incoming = right.incoming();
+        tokio::spawn(async move { while incoming.next().await.is_some() {} });
+        assert!(endpoint(&WallClock::system()).dial(address, None).await.is_ok());
+        let refused = behind.dial(address, None).await.unwrap_err();
+        assert!(matches!(refused, DialError::Handshake { .. }), "{refused:?}");
     }
 
     #[test]

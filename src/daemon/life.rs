@@ -155,13 +155,15 @@ where
 {
     let streams = TaskTracker::new();
     tokio::select! {
-        _closed = accept(core, tunnel, gone, &streams) => return,
+        biased;
         // While all places are taken nobody accepts, and so nobody else would notice.
         _closed = tunnel.on_closed() => return,
         () = core.stop.cancelled() => {}
+        _closed = accept(core, tunnel, gone, &streams) => return,
     }
     streams.close();
     tokio::select! {
+        biased;
         () = streams.wait() => {}
         () = core.cut.cancelled() => {}
         _closed = tunnel.on_closed() => {}

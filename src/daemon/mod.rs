@@ -130,12 +130,16 @@ impl<R, S, A> Clone for ModularDaemon<R, S, A> {
     }
 }
 
+/// Where the ids of tunnels come from.
+type TunnelIds = Arc<dyn Fn() -> TunnelId + Send + Sync>;
+
 struct Core<R, S, A> {
     registry: R,
     services: S,
     authentication: A,
     observers: Vec<Arc<dyn TunnelObserver>>,
     config: DaemonConfig,
+    ids: TunnelIds,
     peers: PeersView,
     events: Events<TunnelEvent>,
     /// One permit per tunnel that may live.
@@ -164,6 +168,7 @@ impl ModularDaemon {
             authentication: MutualTls::default(),
             observers: Vec::new(),
             config: DaemonConfig::default(),
+            ids: Arc::new(random_id),
             peers: PeersView::default(),
         }
     }
@@ -176,6 +181,7 @@ pub struct DaemonBuilder<R = InMemoryTunnelRegistry, S = ServiceRegistry, A = Mu
     authentication: A,
     observers: Vec<Arc<dyn TunnelObserver>>,
     config: DaemonConfig,
+    ids: TunnelIds,
     peers: PeersView,
 }
 
@@ -188,20 +194,20 @@ impl<R, S, A> std::fmt::Debug for DaemonBuilder<R, S, A> {
 impl<R, S, A> DaemonBuilder<R, S, A> {
     /// Registers tunnels there.
     pub fn registry<R2: TunnelRegistry>(self, registry: R2) -> DaemonBuilder<R2, S, A> {
-        let Self { services, authentication, observers, config, peers, .. } = self;
-        DaemonBuilder { registry, services, authentication, observers, config, peers }
+        let Self { services, authentication, observers, config, ids, peers, .. } = self;
+        DaemonBuilder { registry, services, authentication, observers, config, ids, peers }
     }
 
     /// Serves these services, for instance a [`ServiceRegistry`].
     pub fn services<S2: Service + 'static>(self, services: S2) -> DaemonBuilder<R, S2, A> {
-        let Self { registry, authentication, observers, config, peers, .. } = self;
-        DaemonBuilder { registry, services, authentication, observers, config, peers }
+        let Self { registry, authentication, observers, config, ids, peers, .. } = self;
+        DaemonBuilder { registry, services, authentication, observers, config, ids, peers }
     }
 
     /// Authenticates tunnels so.
     pub fn authentication<A2: AuthenticationHandler>(self, authentication: A2) -> DaemonBuilder<R, S, A2> {
-        let Self { registry, services, observers, config, peers, .. } = self;
-        DaemonBuilder { registry, services, authentication, observers, config, peers }
+        let Self { registry, services, observers, config, ids, peers, .. } = self;
+        DaemonBuilder { registry, services, authentication, observers, config, ids, peers }
     }
 
     /// Tells this observer of peers, after those that were given before.
@@ -215,6 +221,14 @@ impl<R, S, A> DaemonBuilder<R, S, A> {
     #[must_use]
     pub fn config(mut self, config: DaemonConfig) -> Self {
         self.config = config;
+        self
+    }
+
+    /// Gives tunnels these ids instead of random ones. No two tunnels of any node may have the same, ever: it is by
+    /// their ids that registrations are told apart.
+    #[must_use]
+    pub fn tunnel_ids(mut self, ids: impl Fn() -> TunnelId + Send + Sync + 'static) -> Self {
+        self.ids = Arc::new(ids);
         self
     }
 
@@ -239,6 +253,7 @@ impl<R: TunnelRegistry, S: Service + 'static, A: AuthenticationHandler> DaemonBu
             stop: CancellationToken::new(),
             cut: CancellationToken::new(),
             config: self.config,
+            ids: self.ids,
         };
         ModularDaemon { core: Arc::new(core) }
     }
@@ -272,7 +287,7 @@ impl<R: TunnelRegistry, S: Service + 'static, A: AuthenticationHandler> ModularD
             tunnel.close(CloseReason::TooManyTunnels);
             return Err(AttachError::TooManyTunnels);
         };
-        let id = random_id();
+        let id = (self.core.ids)();
         let (told, outcome) = oneshot::channel();
         let life = life::live(Arc::clone(&self.core), tunnel.into_shared(), id, told);
         self.core.tasks.spawn(async move {

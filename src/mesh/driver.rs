@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
@@ -16,11 +16,12 @@ use super::input::{Input, LinkStreams};
 use super::link::{LinkTasks, open_streams};
 use super::service::GossipService;
 use super::traffic::Counters;
+use crate::clock::WallClock;
 use crate::daemon::Events;
 use crate::gossip::{Channel, Config, ConfigError, DialId, Durability, LinkId, Mesh, Output, Side};
 use crate::id::{Actor, NodeId};
 use crate::replica::Address;
-use crate::time::{Moment, Now, UnixMillis};
+use crate::time::{Moment, Now};
 use crate::tunnel::{ArcTunnel, CloseReason, TunnelControl};
 
 /// How many inputs may wait for the driver. When they do, readers stop reading and peers stop sending.
@@ -40,6 +41,8 @@ pub struct DriverConfig {
     pub seed: u64,
     /// How many events a subscriber may be behind before it lags.
     pub event_capacity: NonZeroUsize,
+    /// What stamps the writes of this node.
+    pub clock: WallClock,
 }
 
 /// The task that owns the mesh. Made first, so that the daemon can be given its service; then run.
@@ -49,6 +52,7 @@ pub struct Driver {
     handle: MeshHandle,
     inputs: mpsc::Receiver<Input>,
     started_at: Instant,
+    clock: WallClock,
     links: BTreeMap<LinkId, LinkTasks>,
     next_link: u64,
     /// Channels whose last frame is not written yet.
@@ -65,7 +69,7 @@ impl Driver {
     ///
     /// [`ConfigError`] if the settings cannot work together.
     pub fn new(config: DriverConfig) -> Result<Self, ConfigError> {
-        let DriverConfig { gossip, actor, seed, event_capacity } = config;
+        let DriverConfig { gossip, actor, seed, event_capacity, clock } = config;
         gossip.validate()?;
         let gossip = Config { durability: Durability::Memory, ..gossip };
         let (sender, inputs) = mpsc::channel(INPUTS);
@@ -76,12 +80,13 @@ impl Driver {
         };
         let handle = MeshHandle { node: actor.node, inputs: sender, shared: Arc::new(shared) };
         let started_at = Instant::now();
-        let mesh = Mesh::new(gossip, actor, seed, now(started_at));
+        let mesh = Mesh::new(gossip, actor, seed, now(started_at, &clock));
         Ok(Self {
             mesh,
             handle,
             inputs,
             started_at,
+            clock,
             links: BTreeMap::new(),
             next_link: 0,
             writing: BTreeSet::new(),
@@ -142,7 +147,7 @@ impl Driver {
     }
 
     fn now(&self) -> Now {
-        now(self.started_at)
+        now(self.started_at, &self.clock)
     }
 
     fn handle_input(&mut self, input: Input) {
@@ -243,6 +248,7 @@ impl Driver {
             };
             // The driver ends when nobody reads its inputs any more.
             let outcome = tokio::select! {
+                biased;
                 outcome = attempt => outcome,
                 () = stopped.closed() => return,
             };
@@ -293,8 +299,6 @@ fn describe(error: &ConnectError) -> String {
     text
 }
 
-fn now(started_at: Instant) -> Now {
-    let monotone = Moment::default() + started_at.elapsed();
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { monotone, wall: UnixMillis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)) }
+fn now(started_at: Instant, clock: &WallClock) -> Now {
+    Now { monotone: Moment::default() + started_at.elapsed(), wall: clock.now() }
 }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::auth::MeshCredentials;
 use crate::auth::test_mesh::TestMesh;
+use crate::clock::WallClock;
 use crate::crdt::Value;
 use crate::daemon::{ModularDaemon, RecvError, Subscription};
 use crate::gossip::{Config, Event};
@@ -45,7 +46,14 @@ impl TestNode {
         };
         let actor = Actor { node: credentials.identity.node_id(), generation: Generation(generation) };
         let event_capacity = NonZeroUsize::new(1_024).unwrap();
-        let driver = Driver::new(DriverConfig { gossip, actor, seed: generation, event_capacity }).unwrap();
+        let driver = Driver::new(DriverConfig {
+            gossip,
+            actor,
+            seed: generation,
+            event_capacity,
+            clock: WallClock::system(),
+        })
+        .unwrap();
         let mesh = driver.handle();
         let daemon = ModularDaemon::builder()
             .registry(MeshRegistry::new(mesh.clone()))
@@ -95,7 +103,13 @@ impl Connector for Nowhere {
 pub(super) fn alone() -> Alone {
     let actor = Actor { node: crate::id::NodeId::from_bytes([7; 32]), generation: Generation(1) };
     let event_capacity = NonZeroUsize::new(1_024).unwrap();
-    let config = DriverConfig { gossip: Config::default(), actor, seed: 1, event_capacity };
+    let config = DriverConfig {
+        gossip: Config::default(),
+        actor,
+        seed: 1,
+        event_capacity,
+        clock: WallClock::system(),
+    };
     let driver = Driver::new(config).unwrap();
     let (handle, cancel) = (driver.handle(), CancellationToken::new());
     tokio::spawn(driver.run(Nowhere, cancel.clone()));

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::task::JoinHandle;
@@ -18,12 +18,12 @@ use super::forwards::{Forwards, Opener};
 use super::loopback::Loopback;
 use super::{DataDir, DataDirError, NodeConfig};
 use crate::auth::{CredentialsError, MutualTls};
+use crate::clock::WallClock;
 use crate::daemon::{DaemonConfig, Drained, ModularDaemon};
 use crate::gossip::{self, ConfigError};
 use crate::id::{Actor, NodeId};
 use crate::mesh::{DaemonConnector, Driver, DriverConfig, MeshHandle, MeshRegistry, Router};
 use crate::service::{RouteService, ServiceRegistry, TargetTable, TcpProxyService};
-use crate::time::UnixMillis;
 use crate::tunnel::quic::{BindError, GatedSocket, QuicConfig, QuicEndpoint, bind_socket};
 use crate::tunnel::{CloseReason, Tunnel};
 
@@ -94,7 +94,8 @@ impl Node {
         let listen = endpoint.local_addr().map_err(StartError::Address)?;
         let socket = AdminSocket::bind(&config.admin_path())?;
 
-        let generation = data_dir.next_generation(wall(), u8::try_from(draw() & 0xff).unwrap_or_default())?;
+        let generation = data_dir
+            .next_generation(WallClock::system().now(), u8::try_from(draw() & 0xff).unwrap_or_default())?;
         let actor = Actor { node: identity.node_id(), generation };
         let advertised = config.advertised(listen);
         let driver = Driver::new(DriverConfig {
@@ -107,6 +108,7 @@ impl Node {
             actor,
             seed: draw(),
             event_capacity: EVENT_CAPACITY.try_into().expect("not zero"),
+            clock: WallClock::system(),
         })?;
         let mesh = driver.handle();
         let facts = Facts {
@@ -240,11 +242,6 @@ fn endpoint(config: &NodeConfig, tls: crate::tunnel::quic::TlsSettings) -> Resul
         socket = GatedSocket::wrap(socket, gate.clone());
     }
     QuicEndpoint::with_socket(socket, QuicConfig::default(), tls)
-}
-
-fn wall() -> UnixMillis {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMillis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Eight bytes that nobody can guess.

@@ -190,7 +190,8 @@ mod tests {
         }
         let actor = Actor { node: NodeId::from_bytes([1; 32]), generation: Generation(1) };
         let event_capacity = event_capacity.try_into().unwrap();
-        let config = DriverConfig { gossip: Config::default(), actor, seed: 1, event_capacity };
+        let clock = crate::clock::WallClock::system();
+        let config = DriverConfig { gossip: Config::default(), actor, seed: 1, event_capacity, clock };
         let driver = Driver::new(config).unwrap();
         let mesh = driver.handle();
         tokio::spawn(driver.run(Nobody, CancellationToken::new()));

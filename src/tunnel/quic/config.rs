@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{IdleTimeout, NoneTokenStore, TransportConfig, ValidationTokenConfig, VarInt};
-use quinn_proto::HashedConnectionIdGenerator;
 use ring::{hkdf, hmac};
+use rustls::crypto::SecureRandom;
+
+use super::ids::{ConnectionIds, draw, initial_ids};
 
 /// The protocol that tunnels speak; its number is the major version.
 pub const ALPN: &[u8] = b"snomesh/1";
@@ -108,9 +110,15 @@ pub struct TlsSettings {
 #[error("the TLS settings lack the cipher suite that QUIC begins with")]
 pub struct UnfitTls(#[from] NoInitialCipherSuite);
 
-pub(super) fn server_config(tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, UnfitTls> {
+pub(super) fn server_config(
+    tls: rustls::ServerConfig,
+    secret: &EndpointSecret,
+) -> Result<quinn::ServerConfig, UnfitTls> {
+    let random = tls.crypto_provider().secure_random;
     let crypto = QuicServerConfig::try_from(tls)?;
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    // Kept over a restart, so that whoever was asked to prove an address need not begin anew.
+    let token_key = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, &secret.derive(b"address tokens"));
+    let mut config = quinn::ServerConfig::new(Arc::new(crypto), Arc::new(token_key));
     let mut tokens = ValidationTokenConfig::default();
     tokens.sent(0);
     config
@@ -119,33 +127,37 @@ pub(super) fn server_config(tls: rustls::ServerConfig) -> Result<quinn::ServerCo
         .incoming_buffer_size(INCOMING_BUFFER)
         .incoming_buffer_size_total(INCOMING_BUFFER_TOTAL)
         .validation_token_config(tokens)
-        .transport_config(Arc::new(transport_config()));
+        .transport_config(Arc::new(transport_config(random)));
     Ok(config)
 }
 
 pub(super) fn client_config(tls: rustls::ClientConfig) -> Result<quinn::ClientConfig, UnfitTls> {
+    let random = tls.crypto_provider().secure_random;
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-    config.token_store(Arc::new(NoneTokenStore)).transport_config(Arc::new(transport_config()));
+    config
+        .token_store(Arc::new(NoneTokenStore))
+        .initial_dst_cid_provider(initial_ids(random))
+        .transport_config(Arc::new(transport_config(random)));
     Ok(config)
 }
 
-/// The endpoint's own keys, see the module's documentation.
-pub(super) fn endpoint_config(secret: &EndpointSecret) -> quinn::EndpointConfig {
+/// The endpoint's own keys and randomness, see the module's documentation.
+pub(super) fn endpoint_config(tls: &TlsSettings) -> quinn::EndpointConfig {
+    let (secret, random) = (&tls.secret, tls.server.crypto_provider().secure_random);
     let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &secret.derive(b"stateless reset"));
     let mut config = quinn::EndpointConfig::new(Arc::new(reset_key));
-    let [a, b, c, d, e, f, g, h, ..] = secret.derive(b"connection ids");
-    let cid_key = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
+    let id_key = secret.derive(b"connection ids");
+    let mut seed = [0; 32];
+    draw(random, &mut seed);
+    config.cid_generator(move || Box::new(ConnectionIds::new(&id_key, random))).rng_seed(Some(seed));
     config
 }
 
 /// Streams begin at one, bidirectional; [`super::QuinnTunnel`] raises that once the peer has authenticated.
-fn transport_config() -> TransportConfig {
-    let mut spread = [0];
-    let spread = match ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut spread) {
-        Ok(()) => Duration::from_millis(u64::from(spread[0]) * 2_000 / 255),
-        Err(ring::error::Unspecified) => Duration::ZERO,
-    };
+fn transport_config(random: &dyn SecureRandom) -> TransportConfig {
+    let mut drawn = [0];
+    draw(random, &mut drawn);
+    let spread = Duration::from_millis(u64::from(drawn[0]) * 2_000 / 255);
     let mut transport = TransportConfig::default();
     transport
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MILLIS))))

@@ -125,8 +125,8 @@ impl QuicEndpoint {
         config: QuicConfig,
         tls: TlsSettings,
     ) -> Result<Self, BindError> {
-        let own = endpoint_config(&tls.secret);
-        let server = server_config(tls.server)?;
+        let own = endpoint_config(&tls);
+        let server = server_config(tls.server, &tls.secret)?;
         let client = Arc::new(Mutex::new(client_config(tls.client)?));
         let endpoint =
             quinn::Endpoint::new_with_abstract_socket(own, Some(server), socket, Arc::new(TokioRuntime))
@@ -142,7 +142,7 @@ impl QuicEndpoint {
     /// [`BindError::Tls`].
     pub fn replace_tls(&self, tls: TlsSettings) -> Result<(), BindError> {
         let client = client_config(tls.client)?;
-        self.endpoint.set_server_config(Some(server_config(tls.server)?));
+        self.endpoint.set_server_config(Some(server_config(tls.server, &tls.secret)?));
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
         Ok(())
     }
@@ -214,7 +214,9 @@ impl TunnelSource for QuicIncoming {
 
     async fn next(&mut self) -> Option<QuinnTunnel> {
         loop {
+            // Handshakes that are done first: there are only so many, and each frees a place.
             tokio::select! {
+                biased;
                 Some(done) = self.handshakes.join_next() => if let Ok(Some(tunnel)) = done {
                     return Some(tunnel);
                 },

@@ -6,10 +6,14 @@
 //!
 //! Keys of stateless resets and of connection ids are derived from the node's private key. So a node that restarts
 //! on its port answers packets of its former life with a reset that its neighbours believe: they notice at once.
+//!
+//! Everything else that is random about an endpoint is drawn from the `SecureRandom` of the cryptographic provider that
+//! its [`TlsSettings`] were made with: there is one source of randomness, and whoever brings a provider brings it.
 
 mod config;
 mod endpoint;
 mod gate;
+mod ids;
 mod newcomers;
 mod peer;
 mod stream;

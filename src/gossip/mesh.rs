@@ -1,11 +1,14 @@
 //! The state machine itself: what comes in, what is commanded, what goes out.
 
+mod changes;
+mod due;
+mod links;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
-use rand::{RngExt, SeedableRng};
 
 use super::dialer::Dialer;
 use super::gaps::Gaps;
@@ -13,12 +16,12 @@ use super::link::Link;
 use super::members::{Member, Members};
 use super::timer::{Timer, TimerTable};
 use super::{
-    Alarm, Channel, CloseReason, Config, DialId, Durability, Event, LinkId, MemberState, Message, Output,
-    Side, Ticket, Versions,
+    Alarm, Channel, CloseReason, Config, DialId, Event, LinkId, MemberState, Message, Output, Side, Ticket,
+    Versions,
 };
 use crate::crdt::{Corrupt, Delta, Revision};
 use crate::id::{Actor, NodeId, TunnelId, TunnelName};
-use crate::replica::{Attributes, Path, Registration, Replica};
+use crate::replica::{Attributes, Registration, Replica};
 use crate::time::{Moment, Now};
 
 /// The protocol of one node. See the [module](super) for how it is driven.
@@ -293,210 +296,6 @@ impl Mesh {
             self.digest = Some((revision, self.digest()));
         }
         self.digest.map_or_else(Default::default, |(_, digest)| digest)
-    }
-
-    fn linked_set(&self) -> BTreeSet<NodeId> {
-        self.links.values().filter(|link| link.is_established()).map(|link| link.peer).collect()
-    }
-
-    fn is_linked(&self, node: &NodeId) -> bool {
-        self.links.values().any(|link| link.peer == *node && link.is_established())
-    }
-
-    /// Closes a link from this side.
-    fn close(&mut self, now: Now, link: LinkId, reason: CloseReason) {
-        self.outputs.push_back(Output::Close { link, reason });
-        self.link_down(now, link);
-    }
-
-    /// Both hellos were exchanged. Of several links to one peer all but one go.
-    fn established(&mut self, now: Now, link: LinkId) {
-        let own = self.actor().node;
-        let Some(new) = self.links.get(&link) else { return };
-        let peer = new.peer;
-        // The later life of the peer counts more than who dialled, and of two links of one dialler it is the
-        // dialler who closes the older one: so both ends close the same.
-        let preferred = |link: &Link| {
-            let dialler = if matches!(link.side, Side::Connect(_)) { own } else { peer };
-            (link.generation, dialler == own.min(peer))
-        };
-        let rivals: Vec<LinkId> = self
-            .links
-            .iter()
-            .filter(|(id, other)| **id != link && other.peer == peer && other.is_established())
-            .map(|(id, _)| *id)
-            .collect();
-        for rival in &rivals {
-            let (Some(old), Some(new)) = (self.links.get(rival), self.links.get(&link)) else { break };
-            let loser = match preferred(old).cmp(&preferred(new)) {
-                std::cmp::Ordering::Less => *rival,
-                std::cmp::Ordering::Greater => link,
-                std::cmp::Ordering::Equal if matches!(new.side, Side::Connect(_)) => *rival.min(&link),
-                std::cmp::Ordering::Equal => continue,
-            };
-            self.close(now, loser, CloseReason::Duplicate);
-        }
-        if rivals.is_empty() {
-            self.outputs.push_back(Output::Event(Event::LinkUp { peer }));
-            self.links_changed(now);
-        }
-    }
-
-    fn handle_delta(&mut self, now: Now, link: LinkId, delta: &Delta) {
-        let Some(peer) = self.links.get(&link).map(|link| link.peer) else { return };
-        self.fence_double(now, delta);
-        match self.replica.merge(now.wall, delta) {
-            Err(Corrupt { .. }) => {
-                self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Corrupt { peer })));
-                return self.close(now, link, CloseReason::Misbehaved);
-            }
-            Ok(beyond) => {
-                if let Some(link) = self.links.get_mut(&link) {
-                    link.handle_delta(delta);
-                    if link.handle_drift(!beyond.is_zero()) {
-                        self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Drift { peer, beyond })));
-                    }
-                }
-            }
-        }
-        self.gaps.served(delta, now.monotone);
-        if self.config.durability == Durability::Disk {
-            let ticket = self.ticket();
-            self.outputs.push_back(Output::Persist { ticket, delta: delta.clone() });
-        }
-        self.observe_changes(now, true);
-        self.fence_later_life(now);
-    }
-
-    /// Tells subscribers what changed, and draws the consequences.
-    fn observe_changes(&mut self, now: Now, tell: bool) {
-        self.busy.extend(self.links.iter().filter(|(_, link)| link.is_waiting()).map(|(id, _)| *id));
-        self.timers.set_by(Timer::Announce, now.monotone + self.config.announce_interval);
-        let mut stale = Vec::new();
-        for path in self.replica.take_changed() {
-            let event = match path {
-                Path::Node(node) => {
-                    self.observe_record(now, node);
-                    continue;
-                }
-                Path::Attribute(key) => {
-                    let found = self.replica.attribute(&key);
-                    let siblings = found.as_ref().map_or(0, |found| found.siblings.len());
-                    Event::Attribute { key, value: found.map(|found| found.value), siblings }
-                }
-                Path::Registration { name, tunnel } => match self.replica.registration(&name, tunnel) {
-                    Some(registration) => Event::Registered(registration),
-                    None => {
-                        stale.push((name.clone(), tunnel));
-                        Event::Deregistered { name, tunnel }
-                    }
-                },
-            };
-            if tell {
-                self.outputs.push_back(Output::Event(event));
-            }
-        }
-        for (name, tunnel) in stale {
-            self.disown(now, &name, tunnel);
-        }
-    }
-
-    /// A node has said something new of itself.
-    fn observe_record(&mut self, now: Now, node: NodeId) {
-        let Some(view) = self.replica.node(&node) else { return };
-        let leaving = view.record.leaving;
-        let new = self.members.update(view, now.monotone);
-        if node == self.actor().node {
-            return;
-        }
-        if leaving {
-            self.dialer.remove(node);
-        } else {
-            self.dialer.add(node, &self.config, now.monotone);
-            self.timers.set_by(Timer::Dial, now.monotone);
-        }
-        if new {
-            self.tell_member(node);
-        }
-        self.timers.set_by(Timer::Verdict, now.monotone);
-    }
-
-    fn tell_member(&mut self, node: NodeId) {
-        if let Some(Member { node, generation, state, .. }) = self.members.get(&node) {
-            let (node, generation, state) = (*node, *generation, *state);
-            self.outputs.push_back(Output::Event(Event::Member { node, generation, state }));
-        }
-    }
-
-    /// A link came or went: the record must say so, and other nodes may be in or out of reach.
-    fn links_changed(&mut self, now: Now) {
-        self.timers.set_by(Timer::Record, now.monotone + self.config.record_delay);
-        self.timers.set_by(Timer::Verdict, now.monotone);
-    }
-}
-
-/// What the timers come down to.
-impl Mesh {
-    fn heartbeat(&mut self, now: Now) {
-        let digest = self.cached_digest();
-        let doubtful = 2 * self.config.heartbeat_interval;
-        for (id, link) in &mut self.links {
-            let message = Message::Heartbeat { digest, asks: false };
-            self.outputs.push_back(Output::Datagram { link: *id, message });
-            // Datagrams may be lost one after another: before a link is given up, it is asked where nothing is.
-            if now.monotone.since(link.heard_at) >= doubtful {
-                link.doubt();
-                self.busy.insert(*id);
-            }
-        }
-        // A little early or late, so that the nodes of a mesh do not beat as one.
-        let interval = self.config.heartbeat_interval.mul_f64(self.rng.random_range(0.9..1.1));
-        self.timers.set(Timer::Heartbeat, Some(now.monotone + interval));
-    }
-
-    fn close_silent(&mut self, now: Now) {
-        let timeout = self.config.link_timeout;
-        // A link that is never introduced is of no use, however lively it is.
-        let last_sign = |link: &Link| if link.is_established() { link.heard_at } else { link.up_at };
-        let silent = |link: &Link| now.monotone.since(last_sign(link)) >= timeout;
-        let lost: Vec<LinkId> =
-            self.links.iter().filter(|(_, link)| silent(link)).map(|(id, _)| *id).collect();
-        for link in lost {
-            self.close(now, link, CloseReason::Silent);
-        }
-        let next = self.links.values().map(|link| last_sign(link) + timeout).min();
-        self.timers.set(Timer::Silence, next);
-    }
-
-    fn ask(&mut self, now: Now) {
-        let store = self.replica.store();
-        let (asked, next) = self.gaps.ask(store, &mut self.links, &self.config, now.monotone, &mut self.rng);
-        self.busy.extend(asked);
-        self.timers.set(Timer::Want, next);
-    }
-
-    fn judge(&mut self, now: Now) {
-        let (changed, next) = self.members.judge(&self.linked_set(), &self.config, now.monotone);
-        for Member { node, generation, state, .. } in changed {
-            self.outputs.push_back(Output::Event(Event::Member { node, generation, state }));
-        }
-        self.timers.set(Timer::Verdict, next);
-    }
-
-    fn dial(&mut self, now: Now) {
-        if self.leaving {
-            return;
-        }
-        let linked: BTreeSet<NodeId> = self.links.values().map(|link| link.peer).collect();
-        let (members, outputs) = (&self.members, &mut self.outputs);
-        let addresses = |node: &NodeId| members.addresses(node);
-        let next = self.dialer.dial(
-            now.monotone,
-            |node| linked.contains(node),
-            addresses,
-            |output| outputs.push_back(output),
-        );
-        self.timers.set(Timer::Dial, next);
     }
 }
 

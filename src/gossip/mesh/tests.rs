@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::crdt::Value;
+use crate::gossip::Durability;
 use crate::id::Generation;
-use crate::replica::{Address, AttributeKey};
+use crate::replica::{Address, AttributeKey, Path};
 use crate::time::UnixMillis;
 use crate::wire;
 

@@ -1,0 +1,76 @@
+//! What is done when a timer is due.
+
+use std::collections::BTreeSet;
+
+use rand::RngExt;
+
+use super::Mesh;
+use crate::gossip::link::Link;
+use crate::gossip::timer::Timer;
+use crate::gossip::{CloseReason, Event, LinkId, Member, Message, Output};
+use crate::id::NodeId;
+use crate::time::Now;
+
+impl Mesh {
+    pub(super) fn heartbeat(&mut self, now: Now) {
+        let digest = self.cached_digest();
+        let doubtful = 2 * self.config.heartbeat_interval;
+        for (id, link) in &mut self.links {
+            let message = Message::Heartbeat { digest, asks: false };
+            self.outputs.push_back(Output::Datagram { link: *id, message });
+            // Datagrams may be lost one after another: before a link is given up, it is asked where nothing is.
+            if now.monotone.since(link.heard_at) >= doubtful {
+                link.doubt();
+                self.busy.insert(*id);
+            }
+        }
+        // A little early or late, so that the nodes of a mesh do not beat as one.
+        let interval = self.config.heartbeat_interval.mul_f64(self.rng.random_range(0.9..1.1));
+        self.timers.set(Timer::Heartbeat, Some(now.monotone + interval));
+    }
+
+    pub(super) fn close_silent(&mut self, now: Now) {
+        let timeout = self.config.link_timeout;
+        // A link that is never introduced is of no use, however lively it is.
+        let last_sign = |link: &Link| if link.is_established() { link.heard_at } else { link.up_at };
+        let silent = |link: &Link| now.monotone.since(last_sign(link)) >= timeout;
+        let lost: Vec<LinkId> =
+            self.links.iter().filter(|(_, link)| silent(link)).map(|(id, _)| *id).collect();
+        for link in lost {
+            self.close(now, link, CloseReason::Silent);
+        }
+        let next = self.links.values().map(|link| last_sign(link) + timeout).min();
+        self.timers.set(Timer::Silence, next);
+    }
+
+    pub(super) fn ask(&mut self, now: Now) {
+        let store = self.replica.store();
+        let (asked, next) = self.gaps.ask(store, &mut self.links, &self.config, now.monotone, &mut self.rng);
+        self.busy.extend(asked);
+        self.timers.set(Timer::Want, next);
+    }
+
+    pub(super) fn judge(&mut self, now: Now) {
+        let (changed, next) = self.members.judge(&self.linked_set(), &self.config, now.monotone);
+        for Member { node, generation, state, .. } in changed {
+            self.outputs.push_back(Output::Event(Event::Member { node, generation, state }));
+        }
+        self.timers.set(Timer::Verdict, next);
+    }
+
+    pub(super) fn dial(&mut self, now: Now) {
+        if self.leaving {
+            return;
+        }
+        let linked: BTreeSet<NodeId> = self.links.values().map(|link| link.peer).collect();
+        let (members, outputs) = (&self.members, &mut self.outputs);
+        let addresses = |node: &NodeId| members.addresses(node);
+        let next = self.dialer.dial(
+            now.monotone,
+            |node| linked.contains(node),
+            addresses,
+            |output| outputs.push_back(output),
+        );
+        self.timers.set(Timer::Dial, next);
+    }
+}

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use snomesh::gossip::{Channel, LinkId};
 use snomesh::time::Moment;
+use snomesh::wire::{Decoder, Encoder};
 
 use crate::fault::Weather;
 use crate::random::{self, Generator, Seed};
@@ -71,6 +72,12 @@ pub(crate) struct Pipe {
     pub(crate) stalled_at: Option<Moment>,
     /// Whether that is only because its reader does not read: then it goes on at once when it does.
     pub(crate) unread: bool,
+    /// What the writer remembers of what it said.
+    pub(crate) encoder: Encoder,
+    /// What the reader remembers of it.
+    pub(crate) decoder: Decoder,
+    /// A second writer that is told what the reader reads: it must write the same.
+    pub(crate) shadow: Encoder,
 }
 
 /// One direction of a connection.
@@ -208,6 +215,9 @@ impl Network {
                 writable: true,
                 stalled_at: None,
                 unread: false,
+                encoder: Encoder::new(),
+                decoder: Decoder::new(),
+                shadow: Encoder::new(),
             };
             Line {
                 pipes: [pipe(), pipe()],

@@ -205,7 +205,7 @@ impl Driver {
         while let Some(output) = self.mesh.poll_output(now) {
             match output {
                 Output::Send { link, channel, message } => {
-                    if let Some(tasks) = self.links.get(&link) {
+                    if let Some(tasks) = self.links.get_mut(&link) {
                         tasks.send(channel, &message);
                         self.writing.insert((link, channel));
                     }

@@ -40,11 +40,18 @@ pub(super) async fn open_streams(tunnel: &ArcTunnel) -> Result<LinkStreams, Open
 #[derive(Debug)]
 pub(super) struct LinkTasks {
     tunnel: ArcTunnel,
-    /// One frame each: the core sends the next one only when the last was written.
-    control: mpsc::Sender<Bytes>,
-    delta: mpsc::Sender<Bytes>,
+    control: Outgoing,
+    delta: Outgoing,
     counters: Arc<Counters>,
     ended: CancellationToken,
+}
+
+/// What goes out on a channel.
+#[derive(Debug)]
+struct Outgoing {
+    encoder: wire::Encoder,
+    /// One frame: the core sends the next one only when the last was written.
+    frames: mpsc::Sender<Bytes>,
 }
 
 impl LinkTasks {
@@ -71,7 +78,7 @@ impl LinkTasks {
         ] {
             stream.send.set_priority(priority);
             let (frames, waiting) = mpsc::channel(1);
-            senders.push(frames);
+            senders.push(Outgoing { encoder: wire::Encoder::new(), frames });
             let reader = Reader::new(link, inputs, counters);
             spawn(Box::pin(write(link, channel, stream.send, waiting, inputs.clone())));
             spawn(Box::pin(reader.read_stream(stream.recv)));
@@ -90,8 +97,12 @@ impl LinkTasks {
     }
 
     /// Hands a frame to the channel's writer, which is idle: the core says so.
-    pub(super) fn send(&self, channel: Channel, message: &Message) {
-        let body = wire::encode(message);
+    pub(super) fn send(&mut self, channel: Channel, message: &Message) {
+        let outgoing = match channel {
+            Channel::Control => &mut self.control,
+            Channel::Delta => &mut self.delta,
+        };
+        let body = outgoing.encoder.encode(message);
         let header = match wire::header(body.len()) {
             Ok(header) => header,
             Err(error) => {
@@ -99,16 +110,12 @@ impl LinkTasks {
                 return self.tunnel.close(CloseReason::ProtocolViolation);
             }
         };
-        let mut frame = BytesMut::with_capacity(wire::HEADER_LEN + body.len());
+        let mut frame = BytesMut::with_capacity(header.len() + body.len());
         frame.put_slice(&header);
         frame.put_slice(&body);
         self.counters.sent(channel, frame.len());
-        let writer = match channel {
-            Channel::Control => &self.control,
-            Channel::Delta => &self.delta,
-        };
-        if writer.try_send(frame.freeze()).is_err() {
-            // The writer has ended because its stream has: the link will be reported down.
+        if outgoing.frames.try_send(frame.freeze()).is_err() {
+            // The writer ends when its stream has: the link will be reported down.
             tracing::trace!(?channel, "frame dropped at the end of a link");
         }
     }
@@ -179,21 +186,12 @@ impl Reader {
     }
 
     async fn read_stream(self, mut stream: RecvHalf) {
-        loop {
-            let mut header = [0; wire::HEADER_LEN];
-            if stream.read_exact(&mut header).await.is_err() {
-                break;
-            }
-            let message = match wire::body_len(header) {
-                Ok(len) => match read_body(&mut stream, len).await {
-                    Some(body) => {
-                        self.counters.received(wire::HEADER_LEN + len);
-                        wire::decode(&body)
-                    }
-                    None => break,
-                },
-                Err(malformed) => Err(malformed),
-            };
+        let mut decoder = wire::Decoder::new();
+        while let Some(frame) = read_frame(&mut stream).await {
+            let message = frame.and_then(|(body, len)| {
+                self.counters.received(len);
+                decoder.decode(&body)
+            });
             if !self.tell(message).await {
                 return;
             }
@@ -224,6 +222,23 @@ impl Reader {
         };
         self.inputs.send(input).await.is_ok() && going_on
     }
+}
+
+/// Reads a frame and says how many bytes it took; nothing if the stream ends.
+async fn read_frame(stream: &mut RecvHalf) -> Option<Result<(BytesMut, usize), wire::Malformed>> {
+    let mut first = [0; wire::HEADER_LEN];
+    stream.read_exact(&mut first).await.ok()?;
+    let mut more = None;
+    let len = loop {
+        match wire::body_len(first, more) {
+            Ok(Some(len)) => break len,
+            Ok(None) => stream.read_exact(more.insert([0; wire::HEADER_LEN])).await.ok()?,
+            Err(malformed) => return Some(Err(malformed)),
+        }
+    };
+    let body = read_body(stream, len).await?;
+    let header = if more.is_some() { 2 * wire::HEADER_LEN } else { wire::HEADER_LEN };
+    Some(Ok((body, header + len)))
 }
 
 /// Reads a frame as it comes: memory is taken for bytes that are there, not for those that were announced.

@@ -1,6 +1,5 @@
 use proptest::prelude::*;
 
-use super::message::{decode_body, encode_body};
 use super::*;
 use crate::crdt::{CausalContext, Class, Delta, Entry, Item, Key, Lane, Observed, RangeSet, Value};
 use crate::gossip::{Message, Versions};
@@ -66,6 +65,14 @@ fn any_message() -> impl Strategy<Value = Message> {
     ]
 }
 
+fn encode_body(message: &Message) -> Vec<u8> {
+    Encoder::new().encode_body(message)
+}
+
+fn decode_body(bytes: &[u8]) -> Result<Message, Malformed> {
+    Decoder::new().decode_body(bytes)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
@@ -81,6 +88,38 @@ proptest! {
         let at = at.index(frame.len());
         frame[at] ^= 1 << bit;
         prop_assert_eq!(decode(&frame), Err(Malformed::Checksum));
+    }
+
+    #[test]
+    fn every_conversation_survives_its_bytes_and_has_one_form(messages in prop::collection::vec(any_message(), 1..12)) {
+        let (mut writer, mut reader, mut again) = (Encoder::new(), Decoder::new(), Encoder::new());
+        for message in messages {
+            let frame = writer.encode(&message);
+            let read = reader.decode(&frame);
+            prop_assert_eq!(read.as_ref(), Ok(&message));
+            prop_assert_eq!(again.encode(&message), frame);
+        }
+    }
+
+    /// What is accepted in the middle of a conversation has one form there.
+    #[test]
+    fn damaged_bytes_within_a_conversation_are_refused_or_are_another_message(
+        before in prop::collection::vec(any_message(), 0..6),
+        message in any_message(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let (mut writer, mut reader) = (Encoder::new(), Decoder::new());
+        for message in &before {
+            prop_assert!(reader.decode_body(&writer.encode_body(message)).is_ok());
+        }
+        let mut bytes = writer.clone().encode_body(&message);
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Ok(message) = reader.decode_body(&bytes) {
+            prop_assert_eq!(writer.encode_body(&message), bytes);
+        }
     }
 
     /// What is accepted has one form; what is not gives a typed error. Never a panic.
@@ -114,15 +153,24 @@ proptest! {
 }
 
 #[test]
-fn a_frames_length_is_checked_before_anything_is_allocated() {
-    assert_eq!(body_len(header(MAX_FRAME).unwrap()), Ok(MAX_FRAME));
+fn a_frames_length_has_one_form_and_is_checked_before_anything_is_allocated() {
+    let read = |bytes: &[u8]| match *bytes {
+        [a, b] => body_len([a, b], None),
+        [a, b, c, d] => body_len([a, b], Some([c, d])),
+        _ => panic!("a header has two or four bytes"),
+    };
+    for (len, bytes) in [(0, 2), (32_767, 2), (32_768, 4), (MAX_FRAME, 4)] {
+        let header = header(len).unwrap();
+        assert_eq!((header.len(), read(&header)), (bytes, Ok(Some(len))));
+    }
     assert!(matches!(header(MAX_FRAME + 1), Err(Malformed::OverLimit { .. })));
-    let over = u32::try_from(MAX_FRAME + 1).unwrap().to_le_bytes();
-    assert!(matches!(body_len(over), Err(Malformed::OverLimit { .. })));
+    assert!(matches!(read(&[0xff; 4]), Err(Malformed::OverLimit { .. })));
+    assert_eq!(read(&[0, 0x80]), Ok(None), "two more are to follow");
+    assert_eq!(read(&[1, 0x80, 0, 0]), Err(Malformed::NotCanonical));
 }
 
 #[test]
-fn a_delta_may_not_name_actors_that_it_does_not_need() {
+fn a_frame_may_not_spell_out_lanes_that_it_does_not_need() {
     let message = Message::Context { complete: true, seen: CausalContext::new() };
     let mut bytes = encode_body(&message);
     assert_eq!(bytes, [2, 1, 0, 0]);
@@ -131,6 +179,49 @@ fn a_delta_may_not_name_actors_that_it_does_not_need() {
     bytes.extend([7; 32]);
     bytes.extend([1, 0]);
     assert_eq!(decode_body(&bytes), Err(Malformed::NotCanonical));
+}
+
+fn context(lanes: std::ops::Range<u64>) -> Message {
+    let lane = |number: u64| {
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&number.to_be_bytes());
+        let actor = Actor { node: NodeId::from_bytes(id), generation: Generation(1) };
+        (Lane::new(actor, Class::Registry), RangeSet::up_to(1))
+    };
+    Message::Context { complete: false, seen: lanes.map(lane).collect() }
+}
+
+/// FEATURES S6.
+#[test]
+fn a_lane_is_spelled_out_once() {
+    let mut writer = Encoder::new();
+    // Tag, complete, new lanes, lanes, and per lane its number and one range; the checksum.
+    assert_eq!(writer.encode(&context(0..10)).len(), 4 + 10 * (33 + 4) + 4);
+    assert_eq!(writer.encode(&context(0..10)).len(), 4 + 10 * 4 + 4);
+    assert_eq!(writer.encode(&context(5..15)).len(), 4 + 5 * 33 + 10 * 4 + 4);
+}
+
+/// A peer cannot make us remember more than the limit, and both ends forget at the same frame.
+#[test]
+fn memory_for_names_is_bounded_at_both_ends() {
+    let (mut writer, mut reader) = (Encoder::new(), Decoder::new());
+    for first in (0..3 * MAX_NAMES as u64).step_by(1_000) {
+        let message = context(first..first + 1_000);
+        assert_eq!(reader.decode(&writer.encode(&message)), Ok(message));
+        assert!(writer.remembered() <= MAX_NAMES && reader.remembered() <= MAX_NAMES);
+        assert_eq!(writer.remembered(), reader.remembered());
+    }
+    let known = context(0..10);
+    assert_eq!(reader.decode(&writer.encode(&known)), Ok(known), "what was forgotten is spelled out again");
+}
+
+#[test]
+fn a_number_that_no_lane_has_is_refused() {
+    let mut bytes = encode_body(&context(0..1));
+    let number = bytes.len() - 4;
+    assert_eq!(bytes[number], 0);
+    bytes[number] = 1;
+    assert_eq!(decode_body(&bytes), Err(Malformed::Illegal { what: "number of a lane" }));
 }
 
 #[test]
@@ -161,6 +252,6 @@ fn an_item_costs_its_payload_and_little_more() {
         let accounted = CausalContext::from_iter([(lane.clone(), RangeSet::up_to(count))]);
         encode(&Message::Delta(Delta { accounted, items: items.collect() })).len()
     };
-    let (none, many) = (delta(0), delta(200));
-    assert_eq!((many - none) / 200 - 22 - 32, 11);
+    let (one, many) = (delta(1), delta(201));
+    assert_eq!(many - one, 200 * (22 + 32 + 11));
 }

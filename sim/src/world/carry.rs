@@ -6,7 +6,7 @@ use snomesh::wire;
 use super::World;
 use crate::checker::{Broken, Checker};
 use crate::coverage::Point;
-use crate::network::{EndState, link_of, place};
+use crate::network::{EndState, end_of, link_of, place};
 use crate::queue::Event;
 use crate::random;
 use crate::trace::Kind;
@@ -24,7 +24,8 @@ impl World<'_> {
             self.violated(Some(node), Broken::new(Checker::Discipline, what));
             return;
         }
-        let bytes = wire::encode(message);
+        let pipe = &mut self.network.connections[connection].lines[end].pipes[place(channel)];
+        let bytes = pipe.encoder.encode(message);
         let peer = self.network.connections[connection].ends[1 - end].node;
         self.count_sent(node, link, message);
         if self.now >= self.times.deadline && !matches!(message, Message::Heartbeat { .. }) {
@@ -162,7 +163,7 @@ impl World<'_> {
         }
         let peer = self.network.connections[connection].ends[line].node;
         self.record(Some(node), Kind::Deliver, peer as u64, bytes.len() as u64, &bytes);
-        self.hand_over(node, link_of(connection, 1 - line), bytes);
+        self.hand_over(node, link_of(connection, 1 - line), Some(channel), bytes);
     }
 
     /// A writer that waited has room again, if the news reaches it.
@@ -208,15 +209,37 @@ impl World<'_> {
         *last = number.max(*last);
         let peer = self.network.connections[connection].ends[line].node;
         self.record(Some(node), Kind::Heard, peer as u64, bytes.len() as u64, &bytes);
-        self.hand_over(node, link_of(connection, 1 - line), bytes.into_vec());
+        self.hand_over(node, link_of(connection, 1 - line), None, bytes.into_vec());
     }
 
-    /// Bytes come in: perhaps not as they were sent.
-    pub(super) fn hand_over(&mut self, node: usize, link: LinkId, mut bytes: Vec<u8>) {
+    /// Bytes come in: perhaps not as they were sent. Without a channel they are a datagram.
+    pub(super) fn hand_over(
+        &mut self,
+        node: usize,
+        link: LinkId,
+        channel: Option<Channel>,
+        mut bytes: Vec<u8>,
+    ) {
         let rate = self.faults.corruption(node);
         let flipped = rate > 0.0 && self.flip(node, rate, &mut bytes);
-        match wire::decode(&bytes) {
-            Ok(message) if !flipped && wire::encode(&message) != bytes => {
+        let Some((connection, end)) = end_of(link) else { return };
+        let line = &mut self.network.connections[connection].lines[1 - end];
+        // What is read is written again by somebody who remembers the same.
+        let (read, again) = match channel {
+            Some(channel) => {
+                let pipe = &mut line.pipes[place(channel)];
+                let read = pipe.decoder.decode(&bytes);
+                let again = read.as_ref().ok().map(|message| pipe.shadow.encode(message));
+                (read, again)
+            }
+            None => {
+                let read = wire::decode(&bytes);
+                let again = read.as_ref().ok().map(wire::encode);
+                (read, again)
+            }
+        };
+        match read {
+            Ok(message) if !flipped && again.as_ref() != Some(&bytes) => {
                 let what = format!("{message:?} is written in two ways");
                 self.violated(Some(node), Broken::new(Checker::Wire, what));
             }

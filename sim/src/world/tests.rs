@@ -194,6 +194,6 @@ fn frames_on_links_that_are_not_up_and_bytes_that_nobody_wrote_are_found() {
     let mut world = rested();
     let link = LinkId(u64::MAX);
     world.send(0, link, Channel::Delta, &Message::Heartbeat { digest: [0; 16], asks: false });
-    world.hand_over(0, link, vec![0xff; 9]);
+    world.hand_over(0, link, Some(Channel::Delta), vec![0xff; 9]);
     assert_eq!(checkers(&world), [Checker::Discipline, Checker::Wire]);
 }

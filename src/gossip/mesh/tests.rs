@@ -14,7 +14,7 @@ const DELAY: Duration = Duration::from_millis(5);
 
 /// What is on its way to a node.
 enum Arrival {
-    Frame { link: LinkId, bytes: Vec<u8> },
+    Frame { link: LinkId, from: usize, channel: Option<Channel>, bytes: Vec<u8> },
     Up { link: LinkId, peer: usize, side: Side },
     Down { link: LinkId },
     DialFailed { dial: DialId },
@@ -25,6 +25,8 @@ struct Node {
     events: Vec<Event>,
     /// Frames sent per message kind: hello, context, want, delta, heartbeat.
     sent: [usize; 5],
+    /// Bytes of what was sent and not lost.
+    bytes: usize,
     frozen: bool,
 }
 
@@ -34,6 +36,9 @@ struct World {
     /// Both ends of a link bear the same number here.
     links: BTreeMap<LinkId, (usize, usize)>,
     arrivals: BTreeMap<(Moment, u64), (usize, Arrival)>,
+    /// What the sender and the receiver of each channel remember, by link, sender and channel.
+    encoders: BTreeMap<(LinkId, usize, Channel), wire::Encoder>,
+    decoders: BTreeMap<(LinkId, usize, Channel), wire::Decoder>,
     cut: BTreeSet<(usize, usize)>,
     loses_datagrams: bool,
     now: Moment,
@@ -62,6 +67,8 @@ impl World {
             nodes: Vec::new(),
             links: BTreeMap::new(),
             arrivals: BTreeMap::new(),
+            encoders: BTreeMap::new(),
+            decoders: BTreeMap::new(),
             cut: BTreeSet::new(),
             loses_datagrams: false,
             now: Moment(0),
@@ -69,7 +76,7 @@ impl World {
         };
         for node in 0..count {
             let mesh = world.mesh(node, 1, Durability::Memory);
-            world.nodes.push(Node { mesh, events: Vec::new(), sent: [0; 5], frozen: false });
+            world.nodes.push(Node { mesh, events: Vec::new(), sent: [0; 5], bytes: 0, frozen: false });
         }
         world
     }
@@ -99,11 +106,11 @@ impl World {
         while let Some(output) = self.nodes[node].mesh.poll_output(now) {
             match output {
                 Output::Send { link, channel, message } => {
-                    self.send(node, link, &message);
+                    self.send(node, link, Some(channel), &message);
                     self.nodes[node].mesh.link_writable(now, link, channel);
                 }
                 Output::Datagram { .. } if self.loses_datagrams => {}
-                Output::Datagram { link, message } => self.send(node, link, &message),
+                Output::Datagram { link, message } => self.send(node, link, None, &message),
                 Output::Dial { dial, address, .. } => self.dial(node, dial, &address),
                 Output::Close { link, .. } => {
                     if let Some((one, other)) = self.links.remove(&link) {
@@ -119,7 +126,7 @@ impl World {
         }
     }
 
-    fn send(&mut self, node: usize, link: LinkId, message: &Message) {
+    fn send(&mut self, node: usize, link: LinkId, channel: Option<Channel>, message: &Message) {
         let kind = match message {
             Message::Hello { .. } => 0,
             Message::Context { .. } => 1,
@@ -130,8 +137,13 @@ impl World {
         self.nodes[node].sent[kind] += 1;
         let Some(&(one, other)) = self.links.get(&link) else { return };
         if self.connected(one, other) {
-            let bytes = wire::encode(message);
-            self.schedule(DELAY, if one == node { other } else { one }, Arrival::Frame { link, bytes });
+            let bytes = match channel {
+                Some(channel) => self.encoders.entry((link, node, channel)).or_default().encode(message),
+                None => wire::encode(message),
+            };
+            self.nodes[node].bytes += bytes.len();
+            let peer = if one == node { other } else { one };
+            self.schedule(DELAY, peer, Arrival::Frame { link, from: node, channel, bytes });
         }
     }
 
@@ -166,12 +178,14 @@ impl World {
                 let now = self.time();
                 let mesh = &mut self.nodes[node].mesh;
                 match arrival {
-                    Arrival::Frame { link, bytes } => {
-                        mesh.handle_message(
-                            now,
-                            link,
-                            wire::decode(&bytes).expect("what a node sends is legal"),
-                        );
+                    Arrival::Frame { link, from, channel, bytes } => {
+                        let message = match channel {
+                            Some(channel) => {
+                                self.decoders.entry((link, from, channel)).or_default().decode(&bytes)
+                            }
+                            None => wire::decode(&bytes),
+                        };
+                        mesh.handle_message(now, link, message.expect("what a node sends is legal"));
                     }
                     Arrival::Up { link, peer, side } => mesh.link_up(now, link, id(peer), side),
                     Arrival::Down { link } => mesh.link_down(now, link),
@@ -244,6 +258,18 @@ fn nodes_that_know_one_seed_become_a_full_mesh() {
             assert_eq!(world.state(of, by), Some(MemberState::Alive));
         }
     }
+}
+
+/// FEATURES S6: 25 bytes stand around the first write that a link has the names for, with the frame's length.
+#[test]
+fn a_small_write_costs_few_bytes() {
+    let mut world = World::new(2);
+    world.converge();
+    world.set(1, "mesh/x", "0");
+    world.run(Duration::from_secs(5));
+    let sent = world.nodes[1].bytes;
+    world.set(1, "mesh/key-00000001", &"v".repeat(100));
+    assert_eq!(world.nodes[1].bytes - sent, "attr/mesh/key-00000001".len() + 100 + 25 - wire::HEADER_LEN);
 }
 
 /// FEATURES S6.

@@ -1,0 +1,201 @@
+//! What both ends of a channel remember of what was said on it, so that nothing long is said twice.
+//!
+//! A lane is spelled out the first time that a frame names it and is a small number from then on. Counters and
+//! stamps are told as distances from the ones before. The memory belongs to one direction of one channel: its
+//! frames arrive whole and in order, or the link is over. It holds at most [`MAX_NAMES`] lanes; where one more
+//! would be too many, both ends forget all of them before that frame, by the same rule and without a word.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::fields::{MAX_COUNTER, read_generation};
+use crate::codec::{Malformed, Reader, Writer};
+use crate::crdt::{Class, Lane};
+use crate::id::{Actor, NodeId};
+use crate::time::Timestamp;
+
+/// The most lanes that have numbers at a time: more than one frame has room to spell out.
+pub const MAX_NAMES: usize = 32_768;
+
+/// What the sender of a channel remembers.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Told {
+    /// By lane: its number, and the counter that was told of it last.
+    lanes: BTreeMap<Lane, (u64, u64)>,
+    stamp: Timestamp,
+}
+
+/// What the receiver of a channel remembers, and which of the frame's new names the frame has used.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Heard {
+    lanes: Vec<(Lane, u64)>,
+    stamp: Timestamp,
+    /// The first lane that this frame has spelled out.
+    new_from: usize,
+    used: Vec<bool>,
+}
+
+impl Told {
+    /// Begins a frame that names these lanes: spells out those that have no number yet, in ascending order.
+    pub(super) fn begin<'a>(&mut self, writer: &mut Writer, lanes: impl Iterator<Item = &'a Lane>) {
+        let lanes: BTreeSet<&Lane> = lanes.collect();
+        let unknown = lanes.iter().filter(|lane| !self.lanes.contains_key(**lane)).count();
+        if self.lanes.len() + unknown > MAX_NAMES {
+            self.lanes.clear();
+        }
+        let new: Vec<&Lane> = lanes.into_iter().filter(|lane| !self.lanes.contains_key(*lane)).collect();
+        writer.count(new.len());
+        for lane in new {
+            let Actor { node, generation } = lane.actor();
+            writer.raw(node.as_bytes());
+            writer.varint(generation.0 * 2 + u64::from(lane.class() == Class::Attribute));
+            let number = self.lanes.len() as u64;
+            self.lanes.insert(lane.clone(), (number, 0));
+        }
+    }
+
+    /// A lane of the frame that was begun.
+    pub(super) fn lane(&self, writer: &mut Writer, lane: &Lane) {
+        writer.varint(self.known(lane).0);
+    }
+
+    /// A write, named by its lane and the distance of its counter from the last one of the lane.
+    pub(super) fn dot(&mut self, writer: &mut Writer, lane: &Lane, counter: u64) {
+        let (number, last) = self.lanes.get_mut(lane).expect("the frame was begun with its lanes");
+        writer.varint(*number);
+        writer.varint(zigzag(*last, counter));
+        *last = counter;
+    }
+
+    /// What a write had seen: like a write, and the next distance is not counted from it.
+    pub(super) fn observed(&self, writer: &mut Writer, lane: &Lane, counter: u64) {
+        let (number, last) = self.known(lane);
+        writer.varint(number);
+        writer.varint(zigzag(last, counter));
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.lanes.len()
+    }
+
+    fn known(&self, lane: &Lane) -> (u64, u64) {
+        self.lanes.get(lane).copied().expect("the frame was begun with its lanes")
+    }
+
+    /// A stamp: within the last one's millisecond the distance of the counters, else the distance of the
+    /// milliseconds and the counter.
+    pub(super) fn stamp(&mut self, writer: &mut Writer, stamp: Timestamp) {
+        let (last, (millis, count)) = (split(self.stamp), split(stamp));
+        if millis == last.0 {
+            writer.varint(zigzag(last.1, count) * 2);
+        } else {
+            writer.varint(zigzag(last.0, millis) * 2 + 1);
+            writer.varint(count);
+        }
+        self.stamp = stamp;
+    }
+}
+
+impl Heard {
+    /// Begins a frame: learns the lanes that it spells out.
+    pub(super) fn begin(&mut self, reader: &mut Reader<'_>) -> Result<(), Malformed> {
+        let count = reader.count(MAX_NAMES, "count of new lanes")?;
+        if self.lanes.len() + count > MAX_NAMES {
+            self.lanes.clear();
+        }
+        self.new_from = self.lanes.len();
+        self.used = vec![false; count];
+        for _ in 0..count {
+            let node = NodeId::from_bytes(reader.array()?);
+            let name = reader.varint()?;
+            let generation = read_generation(name / 2)?;
+            let class = if name % 2 == 1 { Class::Attribute } else { Class::Registry };
+            let lane = Lane::new(Actor { node, generation }, class);
+            if self.lanes[self.new_from..].last().is_some_and(|(last, _)| *last >= lane) {
+                return Err(Malformed::NotCanonical);
+            }
+            self.lanes.push((lane, 0));
+        }
+        Ok(())
+    }
+
+    /// A lane by its number.
+    pub(super) fn lane(&mut self, reader: &mut Reader<'_>) -> Result<Lane, Malformed> {
+        self.place(reader).map(|place| self.lanes[place].0.clone())
+    }
+
+    /// A write's lane and counter.
+    pub(super) fn dot(&mut self, reader: &mut Reader<'_>) -> Result<(Lane, u64), Malformed> {
+        let place = self.place(reader)?;
+        let counter = read_counter(reader, self.lanes[place].1)?;
+        self.lanes[place].1 = counter;
+        Ok((self.lanes[place].0.clone(), counter))
+    }
+
+    /// What a write had seen.
+    pub(super) fn observed(&mut self, reader: &mut Reader<'_>) -> Result<(Lane, u64), Malformed> {
+        let place = self.place(reader)?;
+        let (lane, last) = &self.lanes[place];
+        Ok((lane.clone(), read_counter(reader, *last)?))
+    }
+
+    /// A stamp.
+    pub(super) fn stamp(&mut self, reader: &mut Reader<'_>) -> Result<Timestamp, Malformed> {
+        const ILLEGAL: Malformed = Malformed::Illegal { what: "a stamp" };
+        let last = split(self.stamp);
+        let head = reader.varint()?;
+        let (millis, count) = if head % 2 == 0 {
+            (last.0, unzigzag(last.1, head / 2).ok_or(ILLEGAL)?)
+        } else {
+            let millis = unzigzag(last.0, head / 2).filter(|millis| *millis != last.0).ok_or(ILLEGAL)?;
+            (millis, reader.varint()?)
+        };
+        if millis >= 1 << 48 || count >= 1 << 16 {
+            return Err(ILLEGAL);
+        }
+        self.stamp = Timestamp(millis << 16 | count);
+        Ok(self.stamp)
+    }
+
+    /// Says that every lane that the frame spelled out was named: one that is not would be a second form of
+    /// the same message.
+    pub(super) fn finish(&self) -> Result<(), Malformed> {
+        if self.used.iter().all(|used| *used) { Ok(()) } else { Err(Malformed::NotCanonical) }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.lanes.len()
+    }
+
+    fn place(&mut self, reader: &mut Reader<'_>) -> Result<usize, Malformed> {
+        let unknown = Malformed::Illegal { what: "number of a lane" };
+        let place = usize::try_from(reader.varint()?).ok().filter(|place| *place < self.lanes.len());
+        let place = place.ok_or(unknown)?;
+        if let Some(new) = place.checked_sub(self.new_from) {
+            self.used[new] = true;
+        }
+        Ok(place)
+    }
+}
+
+fn read_counter(reader: &mut Reader<'_>, last: u64) -> Result<u64, Malformed> {
+    let counter = unzigzag(last, reader.varint()?).filter(|counter| (1..=MAX_COUNTER).contains(counter));
+    counter.ok_or(Malformed::Illegal { what: "a counter" })
+}
+
+fn split(stamp: Timestamp) -> (u64, u64) {
+    (stamp.0 >> 16, stamp.0 & 0xffff)
+}
+
+/// The way from one number to another, both far below 2^62: forward even, backward odd.
+fn zigzag(from: u64, to: u64) -> u64 {
+    if to >= from { (to - from) * 2 } else { (from - to) * 2 - 1 }
+}
+
+fn unzigzag(from: u64, way: u64) -> Option<u64> {
+    match way % 2 {
+        0 => from.checked_add(way / 2),
+        _ => from.checked_sub(way / 2 + 1),
+    }
+}

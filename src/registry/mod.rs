@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | [`InMemoryTunnelRegistry`], [`InMemoryAttributeRegistry`] | this process | maps |
 //! | [`MeshRegistry`](crate::mesh::MeshRegistry), [`MeshAttributeRegistry`](crate::mesh::MeshAttributeRegistry) | every node | the replicated state |
+//! | `redis::RedisTunnelRegistry` (feature `redis-store`) | all who use that Redis server or cluster | keys with leases |
 //! | [`CacheTunnelRegistry`] | as its source | two others |
 //! | [`MappedTunnelRegistry`], [`MappedAttributeRegistry`] | as the mapped | another, with records and errors of other types |
 //! | [`ErasedTunnelRegistry`], [`ErasedAttributeRegistry`] | as the erased | any other, chosen at run time |
@@ -21,6 +22,8 @@ pub(crate) mod conformance;
 mod erased;
 mod mapped;
 mod memory;
+#[cfg(feature = "redis-store")]
+pub mod redis;
 mod value;
 
 use std::collections::HashMap;

@@ -6,6 +6,7 @@ mod links;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -16,13 +17,13 @@ use super::link::Link;
 use super::members::{Member, Members};
 use super::timer::{Timer, TimerTable};
 use super::{
-    Alarm, Channel, CloseReason, Config, DialId, Event, LinkId, MemberState, Message, Output, Side, Ticket,
-    Versions,
+    Alarm, Channel, CloseReason, Config, DialId, Durability, Event, LinkId, MemberState, Message, Output,
+    Side, Ticket, Versions,
 };
 use crate::crdt::{Corrupt, Delta, Revision};
 use crate::id::{Actor, NodeId, TunnelId, TunnelName};
 use crate::replica::{Attributes, Registration, Replica};
-use crate::time::{Moment, Now};
+use crate::time::{Moment, Now, Timestamp};
 
 /// The protocol of one node. See the [module](super) for how it is driven.
 ///
@@ -49,7 +50,9 @@ pub struct Mesh {
     busy: BTreeSet<LinkId>,
     outputs: VecDeque<Output>,
     /// Own writes that wait for the disk, in order.
-    unpersisted: VecDeque<(Ticket, Delta)>,
+    unpersisted: VecDeque<Unpersisted>,
+    /// What the command under way asked for.
+    durability: Durability,
     next_ticket: u64,
     /// The digest of the state as it was at that revision.
     digest: Option<(Revision, [u8; 16])>,
@@ -58,6 +61,14 @@ pub struct Mesh {
     leaving: bool,
     /// When it last took up a new life while running.
     reborn_at: Option<Moment>,
+}
+
+/// An own write that waits for the disk, or behind one that does.
+#[derive(Debug)]
+struct Unpersisted {
+    ticket: Ticket,
+    delta: Delta,
+    durability: Durability,
 }
 
 impl Mesh {
@@ -81,6 +92,7 @@ impl Mesh {
             busy: BTreeSet::new(),
             outputs: VecDeque::new(),
             unpersisted: VecDeque::new(),
+            durability: config.durability,
             next_ticket: 0,
             digest: None,
             held: BTreeMap::new(),
@@ -99,6 +111,13 @@ impl Mesh {
         self.replica.merge(now.wall, delta)?;
         self.observe_changes(now, false);
         Ok(())
+    }
+
+    /// Goes on after the last reading of an earlier life's clock, as far as the drift bound lets it.
+    ///
+    /// Returns how far that reading is beyond the bound: then this machine's clock was set back meanwhile.
+    pub fn restore_clock(&mut self, now: Now, last: Timestamp) -> Duration {
+        self.replica.observe_clock(now.wall, last)
     }
 
     /// A tunnel to a peer is up, and both its channels take a frame.
@@ -192,8 +211,10 @@ impl Mesh {
 
     /// Everything up to that ticket is durable.
     pub fn handle_persisted(&mut self, now: Now, ticket: Ticket) {
-        while self.unpersisted.front().is_some_and(|(waiting, _)| *waiting <= ticket) {
-            if let Some((_, delta)) = self.unpersisted.pop_front() {
+        let settles =
+            |waiting: &Unpersisted| waiting.ticket <= ticket || waiting.durability == Durability::Memory;
+        while self.unpersisted.front().is_some_and(settles) {
+            if let Some(Unpersisted { delta, .. }) = self.unpersisted.pop_front() {
                 self.merge_own(now, &delta);
             }
         }
@@ -249,6 +270,16 @@ impl Mesh {
     /// When to call [`handle_timeout`](Self::handle_timeout).
     pub fn next_timeout(&self) -> Option<Moment> {
         self.timers.next()
+    }
+
+    /// The own writes that have not taken effect yet, in order: they wait for the disk.
+    pub fn unpersisted(&self) -> impl Iterator<Item = (Ticket, &Delta)> {
+        self.unpersisted.iter().map(|waiting| (waiting.ticket, &waiting.delta))
+    }
+
+    /// The last ticket that was given: whatever changed until now is durable when that one is.
+    pub fn last_ticket(&self) -> Ticket {
+        Ticket(self.next_ticket)
     }
 
     /// The replicated state as this node knows it.

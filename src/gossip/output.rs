@@ -16,7 +16,7 @@ pub struct LinkId(pub u64);
 pub struct DialId(pub u64);
 
 /// One piece of state that is to be made durable; in the order of their making.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Ticket(pub u64);
 
 /// Who made the connection under a link.

@@ -279,6 +279,11 @@ impl Replica {
         Ok(self.clock.observe(wall, latest))
     }
 
+    /// Lets its clock follow a reading of an earlier life. Returns how far that is beyond the bound.
+    pub fn observe_clock(&mut self, wall: UnixMillis, last: Timestamp) -> Duration {
+        self.clock.observe(wall, last)
+    }
+
     /// What the last merges changed, as far as this version knows what it means.
     pub fn take_changed(&mut self) -> Vec<Path> {
         self.store.take_changed().iter().filter_map(Path::of).collect()

@@ -1,6 +1,6 @@
 //! What each step of a node means for the reference: what it wrote, what it has seen, what it must hold.
 
-use snomesh::crdt::{Delta, Dot, Entry, Key};
+use snomesh::crdt::{Class, Delta, Dot, Entry, Key, Lane};
 use snomesh::replica::Path;
 
 use super::World;
@@ -94,11 +94,13 @@ impl World<'_> {
         }
     }
 
-    /// A write takes effect when the disk has confirmed it, and not before.
+    /// A write takes effect when the disk has confirmed it, and not before. What a node says of its own life need not
+    /// outlive it.
     fn check_durable(&mut self, node: usize) {
         let Some(process) = &self.nodes[node].process else { return };
         let replica = process.mesh.replica();
-        let hasty = replica.own_lanes().into_iter().find_map(|lane| {
+        let durable = |lane: &&Lane| lane.class() == Class::Attribute;
+        let hasty = replica.own_lanes().into_iter().filter(durable).find_map(|lane| {
             let last = replica.store().seen_of(lane)?.last()?;
             let confirmed = process.durable.get(lane).copied().unwrap_or(0);
             (last > confirmed).then(|| lane.dot(last))

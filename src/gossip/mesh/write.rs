@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-use super::Mesh;
-use crate::crdt::{Delta, Lane, RangeSet, Value};
+use super::{Mesh, Unpersisted};
+use crate::crdt::{Class, Delta, Lane, RangeSet, Value};
 use crate::gossip::{Alarm, Durability, Event, Output, Ticket};
 use crate::id::{Actor, Generation, TunnelId, TunnelName};
 use crate::replica::{AttributeKey, Attributes, NodeRecord, Prepared, WriteError};
@@ -16,6 +16,18 @@ const REBIRTH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Commands.
 impl Mesh {
+    /// Carries out commands whose writes shall be as durable as that, and no less than [`Durability::Memory`] is:
+    /// a mesh in memory makes nothing durable.
+    pub fn with_durability<T>(&mut self, durability: Durability, command: impl FnOnce(&mut Self) -> T) -> T {
+        if self.config.durability == Durability::Memory {
+            return command(self);
+        }
+        let before = std::mem::replace(&mut self.durability, durability);
+        let done = command(self);
+        self.durability = before;
+        done
+    }
+
     /// Sets an attribute. `None` if it has that value already and no siblings; with
     /// [`Durability::Disk`] it takes effect when the ticket is persisted, else at once.
     ///
@@ -142,15 +154,22 @@ impl Mesh {
     }
 
     /// Lets an own write take effect, now or when it is durable.
+    ///
+    /// What a node says of its own life waits for no disk: after a restart a later life voids it anyway, so that a
+    /// disk which stands still or is full holds up attributes and neither membership nor tunnels.
     fn commit(&mut self, now: Now, prepared: Option<Prepared>) -> Option<Ticket> {
-        let Prepared { delta, .. } = prepared?;
+        let Prepared { dot, delta } = prepared?;
         let ticket = self.ticket();
-        match self.config.durability {
-            Durability::Memory => self.merge_own(now, &delta),
-            Durability::Disk => {
-                self.outputs.push_back(Output::Persist { ticket, delta: delta.clone() });
-                self.unpersisted.push_back((ticket, delta));
-            }
+        if self.config.durability == Durability::Disk {
+            self.outputs.push_back(Output::Persist { ticket, delta: delta.clone() });
+        }
+        let durability = self.durability;
+        // Writes of one class take effect in the order of their making.
+        let waits = durability == Durability::Disk || !self.unpersisted.is_empty();
+        if waits && dot.lane.class() == Class::Attribute {
+            self.unpersisted.push_back(Unpersisted { ticket, delta, durability });
+        } else {
+            self.merge_own(now, &delta);
         }
         Some(ticket)
     }

@@ -43,3 +43,5 @@ pub mod tunnel;
 
 #[cfg(feature = "node")]
 pub mod node;
+#[cfg(feature = "node")]
+pub mod store;

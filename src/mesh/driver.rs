@@ -1,27 +1,30 @@
 //! The task that feeds the core.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connect::{ConnectError, Connector, DialStatus};
-use super::handle::{MeshHandle, Shared};
-use super::input::{Input, LinkStreams};
+use super::handle::{CommandError, MeshHandle, Shared, Written};
+use super::input::{Input, LinkStreams, Write};
+use super::journal::{Journal, Report, Storage};
 use super::link::{LinkTasks, open_streams};
+use super::persist::Persister;
 use super::service::GossipService;
 use super::traffic::Counters;
 use crate::clock::WallClock;
+use crate::crdt::{Corrupt, Delta};
 use crate::daemon::Events;
-use crate::gossip::{Channel, Config, ConfigError, DialId, Durability, LinkId, Mesh, Output, Side};
+use crate::gossip::{Channel, Config, ConfigError, DialId, Durability, LinkId, Mesh, Output, Side, Ticket};
 use crate::id::{Actor, NodeId};
 use crate::replica::Address;
-use crate::time::{Moment, Now};
+use crate::time::{Moment, Now, Timestamp};
 use crate::tunnel::{ArcTunnel, CloseReason, TunnelControl};
 
 /// How many inputs may wait for the driver. When they do, readers stop reading and peers stop sending.
@@ -30,10 +33,13 @@ const INPUTS: usize = 1_024;
 /// How long a leaving node waits for slow links to take its goodbye.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long an ending mesh waits for the disk to take its last changes.
+const PERSIST_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What the driver is made with.
 #[derive(Debug, Clone)]
 pub struct DriverConfig {
-    /// The protocol's settings. The state is kept in memory: `durability` must say so.
+    /// The protocol's settings; what they say of durability follows from whether there is a journal.
     pub gossip: Config,
     /// This node, in a life that it has never had.
     pub actor: Actor,
@@ -59,24 +65,53 @@ pub struct Driver {
     writing: BTreeSet<(LinkId, Channel)>,
     /// Who waits until none is.
     flushing: Vec<(Instant, oneshot::Sender<()>)>,
+    persister: Option<Persister>,
+    /// Who waits for a write to be durable, by the ticket that it takes; tickets only grow.
+    writers: VecDeque<(Ticket, Writer)>,
     tasks: TaskTracker,
 }
 
+/// Who waits for a write.
+#[derive(Debug)]
+struct Writer {
+    told: oneshot::Sender<Result<Written, CommandError>>,
+    written: Written,
+}
+
 impl Driver {
-    /// Prepares a mesh of one node.
+    /// Prepares a mesh of one node that keeps its state in memory.
     ///
     /// # Errors
     ///
     /// [`ConfigError`] if the settings cannot work together.
     pub fn new(config: DriverConfig) -> Result<Self, ConfigError> {
+        Self::make(config, None)
+    }
+
+    /// Prepares a mesh of one node that makes its state durable. What is durable already is for the caller to
+    /// [`restore`](Self::restore).
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] if the settings cannot work together.
+    pub fn durable(config: DriverConfig, journal: Journal) -> Result<Self, ConfigError> {
+        Self::make(config, Some(journal))
+    }
+
+    fn make(config: DriverConfig, journal: Option<Journal>) -> Result<Self, ConfigError> {
         let DriverConfig { gossip, actor, seed, event_capacity, clock } = config;
         gossip.validate()?;
-        let gossip = Config { durability: Durability::Memory, ..gossip };
+        let (durability, storage) = match &journal {
+            Some(_) => (Durability::Disk, Storage::Durable),
+            None => (Durability::Memory, Storage::Memory),
+        };
+        let gossip = Config { durability, ..gossip };
         let (sender, inputs) = mpsc::channel(INPUTS);
         let shared = Shared {
             events: Events::new(event_capacity),
             counters: Arc::new(Counters::default()),
             dials: Mutex::new(BTreeMap::new()),
+            storage: watch::Sender::new(storage),
         };
         let handle = MeshHandle { node: actor.node, inputs: sender, shared: Arc::new(shared) };
         let started_at = Instant::now();
@@ -91,8 +126,27 @@ impl Driver {
             next_link: 0,
             writing: BTreeSet::new(),
             flushing: Vec::new(),
+            persister: journal.map(Persister::new),
+            writers: VecDeque::new(),
             tasks: TaskTracker::new(),
         })
+    }
+
+    /// Merges what an earlier life had made durable, piece by piece, before it runs.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`] if the disk has damaged it; the piece was not merged.
+    pub fn restore(&mut self, delta: &Delta) -> Result<(), Corrupt> {
+        let now = self.now();
+        self.mesh.restore(now, delta)
+    }
+
+    /// Lets the clock go on where an earlier life's stopped. Returns how far that is ahead of what this machine's
+    /// clock can say: zero, unless it was set back.
+    pub fn restore_clock(&mut self, last: Timestamp) -> Duration {
+        let now = self.now();
+        self.mesh.restore_clock(now, last)
     }
 
     /// A handle of this mesh.
@@ -111,9 +165,13 @@ impl Driver {
         loop {
             self.drain(&connector);
             self.answer_flushes();
+            if let Some(persister) = &mut self.persister {
+                persister.begin(&self.mesh);
+            }
             let timeout = self.mesh.next_timeout().map(|at| self.started_at + at.since(Moment::default()));
             let flush = self.flushing.iter().map(|(deadline, _)| *deadline).min();
-            let wake = [timeout, flush].into_iter().flatten().min();
+            let persist = self.persister.as_ref().and_then(Persister::next_at);
+            let wake = [timeout, flush, persist].into_iter().flatten().min();
             let wake = async move {
                 match wake {
                     Some(at) => sleep_until(at).await,
@@ -130,12 +188,16 @@ impl Driver {
                         self.mesh.handle_timeout(now);
                     }
                 }
+                report = report(&mut self.persister) => if self.handle_report(report) == Fate::Ends {
+                    break;
+                },
                 input = self.inputs.recv() => match input {
                     Some(input) => self.handle_input(input),
                     None => break,
                 },
             }
         }
+        self.finish_persisting().await;
         for link in self.links.values() {
             link.close(crate::gossip::CloseReason::Leaving);
         }
@@ -154,6 +216,7 @@ impl Driver {
         let now = self.now();
         match input {
             Input::Command(command) => command(&mut self.mesh, now),
+            Input::Write { write, durability, told } => self.write(write, durability, told),
             Input::Flush(flushed) => self.flushing.push((Instant::now() + FLUSH_TIMEOUT, flushed)),
             Input::Accepted { tunnel, peer, streams } => self.link_up(tunnel, peer, Side::Listen, streams),
             Input::Connected { dial, address, tunnel, peer, streams } => {
@@ -181,6 +244,118 @@ impl Driver {
             Input::LinkDown { link } => {
                 self.forget(link);
                 self.mesh.link_down(now, link);
+            }
+        }
+    }
+
+    /// Writes, and answers when the write is as durable as was asked for.
+    fn write(
+        &mut self,
+        write: Write,
+        durability: Durability,
+        told: oneshot::Sender<Result<Written, CommandError>>,
+    ) {
+        let now = self.now();
+        let waits = durability == Durability::Disk && self.persister.is_some();
+        let outcome = if waits && *self.handle.shared.storage.borrow() == Storage::NoRoom {
+            Err(CommandError::NoRoom)
+        } else {
+            self.mesh.with_durability(durability, |mesh| write(mesh, now)).map_err(CommandError::Write)
+        };
+        let ticket = match outcome {
+            Ok(ticket) => ticket,
+            Err(error) => {
+                // Whoever asked may have gone meanwhile; so below.
+                told.send(Err(error)).ok();
+                return;
+            }
+        };
+        let written = if ticket.is_some() { Written::Yes } else { Written::Unchanged };
+        // What is so already may not be durable yet.
+        let last = self.mesh.last_ticket();
+        let until = match ticket {
+            Some(ticket) if waits => Some(ticket),
+            Some(ticket) => self.mesh.unpersisted().any(|(waiting, _)| waiting == ticket).then_some(ticket),
+            None => Some(last).filter(|_| waits),
+        };
+        let until =
+            until.filter(|until| self.persister.as_ref().is_some_and(|disk| !disk.is_durable(*until)));
+        match until {
+            None => {
+                told.send(Ok(written)).ok();
+            }
+            Some(until) => {
+                let until = self.writers.back().map_or(until, |(last, _)| until.max(*last));
+                self.writers.push_back((until, Writer { told, written }));
+            }
+        }
+    }
+
+    /// The disk has said something.
+    fn handle_report(&mut self, report: Report) -> Fate {
+        let now = self.now();
+        let Some(persister) = &mut self.persister else { return Fate::GoesOn };
+        let storage = match report {
+            Report::Committed => {
+                if let Some(ticket) = persister.committed(&self.mesh) {
+                    self.mesh.handle_persisted(now, ticket);
+                    while self.writers.front().is_some_and(|(until, _)| *until <= ticket) {
+                        if let Some((_, Writer { told, written })) = self.writers.pop_front() {
+                            told.send(Ok(written)).ok();
+                        }
+                    }
+                }
+                Storage::Durable
+            }
+            Report::NoRoom => {
+                self.refuse_writers(CommandError::Delayed);
+                Storage::NoRoom
+            }
+            Report::Failed(what) => {
+                self.refuse_writers(CommandError::Failed);
+                Storage::Failed(what)
+            }
+        };
+        let failed = matches!(storage, Storage::Failed(_));
+        let before = self.handle.shared.storage.send_replace(storage.clone());
+        match storage {
+            Storage::Durable if before == Storage::NoRoom => {
+                tracing::info!("there is room on the disk again, durable writes are taken");
+            }
+            Storage::NoRoom if before != Storage::NoRoom => {
+                tracing::error!("the disk is full, durable writes are refused until there is room");
+            }
+            Storage::Failed(what) => tracing::error!(%what, "the disk failed, the mesh ends"),
+            _ => {}
+        }
+        if failed { Fate::Ends } else { Fate::GoesOn }
+    }
+
+    fn refuse_writers(&mut self, error: CommandError) {
+        for (_, Writer { told, .. }) in self.writers.drain(..) {
+            told.send(Err(error)).ok();
+        }
+    }
+
+    /// Makes durable what is not yet, as far as the disk takes it soon.
+    async fn finish_persisting(&mut self) {
+        let deadline = Instant::now() + PERSIST_TIMEOUT;
+        loop {
+            let healthy = *self.handle.shared.storage.borrow() == Storage::Durable;
+            let Some(persister) = self.persister.as_mut().filter(|persister| healthy && !persister.is_idle())
+            else {
+                return;
+            };
+            persister.begin(&self.mesh);
+            let wake = persister.next_at().map_or(deadline, |at| at.min(deadline));
+            tokio::select! {
+                report = persister.report() => {
+                    self.handle_report(report);
+                }
+                () = sleep_until(wake) => if Instant::now() >= deadline {
+                    tracing::error!("the disk is too slow, the last changes are not durable");
+                    return;
+                },
             }
         }
     }
@@ -223,8 +398,11 @@ impl Driver {
                     }
                     self.forget(link);
                 }
-                // What is kept in memory is as durable as it will be.
-                Output::Persist { ticket, .. } => self.mesh.handle_persisted(now, ticket),
+                Output::Persist { ticket, delta } => {
+                    if let Some(persister) = &mut self.persister {
+                        persister.note(ticket, &delta);
+                    }
+                }
                 Output::Event(event) => {
                     self.handle.shared.events.publish(event);
                 }
@@ -282,6 +460,21 @@ impl Driver {
         for (_, flushed) in self.flushing.extract_if(.., |(deadline, _)| idle || *deadline <= now) {
             flushed.send(()).ok();
         }
+    }
+}
+
+/// Whether the driver goes on.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    GoesOn,
+    Ends,
+}
+
+/// What the disk says next; nothing, if there is none.
+async fn report(persister: &mut Option<Persister>) -> Report {
+    match persister {
+        Some(persister) => persister.report().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::connect::DialStatus;
 use super::input::Input;
+use super::journal::Storage;
 use super::traffic::{Counters, Traffic};
 use crate::crdt::Value;
 use crate::daemon::{Events, Subscription};
-use crate::gossip::{Event, Mesh};
+use crate::gossip::{Durability, Event, Mesh, Ticket};
 use crate::id::{NodeId, TunnelId, TunnelName};
 use crate::replica::{Address, AttributeKey, Attributes, Registration, WriteError};
 use crate::time::Now;
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     pub(super) counters: Arc<Counters>,
     /// Addresses are those of seeds and nodes: few, and replaced rather than added.
     pub(super) dials: Mutex<BTreeMap<Address, DialStatus>>,
+    pub(super) storage: watch::Sender<Storage>,
 }
 
 /// Whether a write changed anything.
@@ -46,7 +48,7 @@ pub enum Written {
 #[error("the mesh has stopped")]
 pub struct Stopped;
 
-/// Why a command was not carried out. Nothing has changed.
+/// Why a command was not carried out. Nothing has changed, unless a variant says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommandError {
@@ -56,6 +58,16 @@ pub enum CommandError {
     /// The driver has ended.
     #[error(transparent)]
     Stopped(#[from] Stopped),
+    /// The disk is full. Reading goes on, and so do writes that need not be durable.
+    #[error("the disk is full: no durable write is taken until there is room")]
+    NoRoom,
+    /// The disk became full while the write waited for it. It takes effect when there is room, or never if the node
+    /// ends before.
+    #[error("the disk is full: the write takes effect when there is room again")]
+    Delayed,
+    /// The disk failed while the write waited for it: it may or may not be there when the node starts again.
+    #[error("the disk failed: whether the write is durable is not known")]
+    Failed,
 }
 
 impl MeshHandle {
@@ -64,22 +76,49 @@ impl MeshHandle {
         self.node
     }
 
-    /// Sets an attribute.
+    /// Sets an attribute. It is durable when this returns, as far as the mesh has a disk.
     ///
     /// # Errors
     ///
-    /// [`CommandError`]; nothing was written.
+    /// [`CommandError`].
     pub async fn set(&self, key: AttributeKey, value: Value) -> Result<Written, CommandError> {
-        self.write(move |mesh, now| mesh.set(now, &key, value).map(|ticket| ticket.is_some())).await
+        self.set_with(Durability::Disk, key, value).await
     }
 
-    /// Removes an attribute.
+    /// Sets an attribute, as durably as asked for.
     ///
     /// # Errors
     ///
-    /// [`CommandError`]; nothing was written.
+    /// [`CommandError`].
+    pub async fn set_with(
+        &self,
+        durability: Durability,
+        key: AttributeKey,
+        value: Value,
+    ) -> Result<Written, CommandError> {
+        self.write(durability, move |mesh, now| mesh.set(now, &key, value)).await
+    }
+
+    /// Removes an attribute. That is durable when this returns, as far as the mesh has a disk.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError`].
     pub async fn unset(&self, key: AttributeKey) -> Result<Written, CommandError> {
-        self.write(move |mesh, now| mesh.unset(now, &key).map(|ticket| ticket.is_some())).await
+        self.unset_with(Durability::Disk, key).await
+    }
+
+    /// Removes an attribute, as durably as asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError`].
+    pub async fn unset_with(
+        &self,
+        durability: Durability,
+        key: AttributeKey,
+    ) -> Result<Written, CommandError> {
+        self.write(durability, move |mesh, now| mesh.unset(now, &key)).await
     }
 
     /// Tells the mesh of a tunnel that this node holds.
@@ -93,10 +132,7 @@ impl MeshHandle {
         tunnel: TunnelId,
         attributes: Attributes,
     ) -> Result<Written, CommandError> {
-        self.write(move |mesh, now| {
-            mesh.register(now, &name, tunnel, &attributes).map(|ticket| ticket.is_some())
-        })
-        .await
+        self.write(Durability::Memory, move |mesh, now| mesh.register(now, &name, tunnel, &attributes)).await
     }
 
     /// Takes back what this node told of a tunnel.
@@ -105,7 +141,7 @@ impl MeshHandle {
     ///
     /// [`CommandError`]; nothing was written.
     pub async fn deregister(&self, name: TunnelName, tunnel: TunnelId) -> Result<Written, CommandError> {
-        self.write(move |mesh, now| mesh.deregister(now, &name, tunnel).map(|ticket| ticket.is_some())).await
+        self.write(Durability::Memory, move |mesh, now| mesh.deregister(now, &name, tunnel)).await
     }
 
     /// Who holds tunnels of a name and is not down, the last registered first.
@@ -157,12 +193,20 @@ impl MeshHandle {
         wait.await.ok().ok_or(Stopped)
     }
 
+    /// How it goes with the durability of what is written, now and from now on.
+    pub fn storage(&self) -> watch::Receiver<Storage> {
+        self.shared.storage.subscribe()
+    }
+
     async fn write(
         &self,
-        write: impl FnOnce(&mut Mesh, Now) -> Result<bool, WriteError> + Send + 'static,
+        durability: Durability,
+        write: impl FnOnce(&mut Mesh, Now) -> Result<Option<Ticket>, WriteError> + Send + 'static,
     ) -> Result<Written, CommandError> {
-        let changed = self.call(write).await??;
-        Ok(if changed { Written::Yes } else { Written::Unchanged })
+        let (told, answer) = oneshot::channel();
+        let write = Box::new(write);
+        self.inputs.send(Input::Write { write, durability, told }).await.ok().ok_or(Stopped)?;
+        answer.await.ok().ok_or(Stopped)?
     }
 
     /// Runs a command in the driver, between two inputs.

@@ -5,9 +5,10 @@ use std::fmt;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::connect::ConnectError;
-use crate::gossip::{Channel, DialId, LinkId, Mesh, Message};
+use super::handle::{CommandError, Written};
+use crate::gossip::{Channel, DialId, Durability, LinkId, Mesh, Message, Ticket};
 use crate::id::NodeId;
-use crate::replica::Address;
+use crate::replica::{Address, WriteError};
 use crate::time::Now;
 use crate::tunnel::{ArcTunnel, TunnelStream};
 
@@ -21,9 +22,13 @@ pub(super) struct LinkStreams {
 /// A command that runs in the driver.
 pub(super) type Command = Box<dyn FnOnce(&mut Mesh, Now) + Send>;
 
+/// A command that writes.
+pub(super) type Write = Box<dyn FnOnce(&mut Mesh, Now) -> Result<Option<Ticket>, WriteError> + Send>;
+
 /// What comes to the driver.
 pub(super) enum Input {
     Command(Command),
+    Write { write: Write, durability: Durability, told: oneshot::Sender<Result<Written, CommandError>> },
     Flush(oneshot::Sender<()>),
     Accepted { tunnel: ArcTunnel, peer: NodeId, streams: LinkStreams },
     Connected { dial: DialId, address: Address, tunnel: ArcTunnel, peer: NodeId, streams: LinkStreams },

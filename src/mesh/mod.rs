@@ -20,7 +20,9 @@ mod connect;
 mod driver;
 mod handle;
 mod input;
+mod journal;
 mod link;
+mod persist;
 mod registry;
 mod route;
 mod service;
@@ -30,10 +32,13 @@ pub use attributes::{MeshAttributeError, MeshAttributeRegistry};
 pub use connect::{ConnectError, Connector, DaemonConnector, DialStatus};
 pub use driver::{Driver, DriverConfig};
 pub use handle::{CommandError, MeshHandle, Stopped, Written};
+pub use journal::{Batch, Journal, JournalTail, Report, Storage, journal};
 pub use registry::{MeshIdentifier, MeshRegistry, MeshRegistryError};
 pub use route::{RouteError, Router};
 pub use service::GossipService;
 pub use traffic::Traffic;
 
+#[cfg(test)]
+mod persist_tests;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use super::forwards::Forwards;
 use crate::daemon::PeersView;
 use crate::gossip::{MemberState, Mesh};
 use crate::id::{Generation, NodeId};
-use crate::mesh::{MeshHandle, Stopped};
+use crate::mesh::{MeshHandle, Stopped, Storage};
 use crate::replica::{Address, Registration};
 use crate::tunnel::Tunnel;
 
@@ -65,6 +65,7 @@ impl Agent {
         let summary = self.mesh.view(Summary::of).await?;
         let seeds = self.seeds(&summary);
         let reasons = self.readiness_of(&summary, &seeds).reasons;
+        let storage = storage_name(&self.mesh.storage().borrow());
         let facts = &self.facts;
         let exposed = self.forwards.exposed().await.into_iter();
         let exposed = exposed.map(|(name, target, tunnel)| api::Exposed {
@@ -86,6 +87,7 @@ impl Agent {
             data_dir: facts.data_dir.display().to_string(),
             ready: reasons.is_empty(),
             reasons,
+            storage: storage.into(),
             nodes: summary.counts,
             tunnels: summary.tunnels,
             attributes: summary.attributes,
@@ -195,6 +197,9 @@ impl Agent {
         if self.stop.is_cancelled() {
             reasons.push("the node is shutting down".to_owned());
         }
+        if *self.mesh.storage().borrow() == Storage::NoRoom {
+            reasons.push("the disk is full: no durable write is taken until there is room".to_owned());
+        }
         let counts = &summary.counts;
         let known = counts.alive + counts.suspect + counts.down;
         if counts.linked == 0 && !seeds.is_empty() {
@@ -234,6 +239,15 @@ impl Summary {
             digest: mesh.digest(),
             linked: addresses,
         }
+    }
+}
+
+fn storage_name(storage: &Storage) -> &'static str {
+    match storage {
+        Storage::Memory => "memory",
+        Storage::Durable => "durable",
+        Storage::NoRoom => "full",
+        Storage::Failed(_) => "failed",
     }
 }
 

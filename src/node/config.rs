@@ -12,6 +12,16 @@ use crate::tunnel::quic::Gate;
 /// The UDP port of nodes, where none is chosen.
 pub const DEFAULT_PORT: u16 = 7667;
 
+/// Where a node keeps the replicated state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StateStore {
+    /// In a file of its directory: what is acknowledged survives a crash.
+    #[default]
+    Disk,
+    /// Nowhere: a restart learns it from the peers.
+    Memory,
+}
+
 /// The settings of a [`Node`](super::Node).
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
@@ -30,6 +40,10 @@ pub struct NodeConfig {
     pub admin: Option<PathBuf>,
     /// The mesh's authority.
     pub ca: CaSource,
+    /// Where the replicated state is kept.
+    pub store: StateStore,
+    /// Sets a state file aside, whatever is in it, and learns the state from the peers: after damage.
+    pub rebuild_from_mesh: bool,
     /// The protocol's settings; name, addresses and seeds are taken from above.
     pub gossip: gossip::Config,
     /// A switch that cuts the node off the network, for demonstrations and tests.
@@ -49,6 +63,8 @@ impl NodeConfig {
             join: Vec::new(),
             admin: None,
             ca: CaSource::Own,
+            store: StateStore::default(),
+            rebuild_from_mesh: false,
             gossip: gossip::Config::default(),
             gate: None,
             drain_timeout: Duration::from_secs(10),

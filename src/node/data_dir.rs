@@ -7,6 +7,7 @@
 //! ca.key         its private key, if this node may make certificates; whoever has it can make nodes
 //! node.crt       the node's certificate, renewed at every start while the authority's key is at hand
 //! generation     the number of the node's last life
+//! state.redb     the replicated state
 //! forwards.json  what this node exposes and binds
 //! admin.sock     the admin API, while the node runs
 //! ```
@@ -236,15 +237,22 @@ impl DataDir {
     /// Begins a new life: a number greater than that of every earlier one, durable before it is used.
     ///
     /// It follows the clock too, so that a directory that was turned back does not turn the number back; the low
-    /// bits are drawn, so that two copies of one directory differ.
+    /// bits are drawn, so that two copies of one directory differ. It is also above `known`, whatever else remembers
+    /// of earlier lives.
     ///
     /// # Errors
     ///
     /// [`DataDirError::File`].
-    pub fn next_generation(&self, wall: UnixMillis, drawn: u8) -> Result<Generation, DataDirError> {
+    pub fn next_generation(
+        &self,
+        wall: UnixMillis,
+        drawn: u8,
+        known: Generation,
+    ) -> Result<Generation, DataDirError> {
         let path = self.file("generation");
         let text = files::read(&path)?.unwrap_or_default();
-        let last: u64 = text.trim().parse().unwrap_or_default();
+        let last = text.trim().parse().unwrap_or_default();
+        let last = known.0.max(last);
         let clock = wall.0.checked_mul(1 << 8).map_or(u64::MAX, |millis| millis | u64::from(drawn));
         let next = last.saturating_add(1).max(clock);
         files::write(&path, &format!("{next}\n"), 0o600)?;
@@ -347,14 +355,18 @@ mod tests {
         let path = directory.path().join("data");
         let first = open(&path);
         let node = first.identity().unwrap().node_id();
-        let one = first.next_generation(UnixMillis(1_000), 7).unwrap();
+        let none = Generation(0);
+        let one = first.next_generation(UnixMillis(1_000), 7, none).unwrap();
         assert_eq!(one, Generation((1_000 << 8) | 7));
         drop(first);
         let second = open(&path);
         assert_eq!(second.identity().unwrap().node_id(), node);
-        assert_eq!(second.next_generation(UnixMillis(5), 0).unwrap(), Generation(one.0 + 1));
+        assert_eq!(second.next_generation(UnixMillis(5), 0, none).unwrap(), Generation(one.0 + 1));
         std::fs::remove_file(second.file("generation")).unwrap();
-        assert!(second.next_generation(UnixMillis(1_001), 0).unwrap().0 > one.0 + 1);
+        let known = Generation(1 << 50);
+        assert_eq!(second.next_generation(UnixMillis(5), 0, known).unwrap(), Generation(known.0 + 1));
+        std::fs::remove_file(second.file("generation")).unwrap();
+        assert!(second.next_generation(UnixMillis(1_001), 0, none).unwrap().0 > one.0 + 1);
     }
 
     #[test]

@@ -26,7 +26,7 @@ mod run;
 
 pub use admin::AdminError;
 pub use client::{Client, ClientError, EventStream};
-pub use config::{DEFAULT_PORT, NodeConfig};
+pub use config::{DEFAULT_PORT, NodeConfig, StateStore};
 pub use data_dir::{CaSource, DataDir, DataDirError, Trust};
 pub use files::FileError;
 pub use run::{Node, StartError};

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,14 +16,17 @@ use super::admin::{self, AdminError, AdminSocket};
 use super::agent::{Agent, Facts};
 use super::forwards::{Forwards, Opener};
 use super::loopback::Loopback;
-use super::{DataDir, DataDirError, NodeConfig};
+use super::{DataDir, DataDirError, NodeConfig, StateStore};
 use crate::auth::{CredentialsError, MutualTls};
 use crate::clock::WallClock;
 use crate::daemon::{DaemonConfig, Drained, ModularDaemon};
 use crate::gossip::{self, ConfigError};
-use crate::id::{Actor, NodeId};
-use crate::mesh::{DaemonConnector, Driver, DriverConfig, MeshHandle, MeshRegistry, Router};
+use crate::id::{Actor, Generation, NodeId};
+use crate::mesh::{
+    DaemonConnector, Driver, DriverConfig, MeshHandle, MeshRegistry, Router, Storage, journal,
+};
 use crate::service::{RouteService, ServiceRegistry, TargetTable, TcpProxyService};
+use crate::store::{self, StateFile, StoreError};
 use crate::tunnel::quic::{BindError, GatedSocket, QuicConfig, QuicEndpoint, bind_socket};
 use crate::tunnel::{CloseReason, Tunnel};
 
@@ -50,6 +53,8 @@ pub struct Node {
     /// Ends the driver, last of all.
     stop_driver: CancellationToken,
     driver: JoinHandle<()>,
+    /// Writes the state file; ends with the driver.
+    disk: Option<std::thread::JoinHandle<()>>,
     admin: JoinHandle<()>,
     tasks: TaskTracker,
     /// Unlocked when everything else has ended.
@@ -75,6 +80,21 @@ pub enum StartError {
     /// The admin socket cannot be had.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The state file cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The state file could not be set aside.
+    #[error("cannot set {} aside", .path.display())]
+    SetAside {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The system gives no thread for the disk.
+    #[error("cannot start the thread of the disk")]
+    Thread(#[source] io::Error),
     /// The protocol's settings cannot work together.
     #[error("the settings cannot work together")]
     Gossip(#[from] ConfigError),
@@ -94,11 +114,13 @@ impl Node {
         let listen = endpoint.local_addr().map_err(StartError::Address)?;
         let socket = AdminSocket::bind(&config.admin_path())?;
 
-        let generation = data_dir
-            .next_generation(WallClock::system().now(), u8::try_from(draw() & 0xff).unwrap_or_default())?;
+        let state = open_state(&config, &data_dir)?;
+        let known = state.as_ref().map_or(Generation(0), |state| state.last_life(identity.node_id()));
+        let drawn = u8::try_from(draw() & 0xff).unwrap_or_default();
+        let generation = data_dir.next_generation(WallClock::system().now(), drawn, known)?;
         let actor = Actor { node: identity.node_id(), generation };
         let advertised = config.advertised(listen);
-        let driver = Driver::new(DriverConfig {
+        let driver_config = DriverConfig {
             gossip: gossip::Config {
                 label: config.name.clone(),
                 addresses: advertised.clone(),
@@ -109,8 +131,14 @@ impl Node {
             seed: draw(),
             event_capacity: EVENT_CAPACITY.try_into().expect("not zero"),
             clock: WallClock::system(),
-        })?;
-        let mesh = driver.handle();
+        };
+        let (driver, disk) = match state {
+            None => (Driver::new(driver_config)?, None),
+            Some(state) => {
+                let (driver, disk) = restore(state, driver_config)?;
+                (driver, Some(disk))
+            }
+        };
         let facts = Facts {
             node: actor.node,
             name: config.name.clone(),
@@ -123,7 +151,7 @@ impl Node {
             data_dir: config.data_dir.clone(),
             started_at: Instant::now(),
         };
-        Ok(Self::compose(&config, data_dir, endpoint, socket, driver, mesh, facts).await)
+        Ok(Self::compose(&config, data_dir, endpoint, socket, driver, disk, facts).await)
     }
 
     async fn compose(
@@ -132,9 +160,10 @@ impl Node {
         endpoint: QuicEndpoint,
         socket: AdminSocket,
         driver: Driver,
-        mesh: MeshHandle,
+        disk: Option<std::thread::JoinHandle<()>>,
         facts: Facts,
     ) -> Self {
+        let mesh = driver.handle();
         let (stop, stop_driver, tasks) =
             (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let targets = TargetTable::new();
@@ -165,7 +194,7 @@ impl Node {
         let agent = Arc::new(Agent { facts, mesh, peers, forwards, stop: stop.clone() });
         let admin = tokio::spawn(admin::serve(socket, admin::router(Arc::clone(&agent)), stop.clone()));
         tracing::info!(node = %agent.facts.node, listen = %agent.facts.listen, "node started");
-        Self { agent, daemon, endpoint, stop, stop_driver, driver, admin, tasks, data_dir }
+        Self { agent, daemon, endpoint, stop, stop_driver, driver, disk, admin, tasks, data_dir }
     }
 
     /// The node's id.
@@ -203,6 +232,18 @@ impl Node {
         &self.agent.mesh
     }
 
+    /// Waits until the disk has failed, and says how. Then the mesh has ended: what it acknowledged is as durable as
+    /// it was, and nothing more will be.
+    pub async fn disk_failed(&self) -> Arc<str> {
+        let mut storage = self.agent.mesh.storage();
+        let failed = storage.wait_for(|storage| matches!(storage, Storage::Failed(_))).await;
+        match failed.as_deref() {
+            Ok(Storage::Failed(what)) => Arc::clone(what),
+            // The driver has ended in good order, and the disk with it.
+            _ => std::future::pending().await,
+        }
+    }
+
     /// Stops: takes no more commands, tells the others, lets streams come to their end until the deadline, then
     /// closes everything. The directory is free when it returns.
     pub async fn shutdown(self) -> Drained {
@@ -214,6 +255,12 @@ impl Node {
         for task in [self.driver, self.admin] {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a task of the node has failed");
+            }
+        }
+        if let Some(disk) = self.disk {
+            let ended = tokio::task::spawn_blocking(|| disk.join()).await;
+            if !matches!(ended, Ok(Ok(()))) {
+                tracing::error!("the thread of the disk has failed");
             }
         }
         self.endpoint.close(CloseReason::ShuttingDown);
@@ -234,6 +281,42 @@ impl Node {
             sleep((3 * longest).clamp(MIN_GOODBYE, GOODBYE_TIMEOUT)).await;
         }
     }
+}
+
+/// Opens the state file, unless the state is kept in memory.
+fn open_state(config: &NodeConfig, data_dir: &DataDir) -> Result<Option<StateFile>, StartError> {
+    if config.store == StateStore::Memory {
+        return Ok(None);
+    }
+    let path = data_dir.file("state.redb");
+    if config.rebuild_from_mesh {
+        let aside =
+            store::set_aside(&path).map_err(|source| StartError::SetAside { path: path.clone(), source })?;
+        if let Some(aside) = aside {
+            tracing::warn!(file = %aside.display(), "the old state was set aside, the peers have to give it back");
+        }
+    }
+    Ok(Some(StateFile::open(&path)?))
+}
+
+/// Makes a mesh of what is in the file, and lets the file follow it.
+fn restore(
+    mut state: StateFile,
+    config: DriverConfig,
+) -> Result<(Driver, std::thread::JoinHandle<()>), StartError> {
+    state.begin_life(config.actor.generation)?;
+    let (journal, tail) = journal();
+    let mut driver = Driver::durable(config, journal)?;
+    let begun = Instant::now();
+    let loaded = state.load(|delta| driver.restore(delta))?;
+    let set_back = driver.restore_clock(loaded.clock);
+    if !set_back.is_zero() {
+        tracing::warn!(by = ?set_back, "this machine's clock was set back since the last start");
+    }
+    tracing::info!(keys = loaded.keys, took = ?begun.elapsed(), "state restored");
+    let thread = std::thread::Builder::new().name("snomesh-disk".into());
+    let thread = thread.spawn(move || state.keep(&tail)).map_err(StartError::Thread)?;
+    Ok((driver, thread))
 }
 
 fn endpoint(config: &NodeConfig, tls: crate::tunnel::quic::TlsSettings) -> Result<QuicEndpoint, BindError> {

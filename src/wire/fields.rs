@@ -27,7 +27,7 @@ pub(super) fn read_generation(found: u64) -> Result<Generation, Malformed> {
 
 /// A set of counters: how many ranges, then for each how far it begins behind the last one's end, and how many
 /// counters more than one it has.
-pub(super) fn write_counters(writer: &mut Writer, counters: &RangeSet) {
+pub(crate) fn write_counters(writer: &mut Writer, counters: &RangeSet) {
     writer.count(counters.range_count());
     let mut end = 0;
     for range in counters.ranges() {
@@ -37,7 +37,7 @@ pub(super) fn write_counters(writer: &mut Writer, counters: &RangeSet) {
     }
 }
 
-pub(super) fn read_counters(reader: &mut Reader<'_>) -> Result<RangeSet, Malformed> {
+pub(crate) fn read_counters(reader: &mut Reader<'_>) -> Result<RangeSet, Malformed> {
     let mut counters = RangeSet::new();
     let mut end: u64 = 0;
     for number in 0..reader.count(MAX_RANGES, "count of ranges")? {

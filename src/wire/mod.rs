@@ -19,6 +19,8 @@ mod message;
 
 pub use dictionary::MAX_NAMES;
 pub use fields::{MAX_COUNTER, MAX_GENERATION, MAX_LANES, MAX_RANGES};
+#[cfg(feature = "node")]
+pub(crate) use fields::{read_counters, write_counters};
 pub use message::{Decoder, Encoder, MAX_ENTRIES, MAX_ITEMS, decode, encode};
 
 pub use crate::codec::Malformed;

@@ -6,6 +6,7 @@
     reason = "a helper of a test fails as the test does: by a panic that says where"
 )]
 
+mod crash;
 mod demo;
 mod mesh;
 mod program;

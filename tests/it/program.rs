@@ -189,6 +189,11 @@ impl Agent {
         self.child.wait().unwrap();
     }
 
+    /// Ends it in good order.
+    pub(crate) fn stop(self) {
+        assert_eq!(self.end(Signal::TERM), Some(143));
+    }
+
     /// Sends a signal and waits for the end; gives back the exit code.
     pub(crate) fn end(mut self, signal: Signal) -> Option<i32> {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();

@@ -51,6 +51,13 @@ impl From<CommandError> for Problem {
         match error {
             CommandError::Stopped(stopped) => stopped.into(),
             CommandError::Write(error) => Self::new(StatusCode::CONFLICT, Code::Conflict, error.to_string()),
+            CommandError::NoRoom | CommandError::Delayed => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, Code::NoRoom, error.to_string())
+                    .hint("make room on the disk of the data directory; writing goes on by itself then")
+            }
+            CommandError::Failed => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, error.to_string())
+            }
         }
     }
 }

@@ -34,6 +34,8 @@ pub enum Code {
     Conflict,
     /// It took too long.
     TimedOut,
+    /// The disk is full: the node is read only.
+    NoRoom,
     /// The node is not ready, or stops.
     Unavailable,
     /// A bug.

@@ -34,6 +34,8 @@ pub struct Status {
     pub ready: bool,
     /// Why not, one sentence each.
     pub reasons: Vec<String>,
+    /// How durable what it acknowledges is: `durable`, `memory`, or `full` while the disk takes no durable write.
+    pub storage: String,
     /// How many other nodes it knows, by what it thinks of them.
     pub nodes: Counts,
     /// How many registrations of tunnels it knows.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use crate::node::api::Code;
 use crate::node::{ClientError, DataDirError, StartError};
+use crate::store::StoreError;
 use crate::tunnel::quic::BindError;
 
 /// The exit codes, as `--help` tells them.
@@ -20,6 +21,7 @@ Exit codes:
   7    conflict: an address, a name or a directory is in use
   8    degraded: the node runs, but is not ready
   10   the configuration is not valid, key files included
+  74   the disk failed, or the state file is damaged
   130  ended by SIGINT (143: by SIGTERM) after a clean drain";
 
 /// How a command ended, for whoever started it.
@@ -34,6 +36,7 @@ pub(super) enum Exit {
     Conflict,
     Degraded,
     Configuration,
+    Disk,
     Interrupted,
     Terminated,
 }
@@ -50,6 +53,7 @@ impl From<Exit> for ExitCode {
             Exit::Conflict => 7,
             Exit::Degraded => 8,
             Exit::Configuration => 10,
+            Exit::Disk => 74,
             Exit::Interrupted => 130,
             Exit::Terminated => 143,
         })
@@ -119,6 +123,7 @@ impl From<ClientError> for Failure {
                     Code::NotFound => Exit::NotFound,
                     Code::Conflict => Exit::Conflict,
                     Code::TimedOut => Exit::TimedOut,
+                    Code::NoRoom => Exit::Degraded,
                     Code::Unavailable => Exit::NoAgent,
                     Code::Internal => Exit::Unexpected,
                 };
@@ -147,7 +152,11 @@ impl From<StartError> for Failure {
             StartError::Credentials(_) | StartError::Endpoint(_) | StartError::Gossip(_) => {
                 (Exit::Configuration, None)
             }
-            StartError::Address(_) => (Exit::Unexpected, None),
+            StartError::Store(inner @ StoreError::InUse { .. }) => (Exit::Conflict, inner.hint()),
+            StartError::Store(inner @ StoreError::Newer { .. }) => (Exit::Configuration, inner.hint()),
+            StartError::Store(inner) => (Exit::Disk, inner.hint()),
+            StartError::SetAside { .. } => (Exit::Disk, None),
+            StartError::Address(_) | StartError::Thread(_) => (Exit::Unexpected, None),
         };
         Self::hinted(exit, &error, hint)
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit, umask};
 use serde_json::json;
@@ -13,7 +13,7 @@ use super::failure::{Exit, Failure};
 use super::screen::{Format, Screen};
 use super::{Global, parse, telemetry};
 use crate::node::api::API_VERSION;
-use crate::node::{CaSource, Node, NodeConfig};
+use crate::node::{CaSource, Node, NodeConfig, StateStore};
 use crate::replica::Address;
 
 #[derive(Debug, Args)]
@@ -39,6 +39,18 @@ pub(super) struct Up {
     /// Its private key, to make this node's certificate with; needed on the first start only
     #[arg(long, value_name = "FILE", requires = "ca", env = "SNOMESH_CA_KEY")]
     pub(super) ca_key: Option<PathBuf>,
+    /// Where to keep the state: on disk, or in memory to learn it from the peers after every start
+    #[arg(long, value_enum, value_name = "WHERE", default_value = "disk", env = "SNOMESH_STORE")]
+    pub(super) store: Store,
+    /// Set a damaged state file aside and learn the state from the peers
+    #[arg(long)]
+    pub(super) rebuild_from_mesh: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Store {
+    Disk,
+    Memory,
 }
 
 pub(super) fn run(global: &Global, up: Up, screen: &mut Screen) -> Result<Exit, Failure> {
@@ -55,6 +67,11 @@ pub(super) fn run(global: &Global, up: Up, screen: &mut Screen) -> Result<Exit, 
             Some(certificate) => CaSource::Files { certificate, key: up.ca_key },
             None => CaSource::Own,
         },
+        store: match up.store {
+            Store::Disk => StateStore::Disk,
+            Store::Memory => StateStore::Memory,
+        },
+        rebuild_from_mesh: up.rebuild_from_mesh,
         ..NodeConfig::new(up.name.unwrap_or_else(parse::machine_name), data_dir)
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -73,7 +90,13 @@ async fn serve(config: NodeConfig, global: &Global, screen: &mut Screen) -> Resu
     if screen.format() == Format::Table {
         let _unread = advise(&node, joins, global, screen);
     }
-    let exit = signals.recv().await;
+    let exit = tokio::select! {
+        exit = signals.recv() => exit,
+        what = node.disk_failed() => {
+            return Err(Failure::new(Exit::Disk, format!("the disk failed: {what}"))
+                .hint("nothing that was acknowledged before is lost; look after the disk before the next start"));
+        }
+    };
     let _unread = screen.say("draining; once more to stop at once");
     tokio::select! {
         drained = node.shutdown() => tracing::debug!(?drained, "drained"),

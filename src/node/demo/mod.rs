@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::client::{Client, ClientError};
-use super::{CaSource, Node, NodeConfig, StartError};
+use super::{CaSource, Node, NodeConfig, StartError, StateStore};
 use crate::id::NodeId;
 use crate::mesh::{CommandError, Stopped};
 use crate::tunnel::quic::Gate;
@@ -81,6 +81,7 @@ impl Member {
         let mut config = NodeConfig::new(name, directory.join(name));
         config.listen.set_port(0);
         config.gate = Some(gate.clone());
+        config.store = StateStore::Memory;
         config.drain_timeout = Duration::from_secs(1);
         if let Some(first) = first {
             let file = |file: &str| first.node.data_dir().join(file);

@@ -11,6 +11,7 @@ use axum::routing::get;
 
 use super::{Answer, Body, bytes};
 use crate::crdt::Value;
+use crate::gossip::Durability;
 use crate::mesh::Written;
 use crate::node::admin::stream;
 use crate::node::agent::Agent;
@@ -56,19 +57,28 @@ async fn attribute(
     }
 }
 
-async fn set(State(agent): State<Arc<Agent>>, Path(key): Path<String>, body: Body) -> Answer<Write> {
-    let key = attribute_key(&key)?;
+async fn set(
+    State(agent): State<Arc<Agent>>,
+    Path(key): Path<String>,
+    Query(query): Query<BTreeMap<String, String>>,
+    body: Body,
+) -> Answer<Write> {
+    let (key, durability) = (attribute_key(&key)?, durability(&query)?);
     let value = Value::try_from(&bytes(body)?[..]).map_err(|error| {
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, Code::TooLarge, error.to_string())
             .hint("keep large things elsewhere and their address here")
     })?;
-    let changed = agent.mesh.set(key.clone(), value).await? == Written::Yes;
+    let changed = agent.mesh.set_with(durability, key.clone(), value).await? == Written::Yes;
     Ok(Json(Write { api_version: API_VERSION.into(), key: key.to_string(), changed }))
 }
 
-async fn unset(State(agent): State<Arc<Agent>>, Path(key): Path<String>) -> Answer<Write> {
-    let key = attribute_key(&key)?;
-    let changed = agent.mesh.unset(key.clone()).await? == Written::Yes;
+async fn unset(
+    State(agent): State<Arc<Agent>>,
+    Path(key): Path<String>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Answer<Write> {
+    let (key, durability) = (attribute_key(&key)?, durability(&query)?);
+    let changed = agent.mesh.unset_with(durability, key.clone()).await? == Written::Yes;
     Ok(Json(Write { api_version: API_VERSION.into(), key: key.to_string(), changed }))
 }
 
@@ -78,6 +88,15 @@ async fn watch(
 ) -> Result<Response, Problem> {
     let prefix = query.remove("prefix").unwrap_or_default();
     Ok(stream::watch_attributes(agent.mesh.clone(), prefix).await?)
+}
+
+/// How durable a write has to be before it is acknowledged.
+fn durability(query: &BTreeMap<String, String>) -> Result<Durability, Problem> {
+    match query.get("durability").map(String::as_str) {
+        None | Some("disk") => Ok(Durability::Disk),
+        Some("memory") => Ok(Durability::Memory),
+        Some(_) => Err(Problem::invalid("durability is disk or memory")),
+    }
 }
 
 fn attribute_key(text: &str) -> Result<AttributeKey, Problem> {

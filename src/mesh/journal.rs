@@ -1,0 +1,109 @@
+//! What the mesh makes durable, and what it hears back. The disk at the other end is not this module's business.
+
+use std::fmt;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use tokio::sync::mpsc as tokio_mpsc;
+
+use crate::crdt::{Key, Lane, RangeSet, Register};
+use crate::time::Timestamp;
+
+/// Changes that become durable together or not at all.
+///
+/// Of a round of several batches the last one alone has lanes: what was seen is never durable before its effect is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Batch {
+    /// The state of keys; of one without entries nothing is left.
+    pub registers: Vec<(Key, Register)>,
+    /// All that was seen of lanes.
+    pub lanes: Vec<(Lane, RangeSet)>,
+    /// The last reading of the clock.
+    pub clock: Timestamp,
+}
+
+/// What became of the last batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report {
+    /// It is durable.
+    Committed,
+    /// There is no room. It is tried again until there is; nothing else is taken meanwhile.
+    NoRoom,
+    /// It never will be, nor will any other: what is on the disk is not known any more.
+    Failed(Arc<str>),
+}
+
+/// How it goes with the durability of a mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Storage {
+    /// Nothing is kept; a restart learns the state from the peers.
+    Memory,
+    /// What is acknowledged is durable.
+    Durable,
+    /// The disk is full: durable writes are refused until it is not.
+    NoRoom,
+    /// The disk failed and the mesh has ended.
+    Failed(Arc<str>),
+}
+
+/// The end of a journal that the driver writes to. At most one batch is under way.
+#[derive(Debug)]
+pub struct Journal {
+    batches: mpsc::Sender<Batch>,
+    reports: tokio_mpsc::UnboundedReceiver<Report>,
+}
+
+/// The end of a journal that belongs to a disk.
+pub struct JournalTail {
+    batches: mpsc::Receiver<Batch>,
+    reports: tokio_mpsc::UnboundedSender<Report>,
+}
+
+/// Makes a journal; the tail is for a thread that may block.
+pub fn journal() -> (Journal, JournalTail) {
+    let (batches, taken) = mpsc::channel();
+    let (reports, heard) = tokio_mpsc::unbounded_channel();
+    (Journal { batches, reports: heard }, JournalTail { batches: taken, reports })
+}
+
+impl Journal {
+    /// Hands a batch over. If nobody takes it any more, [`report`](Self::report) says so.
+    pub fn send(&self, batch: Batch) {
+        self.batches.send(batch).ok();
+    }
+
+    /// What became of the last batch.
+    pub async fn report(&mut self) -> Report {
+        let gone = || Report::Failed("the writer of the disk has ended".into());
+        self.reports.recv().await.unwrap_or_else(gone)
+    }
+}
+
+impl JournalTail {
+    /// Waits for a batch; `None` when the mesh has ended.
+    pub fn next(&self) -> Option<Batch> {
+        self.batches.recv().ok()
+    }
+
+    /// The next batch, if it is there already.
+    pub fn try_next(&self) -> Option<Batch> {
+        self.batches.try_recv().ok()
+    }
+
+    /// Waits a while for the mesh to end, and says whether it has.
+    pub fn ended_within(&self, patience: Duration) -> bool {
+        matches!(self.batches.recv_timeout(patience), Err(mpsc::RecvTimeoutError::Disconnected))
+    }
+
+    /// Says what became of a batch.
+    pub fn report(&self, report: Report) {
+        // The mesh may have ended; then nobody waits for it.
+        self.reports.send(report).ok();
+    }
+}
+
+impl fmt::Debug for JournalTail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JournalTail")
+    }
+}

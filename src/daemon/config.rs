@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::at_least_one;
-use crate::service::NEGOTIATION_TIMEOUT;
+use crate::service::{Dialect, NEGOTIATION_TIMEOUT};
 
 /// Limits and times of a daemon. Every value is valid; the comments say what the extremes cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct DaemonConfig {
     pub cut_timeout: Duration,
     /// How many events a slow subscriber may be behind before it misses some.
     pub event_capacity: NonZeroUsize,
+    /// How streams begin that peers open.
+    pub dialect: Dialect,
 }
 
 impl Default for DaemonConfig {
@@ -34,13 +36,14 @@ impl Default for DaemonConfig {
         Self {
             max_tunnels: const { at_least_one(1024) },
             max_tunnels_per_node: const { at_least_one(4) },
-            max_streams: const { at_least_one(1024) },
+            max_streams: const { at_least_one(8192) },
             max_undecided_streams: const { at_least_one(32) },
             authentication_timeout: Duration::from_secs(5),
             negotiation_timeout: NEGOTIATION_TIMEOUT,
             drain_timeout: Duration::from_secs(10),
             cut_timeout: Duration::from_secs(5),
             event_capacity: const { at_least_one(1024) },
+            dialect: Dialect::Native,
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{AuthenticationFailure, Core, Dropkick, Peer, TunnelEvent};
 use crate::auth::AuthenticationHandler;
 use crate::id::TunnelId;
 use crate::registry::{Registration, TunnelRegistry};
-use crate::service::{Refusal, Service, negotiation};
+use crate::service::{Refusal, Service};
 use crate::tunnel::{
     ArcTunnel, CloseReason, Closed, Sided, Tunnel, TunnelControl, TunnelDownlink, TunnelMonitoring,
     TunnelStream,
@@ -216,7 +216,7 @@ async fn serve_stream<R, S: Service, A>(
     decided: impl FnOnce(),
 ) {
     let deadline = Instant::now() + core.config.negotiation_timeout;
-    let received = negotiation::receive(stream, deadline).await;
+    let received = core.config.dialect.receive(stream, deadline).await;
     decided();
     let (address, offered) = match received {
         Ok(received) => received,

@@ -62,10 +62,12 @@ impl PeersView {
         self.resolve(ids)
     }
 
-    /// All tunnels to this node, the last one first.
+    /// All tunnels to this node, the last one first, and behind them those that are retired.
     pub fn node(&self, node: NodeId) -> Vec<Peer> {
         let ids = self.table.nodes.get(&node).map(|ids| ids.clone());
-        self.resolve(ids)
+        let mut peers = self.resolve(ids);
+        peers.sort_by_key(|peer| peer.tunnel.is_retired());
+        peers
     }
 
     /// All tunnels, in the order of their ids.

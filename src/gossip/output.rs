@@ -41,8 +41,12 @@ pub enum Channel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// Another link to the same peer serves.
+    /// Another link to the same peer serves, which both ends have chosen: this one need not end before what else its
+    /// tunnel carries has ended.
     Duplicate,
+    /// Another link to the same peer serves, which the later life of the peer or a later call of this node has made:
+    /// nothing good comes over this one any more.
+    Replaced,
     /// The peer is this node.
     Loopback,
     /// Nothing was heard for the link timeout.

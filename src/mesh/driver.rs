@@ -393,8 +393,14 @@ impl Driver {
                 Output::Dial { dial, address, expect } => self.dial(connector, dial, address, expect),
                 Output::Close { link, reason } => {
                     tracing::debug!(link = link.0, ?reason, "link closed");
-                    if let Some(tasks) = self.links.get(&link) {
-                        tasks.close(reason);
+                    match (self.links.remove(&link), reason) {
+                        (Some(tasks), crate::gossip::CloseReason::Duplicate) => {
+                            // The driver ends when nobody reads its inputs any more.
+                            let inputs = self.handle.inputs.clone();
+                            self.tasks.spawn(tasks.retire(async move { inputs.closed().await }));
+                        }
+                        (Some(tasks), reason) => tasks.close(reason),
+                        (None, _) => {}
                     }
                     self.forget(link);
                 }

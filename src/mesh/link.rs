@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::{Semaphore, mpsc};
@@ -133,11 +134,40 @@ impl LinkTasks {
     /// Closes the tunnel under the link.
     pub(super) fn close(&self, reason: GossipReason) {
         self.tunnel.close(match reason {
-            GossipReason::Duplicate | GossipReason::Loopback => CloseReason::Superseded,
+            GossipReason::Duplicate | GossipReason::Replaced | GossipReason::Loopback => {
+                CloseReason::Superseded
+            }
             GossipReason::Silent => CloseReason::Unresponsive,
             GossipReason::Incompatible | GossipReason::Misbehaved => CloseReason::ProtocolViolation,
             GossipReason::Leaving => CloseReason::ShuttingDown,
         });
+    }
+}
+
+/// How long a tunnel whose link lost against another one stays at least: until the peer knows as well, and takes the
+/// other one for new streams.
+const RETIREMENT: Duration = Duration::from_secs(2);
+/// How often it is looked whether its streams have ended.
+const RETIREMENT_CHECK: Duration = Duration::from_millis(500);
+/// The streams of a tunnel that are its link's.
+const LINK_STREAMS: usize = 2;
+
+impl LinkTasks {
+    /// Keeps a tunnel whose link serves no longer until the streams have ended that users have begun on it, or `stopped`
+    /// comes true. The peer must not see the link's streams end before.
+    pub(super) async fn retire(self, stopped: impl Future<Output = ()>) {
+        self.tunnel.retire();
+        let quiet = async {
+            tokio::time::sleep(RETIREMENT).await;
+            while self.tunnel.streams() > LINK_STREAMS {
+                tokio::time::sleep(RETIREMENT_CHECK).await;
+            }
+        };
+        tokio::select! {
+            () = quiet => self.close(GossipReason::Duplicate),
+            () = stopped => self.close(GossipReason::Leaving),
+            _closed = self.tunnel.on_closed() => {}
+        }
     }
 }
 

@@ -34,7 +34,10 @@ pub use driver::{Driver, DriverConfig};
 pub use handle::{CommandError, MeshHandle, Stopped, Written};
 pub use journal::{Batch, Journal, JournalTail, Report, Storage, journal};
 pub use registry::{MeshIdentifier, MeshRegistry, MeshRegistryError};
-pub use route::{RouteError, Router};
+pub use route::{
+    Candidate, Destination, DestinationError, NodeHint, ParsePolicyError, Policy, Refused, Route, RouteError,
+    Router, Turn, Way,
+};
 pub use service::GossipService;
 pub use traffic::Traffic;
 

@@ -1,6 +1,7 @@
 //! Three daemons over real QUIC on loopback. What the protocol decides is tested beside it, on virtual time.
 
 use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -15,8 +16,9 @@ use crate::daemon::{ModularDaemon, RecvError, Subscription};
 use crate::gossip::{Config, Event};
 use crate::id::{Actor, Generation};
 use crate::replica::{Address, AttributeKey};
-use crate::service::ServiceRegistry;
+use crate::service::{Declared, Kind, RouteService, ServiceRegistry, TargetService, TargetTable, open};
 use crate::tunnel::quic::{Gate, GatedSocket, QuicConfig, QuicEndpoint, bind_socket};
+use crate::tunnel::{ArcTunnel, CloseReason, Closed, TunnelMonitoring, TunnelStream};
 
 /// Everything here happens within milliseconds; this is for machines that are asleep.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -24,7 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 type Daemon = ModularDaemon<MeshRegistry, ServiceRegistry>;
 
 struct TestNode {
+    endpoint: QuicEndpoint,
     mesh: MeshHandle,
+    targets: TargetTable,
     address: Address,
     gate: Gate,
     daemon: Daemon,
@@ -32,8 +36,37 @@ struct TestNode {
     driver: tokio::task::JoinHandle<()>,
 }
 
+/// A connector that does not reach some addresses.
+struct Avoiding<C> {
+    inner: C,
+    avoided: Arc<Mutex<Vec<Address>>>,
+}
+
+impl<C: Connector> Connector for Avoiding<C> {
+    async fn connect(
+        &self,
+        address: &Address,
+        expect: Option<crate::id::NodeId>,
+    ) -> Result<(ArcTunnel, crate::id::NodeId), ConnectError> {
+        if self.avoided.lock().unwrap().contains(address) {
+            return Err(ConnectError::Resolve(std::io::ErrorKind::HostUnreachable.into()));
+        }
+        self.inner.connect(address, expect).await
+    }
+}
+
 impl TestNode {
     fn start(credentials: &MeshCredentials, generation: u64, seeds: &[&Address]) -> Self {
+        Self::start_avoiding(credentials, generation, seeds, Arc::default())
+    }
+
+    /// Starts a node that cannot reach the addresses in `avoided`.
+    fn start_avoiding(
+        credentials: &MeshCredentials,
+        generation: u64,
+        seeds: &[&Address],
+        avoided: Arc<Mutex<Vec<Address>>>,
+    ) -> Self {
         let gate = Gate::new();
         let socket = GatedSocket::wrap(bind_socket("127.0.0.1:0".parse().unwrap()).unwrap(), gate.clone());
         let endpoint =
@@ -55,17 +88,21 @@ impl TestNode {
         })
         .unwrap();
         let mesh = driver.handle();
-        let daemon = ModularDaemon::builder()
+        let (builder, targets, services) =
+            (ModularDaemon::builder(), TargetTable::new(), ServiceRegistry::new());
+        let route = RouteService::new(builder.peers());
+        let daemon = builder
             .registry(MeshRegistry::new(mesh.clone()))
-            .services(ServiceRegistry::new().with(driver.service()))
+            .services(services.with(driver.service()).with(TargetService::new(targets.clone())).with(route))
             .build();
         tokio::spawn({
             let (daemon, source) = (daemon.clone(), endpoint.incoming());
             async move { daemon.run(source).await }
         });
         let cancel = CancellationToken::new();
-        let driver = tokio::spawn(driver.run(DaemonConnector::new(endpoint, daemon.clone()), cancel.clone()));
-        Self { mesh, address, gate, daemon, cancel, driver }
+        let connector = Avoiding { inner: DaemonConnector::new(endpoint.clone(), daemon.clone()), avoided };
+        let driver = tokio::spawn(driver.run(connector, cancel.clone()));
+        Self { endpoint, mesh, targets, address, gate, daemon, cancel, driver }
     }
 
     async fn stop(self) {
@@ -95,7 +132,7 @@ impl Connector for Nowhere {
         &self,
         _: &Address,
         _: Option<crate::id::NodeId>,
-    ) -> Result<(crate::tunnel::ArcTunnel, crate::id::NodeId), ConnectError> {
+    ) -> Result<(ArcTunnel, crate::id::NodeId), ConnectError> {
         unreachable!("there is no address")
     }
 }
@@ -249,4 +286,113 @@ async fn another_mesh_is_not_joined_and_it_is_known_why() {
     assert_eq!(a.mesh.view(|mesh| mesh.linked().count()).await, Ok(0));
     a.stop().await;
     b.stop().await;
+}
+
+impl TestNode {
+    /// Offers what one `sort` after the other makes of its input.
+    async fn offer_sort(&self) {
+        let (name, id): (crate::id::TunnelName, _) = ("sort".parse().unwrap(), crate::id::TunnelId(7));
+        let target = "stdio:/usr/bin/sort".parse().unwrap();
+        self.targets.declare(name.clone(), Declared { target, id: Some(id) });
+        self.mesh.register(name, id, crate::replica::Attributes::default()).await.unwrap();
+    }
+}
+
+/// Has `sort` at the other end of a stream sort something.
+async fn sort(mut stream: TunnelStream) {
+    stream.send.write_all(b"b\na\n").await.unwrap();
+    stream.send.finish().unwrap();
+    let mut sorted = [0; 4];
+    stream.recv.read_exact(&mut sorted).await.unwrap();
+    assert_eq!(&sorted, b"a\nb\n");
+}
+
+/// Two nodes that call each other at once have two tunnels for a moment, of which one goes.
+#[tokio::test]
+async fn a_stream_that_began_on_the_tunnel_that_loses_the_race_comes_to_its_own_end() {
+    let test_mesh = TestMesh::new();
+    let mut credentials = [test_mesh.credentials(), test_mesh.credentials()];
+    credentials.sort_by_key(|credentials| credentials.identity.node_id());
+    // The link that the smaller id dials is preferred: it comes second here.
+    let a = TestNode::start(&credentials[0], 1, &[]);
+    let b = TestNode::start(&credentials[1], 1, &[&a.address]);
+    converge(&[&a, &b]).await;
+    a.offer_sort().await;
+    let first = b.daemon.peers().node(a.mesh.node()).remove(0).tunnel;
+    let stream = open(&first, &"/target/sort".parse().unwrap()).await.unwrap();
+
+    let dialled = a.endpoint.dial(b.address.as_str().parse().unwrap(), None).await.unwrap();
+    let second = a.daemon.attach(dialled).unwrap().authenticated().await.unwrap();
+    let streams = link::open_streams(&second.tunnel).await.unwrap();
+    let connected = input::Input::Connected {
+        dial: crate::gossip::DialId(u64::MAX),
+        address: b.address.clone(),
+        tunnel: second.tunnel.clone(),
+        peer: b.mesh.node(),
+        streams,
+    };
+    a.mesh.inputs.send(connected).await.unwrap();
+    let retired = async {
+        while !first.is_retired() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, retired).await.expect("one of two tunnels goes");
+    assert!(!b.daemon.peers().node(a.mesh.node())[0].tunnel.is_same(&first));
+    sort(stream).await;
+    let closed = timeout(PATIENCE, first.on_closed()).await.expect("it goes when nobody needs it");
+    assert!(matches!(
+        closed,
+        Closed::Locally(CloseReason::Superseded) | Closed::ByPeer(CloseReason::Superseded)
+    ));
+    assert!(second.tunnel.closed().is_none());
+    for node in [a, b] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_holder_to_which_no_link_leads_is_reached_over_a_node_between() {
+    let test_mesh = TestMesh::new();
+    let beyond = Arc::new(Mutex::new(Vec::new()));
+    let a = TestNode::start_avoiding(&test_mesh.credentials(), 1, &[], Arc::clone(&beyond));
+    let b = TestNode::start(&test_mesh.credentials(), 1, &[&a.address]);
+    let credentials = test_mesh.credentials();
+    let c = {
+        // Nobody dials this one before its address is avoided: it has told it to nobody.
+        let avoided = Arc::new(Mutex::new(vec![a.address.clone()]));
+        let c = TestNode::start_avoiding(&credentials, 1, &[], avoided);
+        beyond.lock().unwrap().push(c.address.clone());
+        c
+    };
+    let dialled = c.endpoint.dial(b.address.as_str().parse().unwrap(), None).await.unwrap();
+    let between = c.daemon.attach(dialled).unwrap().authenticated().await.unwrap();
+    let streams = link::open_streams(&between.tunnel).await.unwrap();
+    let connected = input::Input::Connected {
+        dial: crate::gossip::DialId(u64::MAX),
+        address: b.address.clone(),
+        tunnel: between.tunnel.clone(),
+        peer: b.mesh.node(),
+        streams,
+    };
+    c.mesh.inputs.send(connected).await.unwrap();
+    c.offer_sort().await;
+    let router = Router::new(a.mesh.clone(), a.daemon.peers());
+    let route = Route::new("sort".parse().unwrap(), Policy::Last, Kind::Stream);
+    let relayed = async {
+        loop {
+            let found = router.resolve(&route.destination, route.policy).await.unwrap();
+            match found.first().map(|found| (found.way, found.refused.clone())) {
+                Some((Way::Over { relay, .. }, None)) => return relay,
+                _ => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    let relay = timeout(PATIENCE, relayed).await.expect("it is found, and the way to it");
+    assert_eq!(relay, b.mesh.node());
+    sort(router.open(&route, None).await.unwrap()).await;
+    assert!(a.daemon.peers().node(c.mesh.node()).is_empty());
+    for node in [a, b, c] {
+        node.stop().await;
+    }
 }

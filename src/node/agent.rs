@@ -176,7 +176,11 @@ impl Agent {
     pub(super) async fn binds(&self) -> Vec<api::Bind> {
         let binds = self.forwards.binds().await.into_iter();
         binds
-            .map(|(listen, tunnel)| api::Bind { listen: listen.to_string(), tunnel: tunnel.to_string() })
+            .map(|(listen, route)| api::Bind {
+                listen: listen.to_string(),
+                tunnel: route.destination.to_string(),
+                policy: route.policy.to_string(),
+            })
             .collect()
     }
 

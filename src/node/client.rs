@@ -12,10 +12,11 @@ use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::api::{Event, Problem};
+use super::api::{CONNECT_PROTOCOL, Event, Problem};
 
 /// The longest answer that is read, in bytes: a list of a hundred thousand large things.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
@@ -139,6 +140,26 @@ impl Client {
         Ok(EventStream { body, buffer: Vec::new() })
     }
 
+    /// `POST` that turns the connection into a stream of [`CONNECT_PROTOCOL`].
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn upgrade(
+        &self,
+        path: &str,
+    ) -> Result<impl AsyncRead + AsyncWrite + Unpin + use<>, ClientError> {
+        let response =
+            self.in_time(self.send_asking(Method::POST, path, Bytes::new(), Some(CONNECT_PROTOCOL)));
+        let response = response.await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let _body = accepted(response).await?;
+            return Err(ClientError::Broken("the node did not upgrade the connection".into()));
+        }
+        let upgraded = hyper::upgrade::on(response).await;
+        Ok(TokioIo::new(upgraded.map_err(|error| ClientError::Broken(error.into()))?))
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
         self.in_time(async {
             let body = accepted(self.send(method, path, body).await?).await?;
@@ -156,20 +177,29 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
+        self.send_asking(method, path, body, None).await
+    }
+
+    async fn send_asking(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        protocol: Option<&str>,
+    ) -> Result<Response<Incoming>, ClientError> {
         let unreachable = |source| ClientError::Unreachable { socket: self.socket.clone(), source };
         let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
         let broken = |error: hyper::Error| ClientError::Broken(error.into());
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         tokio::spawn(async move {
             // What breaks the connection shows in the answer.
-            connection.await.ok();
+            connection.with_upgrades().await.ok();
         });
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, "snomesh")
-            .body(Full::new(body))
-            .map_err(|error| ClientError::Broken(error.into()))?;
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "snomesh");
+        if let Some(protocol) = protocol {
+            request = request.header(header::CONNECTION, "upgrade").header(header::UPGRADE, protocol);
+        }
+        let request = request.body(Full::new(body)).map_err(|error| ClientError::Broken(error.into()))?;
         sender.send_request(request).await.map_err(broken)
     }
 }

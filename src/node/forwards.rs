@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
@@ -14,50 +15,28 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::files::{self, FileError};
-use super::loopback::Loopback;
 use crate::id::{TunnelId, TunnelName};
-use crate::mesh::{CommandError, MeshHandle, RouteError, Router};
+use crate::mesh::{CommandError, Destination, MeshHandle, Policy, Route, RouteError, Router};
 use crate::replica::Attributes;
-use crate::service::{Declared, OpenError, Refusal, Target, TargetTable, TcpListenerProxy};
+use crate::service::{
+    Declared, Listen, ListenerProxy, OpenError, Refusal, Target, TargetTable, UdpListenerProxy, bind_lowest,
+};
 use crate::tunnel::{CloseReason, Closed, TunnelStream};
 
-/// What is needed to open a stream by name from this node.
+/// What is needed to open a stream from this node.
 #[derive(Debug, Clone)]
 pub(super) struct Opener {
     pub(super) mesh: MeshHandle,
     pub(super) router: Router,
-    pub(super) loopback: Loopback,
     pub(super) targets: TargetTable,
 }
 
 impl Opener {
-    /// Opens a stream to the last registered tunnel of that name that can be reached; to a service of this node
-    /// without a network.
-    async fn open(&self, name: TunnelName) -> Result<TunnelStream, RouteError> {
-        let found = self.mesh.lookup(name.clone()).await?;
-        let ours = found.iter().position(|found| found.holder.node == self.mesh.node());
-        let Some(ours) = ours.filter(|_| self.targets.find(&name).is_some()) else {
-            return self.router.open(&name).await;
-        };
-        if ours > 0 {
-            if let Ok(stream) = self.router.open(&name).await {
-                return Ok(stream);
-            }
-            return Ok(self.loopback.open(&name).await?);
-        }
-        match self.loopback.open(&name).await {
-            Ok(stream) => Ok(stream),
-            Err(_unreachable) if found.len() > 1 => self.router.open(&name).await,
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The same for a visitor of a bind, whose end is told in the terms of a stream.
-    async fn open_for_visitor(self, name: TunnelName) -> Result<TunnelStream, OpenError> {
-        let shown = name.clone();
-        self.open(name).await.map_err(|error| {
+    /// Opens a stream for a visitor of a bind, whose end is told in the terms of a stream.
+    async fn open_for_visitor(self, route: Arc<Route>, visitor: IpAddr) -> Result<TunnelStream, OpenError> {
+        self.router.open(&route, Some(visitor)).await.map_err(|error| {
             let described: &dyn std::error::Error = &error;
-            tracing::info!(tunnel = %shown, error = described, "visitor not served");
+            tracing::info!(destination = %route.destination, error = described, "visitor not served");
             match error {
                 RouteError::Open(error) => error,
                 RouteError::NotFound { .. } => OpenError::Refused(Refusal::NotFound),
@@ -82,7 +61,8 @@ pub(super) struct Forwards {
 #[derive(Debug, Default)]
 struct State {
     exposed: BTreeMap<TunnelName, Exposure>,
-    binds: BTreeMap<SocketAddr, Binding>,
+    /// By where they listen, as text.
+    binds: BTreeMap<String, Binding>,
 }
 
 #[derive(Debug)]
@@ -94,7 +74,10 @@ struct Exposure {
 
 #[derive(Debug)]
 struct Binding {
-    tunnel: TunnelName,
+    /// Where it was asked to listen, which is where it listens but for ranges and free ports.
+    asked: Listen,
+    bound: Listen,
+    route: Arc<Route>,
     stop: CancellationToken,
 }
 
@@ -115,7 +98,10 @@ struct SavedExposure {
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedBind {
     listen: String,
+    /// A destination; older files have names here, which are destinations too.
     tunnel: String,
+    #[serde(default)]
+    policy: Option<String>,
 }
 
 /// Why a forward was not changed. Everything is as before, unless it could not be saved: then it holds until the
@@ -129,18 +115,18 @@ pub(super) enum ForwardError {
     #[error("cannot listen on {listen}: {source}")]
     Listen {
         /// The address.
-        listen: SocketAddr,
+        listen: Listen,
         /// Why.
         #[source]
         source: io::Error,
     },
     /// Another bind of this node has the address.
-    #[error("{listen} is bound to tunnel \"{tunnel}\" already")]
+    #[error("{listen} is bound to \"{destination}\" already")]
     Bound {
         /// The address.
-        listen: SocketAddr,
+        listen: Listen,
         /// Where it leads.
-        tunnel: TunnelName,
+        destination: Destination,
     },
     /// It holds, but will not after a restart.
     #[error("the change holds only until the node stops: {0}")]
@@ -181,12 +167,13 @@ impl Forwards {
                 tracing::warn!(%error, "a service is not exposed again");
             }
         }
-        for SavedBind { listen, tunnel } in saved.binds {
-            let (Ok(listen), Ok(tunnel)) = (listen.parse(), tunnel.parse()) else {
+        for SavedBind { listen, tunnel, policy } in saved.binds {
+            let policy = policy.map_or_else(|| Ok(Policy::default()), |policy| policy.parse());
+            let (Ok(listen), Ok(destination), Ok(policy)) = (listen.parse(), tunnel.parse(), policy) else {
                 tracing::warn!(?listen, "a saved bind is not legal and not taken up");
                 continue;
             };
-            if let Err(error) = self.bind(listen, tunnel).await {
+            if let Err(error) = self.bind(listen, destination, policy).await {
                 tracing::warn!(%error, "a tunnel is not bound again");
             }
         }
@@ -228,36 +215,67 @@ impl Forwards {
         Ok(true)
     }
 
-    /// Lets local programs reach a tunnel at an address of this machine; port 0 takes a free one. Whether anybody
-    /// holds such a tunnel is found out anew by each visitor.
+    /// Lets local programs reach a destination at an address of this machine; port 0 takes a free one, a range its
+    /// lowest free one. Whether anybody holds such a tunnel is found out anew by each visitor.
     pub(super) async fn bind(
         &self,
-        listen: SocketAddr,
-        tunnel: TunnelName,
-    ) -> Result<SocketAddr, ForwardError> {
+        listen: Listen,
+        destination: Destination,
+        policy: Policy,
+    ) -> Result<Listen, ForwardError> {
         let mut state = self.state.lock().await;
-        if let Some(binding) = state.binds.get(&listen) {
-            let same = binding.tunnel == tunnel;
-            let bound = || ForwardError::Bound { listen, tunnel: binding.tunnel.clone() };
-            return same.then_some(listen).ok_or_else(bound);
+        if let Some(Binding { route, .. }) = state.binds.get(&listen.to_string()) {
+            let same = route.destination == destination && route.policy == policy;
+            let bound =
+                || ForwardError::Bound { listen: listen.clone(), destination: route.destination.clone() };
+            return same.then(|| listen.clone()).ok_or_else(bound);
         }
-        let failed = |source| ForwardError::Listen { listen, source };
-        let proxy = TcpListenerProxy::bind(listen).await.map_err(failed)?;
-        let bound = proxy.local_addr().map_err(failed)?;
+        let route = Arc::new(Route::new(destination, policy, listen.kind()));
         let stop = self.stop.child_token();
-        let (opener, name) = (self.opener.clone(), tunnel.clone());
-        let open = move || opener.clone().open_for_visitor(name.clone());
-        self.tasks.spawn(proxy.run(open, stop.clone()));
-        state.binds.insert(bound, Binding { tunnel, stop });
+        let started = self.listen(&listen, Arc::clone(&route), stop.clone()).await;
+        let bound = started.map_err(|source| ForwardError::Listen { listen: listen.clone(), source })?;
+        if let Listen::Tcp(address) = &bound {
+            self.opener.targets.keep_from_tcp(address.port(), true);
+        }
+        let binding = Binding { asked: listen, bound: bound.clone(), route, stop };
+        state.binds.insert(bound.to_string(), binding);
         self.save(&state)?;
         Ok(bound)
     }
 
+    /// Begins to serve visitors, and says where.
+    async fn listen(
+        &self,
+        listen: &Listen,
+        route: Arc<Route>,
+        stop: CancellationToken,
+    ) -> io::Result<Listen> {
+        let opener = self.opener.clone();
+        let open = move |visitor: IpAddr| opener.clone().open_for_visitor(Arc::clone(&route), visitor);
+        let proxy = match listen {
+            Listen::Tcp(address) => ListenerProxy::bind(*address).await?,
+            Listen::Ports(ip, ports) => bind_lowest(*ip, ports.clone()).await?.into(),
+            Listen::Unix(path) => ListenerProxy::bind_unix(path)?,
+            Listen::Udp(address) => {
+                let proxy = UdpListenerProxy::bind(*address).await?;
+                let bound = proxy.local_addr()?;
+                self.tasks.spawn(proxy.run(move |source| open(source.ip()), stop));
+                return Ok(Listen::Udp(bound));
+            }
+        };
+        let bound = proxy.local_addr()?;
+        self.tasks.spawn(proxy.run(open, stop));
+        Ok(bound)
+    }
+
     /// Stops listening there; visitors are cut off. Says whether there was such a bind.
-    pub(super) async fn unbind(&self, listen: SocketAddr) -> Result<bool, ForwardError> {
+    pub(super) async fn unbind(&self, listen: &Listen) -> Result<bool, ForwardError> {
         let mut state = self.state.lock().await;
-        let Some(binding) = state.binds.remove(&listen) else { return Ok(false) };
+        let Some(binding) = state.binds.remove(&listen.to_string()) else { return Ok(false) };
         binding.stop.cancel();
+        if let Listen::Tcp(address) = &binding.bound {
+            self.opener.targets.keep_from_tcp(address.port(), false);
+        }
         self.save(&state)?;
         Ok(true)
     }
@@ -270,9 +288,22 @@ impl Forwards {
     }
 
     /// What is bound, by address.
-    pub(super) async fn binds(&self) -> Vec<(SocketAddr, TunnelName)> {
+    pub(super) async fn binds(&self) -> Vec<(Listen, Arc<Route>)> {
         let state = self.state.lock().await;
-        state.binds.iter().map(|(listen, binding)| (*listen, binding.tunnel.clone())).collect()
+        state.binds.values().map(|binding| (binding.bound.clone(), Arc::clone(&binding.route))).collect()
+    }
+
+    /// Opens streams to the mesh.
+    pub(super) fn router(&self) -> &Router {
+        &self.opener.router
+    }
+
+    /// Runs something that ends with the node, if not by itself before.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
     }
 
     /// Ends all binds and waits for that. What was saved stays saved.
@@ -288,9 +319,14 @@ impl Forwards {
             target: exposure.target.to_string(),
             attributes: exposure.attributes.iter().map(|(name, value)| (name.into(), value.into())).collect(),
         });
-        let binds = state.binds.iter().map(|(listen, binding)| SavedBind {
-            listen: listen.to_string(),
-            tunnel: binding.tunnel.to_string(),
+        let binds = state.binds.values().map(|binding| SavedBind {
+            // A free port stays the same one after a restart; of a range it is again the lowest.
+            listen: match &binding.asked {
+                range @ Listen::Ports(..) => range.to_string(),
+                Listen::Tcp(_) | Listen::Udp(_) | Listen::Unix(_) => binding.bound.to_string(),
+            },
+            tunnel: binding.route.destination.to_string(),
+            policy: Some(binding.route.policy.to_string()),
         });
         let saved = Saved { exposed: exposed.collect(), binds: binds.collect() };
         let text = serde_json::to_string_pretty(&saved).expect("texts and numbers are JSON");

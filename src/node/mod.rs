@@ -3,7 +3,7 @@
 //! ```text
 //!   cli, demo ──▶ client ──unix socket──▶ admin ──▶ agent ──▶ mesh
 //!      │                                             │  ╲
-//!      └──▶ Node::start ──▶ daemon, mesh, admin      │   forwards ──▶ loopback
+//!      └──▶ Node::start ──▶ daemon, mesh, admin      │   forwards ──▶ router
 //!              │                                     api
 //!           data_dir ──▶ files
 //! ```
@@ -21,7 +21,7 @@ mod data_dir;
 mod demo;
 mod files;
 mod forwards;
-mod loopback;
+mod pipe;
 mod run;
 
 pub use admin::AdminError;

@@ -15,7 +15,6 @@ use tokio_util::task::TaskTracker;
 use super::admin::{self, AdminError, AdminSocket};
 use super::agent::{Agent, Facts};
 use super::forwards::{Forwards, Opener};
-use super::loopback::Loopback;
 use super::{DataDir, DataDirError, NodeConfig, StateStore};
 use crate::auth::{CredentialsError, MutualTls};
 use crate::clock::WallClock;
@@ -25,7 +24,7 @@ use crate::id::{Actor, Generation, NodeId};
 use crate::mesh::{
     DaemonConnector, Driver, DriverConfig, MeshHandle, MeshRegistry, Router, Storage, journal,
 };
-use crate::service::{RouteService, ServiceRegistry, TargetTable, TcpProxyService};
+use crate::service::{Loopback, RouteService, ServiceRegistry, TargetService, TargetTable};
 use crate::store::{self, StateFile, StoreError};
 use crate::tunnel::quic::{BindError, GatedSocket, QuicConfig, QuicEndpoint, bind_socket};
 use crate::tunnel::{CloseReason, Tunnel};
@@ -167,11 +166,13 @@ impl Node {
         let (stop, stop_driver, tasks) =
             (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let targets = TargetTable::new();
+        targets.keep_from_udp(facts.listen.port());
+        targets.keep_from_path(&facts.admin);
         let builder = ModularDaemon::builder();
         let peers = builder.peers();
         let services = ServiceRegistry::new()
             .with(driver.service())
-            .with(TcpProxyService::new(targets.clone()))
+            .with(TargetService::new(targets.clone()))
             .with(RouteService::new(peers.clone()));
         let daemon: Daemon = builder
             .registry(MeshRegistry::new(mesh.clone()))
@@ -183,9 +184,9 @@ impl Node {
         let connector = DaemonConnector::new(endpoint.clone(), daemon.clone());
         let driver = tokio::spawn(driver.run(connector, stop_driver.clone()));
 
+        let loopback = Loopback::new(facts.node, targets.clone(), &tasks, stop.clone());
         let opener = Opener {
-            router: Router::new(mesh.clone(), peers.clone()),
-            loopback: Loopback::new(facts.node, targets.clone(), &tasks, stop.clone()),
+            router: Router::new(mesh.clone(), peers.clone()).with_local(&facts.name, loopback),
             mesh: mesh.clone(),
             targets,
         };

@@ -6,10 +6,12 @@
 
 mod path;
 mod record;
+mod selector;
 mod state;
 mod view;
 
 pub use path::{AttributeKey, AttributeKeyError, AttributeName, Path, Scope};
 pub use record::{Address, AddressError, Attributes, AttributesError, NodeRecord};
+pub use selector::{Requirement, Selector, SelectorError};
 pub use state::{Prepared, Replica, WriteError};
 pub use view::{Attribute, NodeView, Registration};

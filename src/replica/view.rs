@@ -1,6 +1,8 @@
 //! What readers see of the state.
 
-use super::{AttributeKey, Attributes, NodeRecord, Path, Replica};
+use std::collections::BTreeMap;
+
+use super::{AttributeKey, AttributeName, Attributes, NodeRecord, Path, Replica};
 use crate::crdt::{Dot, Entry, Register, Value};
 use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
 use crate::time::Timestamp;
@@ -69,6 +71,16 @@ impl Replica {
                 Path::Node(_) | Path::Registration { .. } => None,
             }
         })
+    }
+
+    /// The attributes that all tunnels of a name have, by their names: those of the scope `tunnel/<name>`.
+    pub fn attributes_of(&self, tunnel: &TunnelName) -> BTreeMap<AttributeName, Value> {
+        let prefix = format!("attr/tunnel/{tunnel}/");
+        let keys = self.store().prefix(&prefix).filter_map(|(key, register)| match Path::of(key)? {
+            Path::Attribute(key) => Some((key.name.clone(), attribute(&key, register)?.value)),
+            Path::Node(_) | Path::Registration { .. } => None,
+        });
+        keys.collect()
     }
 
     /// One registration.

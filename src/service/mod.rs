@@ -4,12 +4,17 @@
 //! serves; a [`ServiceRegistry`] is several of them in order, and a service itself.
 
 pub mod address;
+mod datagram;
+mod listener;
+mod loopback;
 pub mod negotiation;
+mod program;
+mod proxy;
 mod registry;
 mod route;
+mod socket;
 mod splice;
 mod target;
-mod tcp;
 
 use std::error::Error;
 use std::future::Future;
@@ -19,14 +24,21 @@ use std::sync::Arc;
 use crate::tunnel::ArcTunnel;
 
 pub use address::{AddressError, RouteAddress};
+pub use datagram::{IDLE_TIMEOUT, UdpListenerProxy};
+pub use listener::{Listen, ListenerProxy, ParseListenError, bind_lowest};
+pub use loopback::Loopback;
 pub use negotiation::{
-    NEGOTIATION_TIMEOUT, NegotiationError, OfferedStream, OpenError, Refusal, open, open_by,
+    Dialect, NEGOTIATION_TIMEOUT, NegotiationError, OfferedStream, OpenError, Refusal, open, open_by,
 };
+pub use program::{ParseProgramError, Program};
+pub use proxy::{ProxyError, TargetService};
 pub use registry::ServiceRegistry;
-pub use route::{RouteService, RouteTarget, TunnelLookup};
-pub use splice::{SpliceError, splice_streams, splice_tcp};
-pub use target::{Declared, DialTargetError, ParseTargetError, TARGET_TIMEOUT, Target, TargetTable};
-pub use tcp::{ProxyError, TcpListenerProxy, TcpProxyService};
+pub use route::{Kind, RouteService, RouteTarget, TunnelLookup};
+pub use socket::LocalSocket;
+pub use splice::{SpliceError, splice, splice_streams};
+pub use target::{
+    Declared, DialTargetError, HostPort, ParseTargetError, TARGET_TIMEOUT, Target, TargetTable,
+};
 
 /// Any error of a service, where its type is of no further interest.
 pub type AnyError = Box<dyn Error + Send + Sync>;

@@ -48,6 +48,9 @@ pub enum Refusal {
     /// A version of the negotiation that the acceptor does not speak. Code 8.
     #[error("unsupported version")]
     Version,
+    /// What the address names takes datagrams where the opener brings a stream, or the other way round. Code 9.
+    #[error("the target takes the other kind: a stream for datagrams, or datagrams for a stream")]
+    OtherKind,
     /// A code that this version does not know.
     #[error("refused with code {0}")]
     Unknown(u8),
@@ -64,6 +67,7 @@ impl Refusal {
             Self::Busy => 6,
             Self::TimedOut => 7,
             Self::Version => 8,
+            Self::OtherKind => 9,
             Self::Unknown(code) => code,
         }
     }
@@ -78,6 +82,7 @@ impl Refusal {
             6 => Self::Busy,
             7 => Self::TimedOut,
             8 => Self::Version,
+            9 => Self::OtherKind,
             code => Self::Unknown(code),
         }
     }
@@ -175,7 +180,7 @@ pub async fn open_by(
 
 fn request(address: &RouteAddress) -> Vec<u8> {
     let text = address.to_string();
-    let length = u16::try_from(text.len()).expect("an address has at most 1024 bytes");
+    let length = u16::try_from(text.len()).expect("an address has at most 2048 bytes");
     let mut request = vec![MAGIC, VERSION];
     request.extend(length.to_be_bytes());
     request.extend(text.as_bytes());
@@ -220,6 +225,113 @@ async fn read_request(stream: &mut TunnelStream) -> Result<RouteAddress, Negotia
     }
     stream.recv.read_exact(&mut head[2..]).await?;
     let length = usize::from(u16::from_be_bytes([head[2], head[3]]));
+    if length > RouteAddress::MAX_LEN {
+        return Err(AddressError::TooLong.into());
+    }
+    let mut text = vec![0; length];
+    stream.recv.read_exact(&mut text).await?;
+    let text = String::from_utf8(text).map_err(|_not_utf8| NegotiationError::Malformed)?;
+    Ok(text.parse::<RouteAddress>()?)
+}
+
+/// How the first bytes of a stream are said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dialect {
+    /// As this module's documentation has it.
+    #[default]
+    Native,
+    /// snocat's version 0: both sides say `NYAN` and 0, the opener then its address behind a length of four bytes,
+    /// big-endian; the acceptor answers as here. What is malformed ends without an answer.
+    Snocat0,
+}
+
+const SNOCAT_HEAD: [u8; 5] = *b"NYAN\0";
+
+impl Dialect {
+    /// Opens a stream to what serves `address` at the other end of the tunnel.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; at the deadline at the latest.
+    pub async fn open(
+        self,
+        tunnel: &impl TunnelUplink,
+        address: &RouteAddress,
+        deadline: Instant,
+    ) -> Result<TunnelStream, OpenError> {
+        match self {
+            Self::Native => open_by(tunnel, address, deadline).await,
+            Self::Snocat0 => {
+                let opened = timeout_at(deadline, open_snocat(tunnel, address)).await;
+                opened.unwrap_or_else(|_elapsed| Err(OpenError::TimedOut))
+            }
+        }
+    }
+
+    /// Reads the request of a stream that the peer opened.
+    ///
+    /// # Errors
+    ///
+    /// [`NegotiationError`]; at the deadline at the latest.
+    pub async fn receive(
+        self,
+        mut stream: TunnelStream,
+        deadline: Instant,
+    ) -> Result<(RouteAddress, OfferedStream), NegotiationError> {
+        match self {
+            Self::Native => receive(stream, deadline).await,
+            Self::Snocat0 => {
+                let read = timeout_at(deadline, read_snocat(&mut stream)).await;
+                let read = read.unwrap_or(Err(NegotiationError::TimedOut));
+                match read {
+                    Ok(address) => Ok((address, OfferedStream { stream })),
+                    Err(error) => {
+                        stream.recv.stop(StreamCode::PROTOCOL_VIOLATION);
+                        let _ended = stream.send.finish();
+                        Err(error)
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn open_snocat(tunnel: &impl TunnelUplink, address: &RouteAddress) -> Result<TunnelStream, OpenError> {
+    let mut stream = tunnel.open_stream().await?;
+    let written = |written: Result<(), WriteError>| match written {
+        Ok(()) => Ok(()),
+        Err(WriteError::Closed(closed)) => Err(OpenError::Closed(closed)),
+        Err(WriteError::Stopped(_) | WriteError::Ended) => Err(OpenError::Unanswered),
+    };
+    written(stream.send.write_all(&SNOCAT_HEAD).await)?;
+    let mut head = [0; SNOCAT_HEAD.len()];
+    stream.recv.read_exact(&mut head).await?;
+    if head != SNOCAT_HEAD {
+        return Err(Refusal::Version.into());
+    }
+    let text = address.to_string();
+    let length = u32::try_from(text.len()).expect("an address has at most 2048 bytes");
+    written(stream.send.write_all(&[&length.to_be_bytes(), text.as_bytes()].concat()).await)?;
+    let mut answer = [0];
+    stream.recv.read_exact(&mut answer).await?;
+    match answer {
+        [ACCEPTED] => Ok(stream),
+        _ => Err(Refusal::Refused.into()),
+    }
+}
+
+async fn read_snocat(stream: &mut TunnelStream) -> Result<RouteAddress, NegotiationError> {
+    stream.send.write_all(&SNOCAT_HEAD).await?;
+    let mut head = [0; SNOCAT_HEAD.len()];
+    stream.recv.read_exact(&mut head).await?;
+    match head {
+        SNOCAT_HEAD => {}
+        [b'N', b'Y', b'A', b'N', version] => return Err(NegotiationError::Version(version)),
+        _ => return Err(NegotiationError::Malformed),
+    }
+    let mut length = [0; 4];
+    stream.recv.read_exact(&mut length).await?;
+    let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
     if length > RouteAddress::MAX_LEN {
         return Err(AddressError::TooLong.into());
     }
@@ -299,7 +411,7 @@ mod tests {
     async fn every_refusal_reaches_the_opener_as_it_was_meant() {
         let (near, far) = DuplexTunnel::pair();
         let asked = address("/x");
-        for code in 1..=9 {
+        for code in 1..=10 {
             let refusal = Refusal::from_code(code);
             assert_eq!(refusal.code(), code);
             let serve = async {
@@ -323,7 +435,7 @@ mod tests {
     #[tokio::test]
     async fn malformed_requests_are_refused_and_the_tunnel_lives() {
         let (near, far) = DuplexTunnel::pair();
-        let too_long = [&[MAGIC, VERSION, 4, 1][..], &[b'/'; 1025]].concat();
+        let too_long = [&[MAGIC, VERSION, 8, 1][..], &[b'/'; 2049]].concat();
         for (bytes, answer) in [
             (&b"GET / HTTP/1.1\r\n"[..], Refusal::Malformed),
             (&[MAGIC, 2, 0, 0], Refusal::Version),

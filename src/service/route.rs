@@ -2,7 +2,8 @@
 //!
 //! Three kinds of addresses, and each hop consumes a part of its address, so that nothing can go in circles:
 //!
-//! - `/target/<name>`: the target of that name that the answering node has declared.
+//! - `/target/<name>`: the target of that name that the answering node has declared. A `/udp` behind it, and behind the
+//!   next, asks for datagrams.
 //! - `/tunnel/<name>/<tunnel id or any>`: into a tunnel that the answering node holds, and there to `/target/<name>`.
 //! - `/via/<node id>/…`: over one tunnel to that node, and there to the rest, which is one of the two above.
 //!
@@ -33,29 +34,58 @@ pub trait TunnelLookup: Send + Sync {
     fn node(&self, node: NodeId) -> Option<ArcTunnel>;
 }
 
+/// What goes over a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Kind {
+    /// Bytes, as of TCP.
+    #[default]
+    Stream,
+    /// Datagrams, as of UDP.
+    Datagrams,
+}
+
 /// What an address asks a node to forward to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteTarget {
     /// A target that the node has declared.
-    Target(TunnelName),
+    Target(TunnelName, Kind),
     /// A tunnel of this name that the node holds; any, if there is no id.
-    Tunnel(TunnelName, Option<TunnelId>),
+    Tunnel(TunnelName, Option<TunnelId>, Kind),
     /// One of the above at another node.
     Via(NodeId, Box<Self>),
+}
+
+impl Kind {
+    fn parse(segments: &[String]) -> Option<Self> {
+        match segments {
+            [] => Some(Self::Stream),
+            [udp] if udp == "udp" => Some(Self::Datagrams),
+            _ => None,
+        }
+    }
+
+    fn segment(self) -> Option<String> {
+        (self == Self::Datagrams).then(|| "udp".into())
+    }
 }
 
 impl RouteTarget {
     /// Reads the segments of an address; `None` if it is about something else, or malformed.
     pub fn parse(segments: &[String]) -> Option<Self> {
-        let (kind, rest) = segments.split_first()?;
-        match (kind.as_str(), rest) {
-            ("target", [name]) => Some(Self::Target(name.parse().ok()?)),
-            ("tunnel", [name, any]) if any == "any" => Some(Self::Tunnel(name.parse().ok()?, None)),
-            ("tunnel", [name, id]) => Some(Self::Tunnel(name.parse().ok()?, Some(id.parse().ok()?))),
-            ("via", [node, rest @ ..]) => match Self::parse(rest)? {
+        let (family, rest) = segments.split_first()?;
+        if family == "via" {
+            let (node, rest) = rest.split_first()?;
+            return match Self::parse(rest)? {
                 Self::Via(..) => None,
                 inner => Some(Self::Via(node.parse().ok()?, Box::new(inner))),
-            },
+            };
+        }
+        match (family.as_str(), rest) {
+            ("target", [name, kind @ ..]) => Some(Self::Target(name.parse().ok()?, Kind::parse(kind)?)),
+            ("tunnel", [name, id, kind @ ..]) => {
+                let id = if id == "any" { None } else { Some(id.parse().ok()?) };
+                Some(Self::Tunnel(name.parse().ok()?, id, Kind::parse(kind)?))
+            }
             _ => None,
         }
     }
@@ -67,10 +97,16 @@ impl RouteTarget {
 
     fn segments(&self) -> Vec<String> {
         match self {
-            Self::Target(name) => vec!["target".into(), name.to_string()],
-            Self::Tunnel(name, id) => {
+            Self::Target(name, kind) => {
+                let mut segments = vec!["target".into(), name.to_string()];
+                segments.extend(kind.segment());
+                segments
+            }
+            Self::Tunnel(name, id, kind) => {
                 let id = id.map_or_else(|| "any".into(), |id| id.to_string());
-                vec!["tunnel".into(), name.to_string(), id]
+                let mut segments = vec!["tunnel".into(), name.to_string(), id];
+                segments.extend(kind.segment());
+                segments
             }
             Self::Via(node, inner) => {
                 let mut segments = vec!["via".into(), node.to_string()];
@@ -96,13 +132,13 @@ impl<L: TunnelLookup> RouteService<L> {
     /// The tunnel to go through and what to ask for at its other end.
     fn next_hop(&self, target: RouteTarget) -> Option<(ArcTunnel, RouteAddress)> {
         match target {
-            RouteTarget::Target(_) => None,
-            RouteTarget::Tunnel(name, None) => {
-                Some((self.lookup.named(&name)?, RouteTarget::Target(name).address()))
+            RouteTarget::Target(..) => None,
+            RouteTarget::Tunnel(name, None, kind) => {
+                Some((self.lookup.named(&name)?, RouteTarget::Target(name, kind).address()))
             }
-            RouteTarget::Tunnel(name, Some(id)) => {
+            RouteTarget::Tunnel(name, Some(id), kind) => {
                 let (bears, tunnel) = self.lookup.tunnel(id)?;
-                (bears == name).then(|| (tunnel, RouteTarget::Target(name).address()))
+                (bears == name).then(|| (tunnel, RouteTarget::Target(name, kind).address()))
             }
             RouteTarget::Via(node, inner) => Some((self.lookup.node(node)?, inner.address())),
         }
@@ -153,7 +189,9 @@ mod tests {
         let node = NodeId::from_bytes([3; 32]);
         for text in [
             "/target/web".to_owned(),
+            "/target/web/udp".to_owned(),
             "/tunnel/web/any".to_owned(),
+            "/tunnel/web/any/udp".to_owned(),
             "/tunnel/web/0123456789abcdef".to_owned(),
             format!("/via/{node}/target/web"),
             format!("/via/{node}/tunnel/web/any"),

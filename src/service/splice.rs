@@ -1,23 +1,19 @@
 //! Joining two byte streams so that neither end can tell: half-close, resets and back-pressure pass through.
 //!
 //! Nothing is queued here beyond one batch per direction: a reader that stops reading stops the writer at the far end.
-//! From a tunnel to TCP the chunks of several datagrams go out in one vectored write, for with fair scheduling each
+//! From a tunnel to a socket the chunks of several datagrams go out in one vectored write, for with fair scheduling each
 //! datagram belongs to another stream. Waiting for more to come together is worth it only while data flows in bulk, so
 //! that small messages do not pay for it.
 
-use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::pin::pin;
 
 use bytes::{Buf, Bytes, BytesMut};
-use socket2::SockRef;
-use tokio::io::{AsyncWrite, AsyncWriteExt, Interest};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 
+use super::socket::LocalSocket;
 use crate::tunnel::{Closed, ReadError, RecvHalf, SendHalf, Stopped, StreamCode, TunnelStream, WriteError};
 
-/// The most that one read takes from TCP.
+/// The most that one read takes from a socket.
 const MAX_READ: usize = 64 * 1024;
 /// Where the size of reads begins and what an idle connection holds at most.
 const MIN_READ: usize = 2 * 1024;
@@ -30,9 +26,9 @@ const BULK: usize = 16 * 1024;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpliceError {
-    /// The TCP connection was reset or failed.
-    #[error("TCP connection broke")]
-    Tcp(#[from] io::Error),
+    /// The connection of this machine was reset or failed.
+    #[error("connection broke")]
+    Socket(#[from] io::Error),
     /// The stream was reset by its peer.
     #[error("stream broke")]
     Read(#[from] ReadError),
@@ -41,31 +37,17 @@ pub enum SpliceError {
     Closed(#[from] Closed),
 }
 
-/// Makes dropping a TCP connection reset it, whatever the reason; [`drop_in_order`] takes that back.
-pub(super) fn reset_on_drop(tcp: &TcpStream) -> io::Result<()> {
-    tcp.set_zero_linger()
-}
-
-fn drop_in_order(tcp: &TcpStream) -> io::Result<()> {
-    SockRef::from(tcp).set_linger(None)
-}
-
-/// Joins a TCP connection and a stream until both directions have ended.
+/// Joins a connection of this machine and a stream until both directions have ended.
 ///
 /// An end passes through as an end, and a reset as a reset. Cancelled, it resets both.
 ///
 /// # Errors
 ///
 /// [`SpliceError`]; the other side has been reset as well.
-pub async fn splice_tcp(mut tcp: TcpStream, stream: TunnelStream) -> Result<(), SpliceError> {
-    reset_on_drop(&tcp)?;
+pub async fn splice(socket: LocalSocket, stream: TunnelStream) -> Result<(), SpliceError> {
     let TunnelStream { mut send, mut recv } = stream;
-    let joined = {
-        let (read, write) = tcp.split();
-        join(upload(read, &mut send), download(&mut recv, write)).await
-    };
-    match joined {
-        Ok(()) => Ok(drop_in_order(&tcp)?),
+    match join(&socket, upload(&socket, &mut send), download(&mut recv, &socket)).await {
+        Ok(()) => Ok(socket.drop_in_order()?),
         Err(broken) => {
             send.reset(StreamCode::RESET);
             recv.stop(StreamCode::RESET);
@@ -76,71 +58,63 @@ pub async fn splice_tcp(mut tcp: TcpStream, stream: TunnelStream) -> Result<(), 
 
 /// Runs both directions to their ends. A connection whose upload has ended is still watched for a reset, which its
 /// download would notice only with the next byte.
-async fn join<'a>(
-    upload: impl Future<Output = Result<ReadHalf<'a>, SpliceError>>,
+async fn join(
+    socket: &LocalSocket,
+    upload: impl Future<Output = Result<(), SpliceError>>,
     download: impl Future<Output = Result<(), SpliceError>>,
 ) -> Result<(), SpliceError> {
     let mut upload = pin!(upload);
     let mut download = pin!(download);
     tokio::select! {
-        read = &mut upload => {
-            let read = read?;
+        ended = &mut upload => {
+            ended?;
             tokio::select! {
                 biased;
                 ended = &mut download => ended,
-                broken = reset_of(&read) => match broken? {},
+                broken = socket.broken() => Err(broken.into()),
             }
         }
         ended = &mut download => {
             ended?;
-            upload.await.map(drop)
+            upload.await
         }
     }
 }
 
-async fn reset_of(read: &ReadHalf<'_>) -> io::Result<Infallible> {
-    loop {
-        let ready = read.ready(Interest::ERROR).await?;
-        if ready.is_error() {
-            let error = SockRef::from(read.as_ref()).take_error()?;
-            return Err(error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
-        }
-    }
-}
-
-/// From TCP to the tunnel. If the far end stops reading, this direction has ended: what comes back may still be good.
-async fn upload<'a>(tcp: ReadHalf<'a>, send: &mut SendHalf) -> Result<ReadHalf<'a>, SpliceError> {
+/// To the tunnel. If the far end stops reading, this direction has ended: what comes back may still be good.
+async fn upload(socket: &LocalSocket, send: &mut SendHalf) -> Result<(), SpliceError> {
     let mut stopped = pin!(send.stopped());
     let mut buffer = BytesMut::new();
     let mut size = MIN_READ;
     loop {
-        // Idle connections, of which there are many, hold no more than this.
-        if buffer.capacity() > MIN_READ {
-            buffer = BytesMut::new();
-        }
+        // Idle connections, of which there are many, hold nothing.
+        buffer = if size > MIN_READ { buffer } else { BytesMut::new() };
         let readable = tokio::select! {
-            readable = tcp.readable() => readable,
-            stopped = &mut stopped => return ended_by(stopped).map(|()| tcp),
+            readable = socket.readable() => readable,
+            stopped = &mut stopped => return ended_by(stopped),
         };
         readable?;
         if buffer.capacity() < size / 2 {
             buffer = BytesMut::with_capacity(size);
         }
         let room = buffer.capacity();
-        let read = match tcp.try_read_buf(&mut buffer) {
+        let read = match socket.try_read_buf(&mut buffer) {
             Ok(0) => {
                 // Stopped by the peer meanwhile: then the end is no news to it.
                 let _stopped = send.finish();
-                return Ok(tcp);
+                return Ok(());
             }
             Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                size = MIN_READ;
+                continue;
+            }
             Err(error) => return Err(error.into()),
         };
         size = if read == room { MAX_READ.min(size * 4) } else { MIN_READ.max(size / 2) };
         match send.write_chunk(buffer.split().freeze()).await {
             Ok(()) => {}
-            Err(WriteError::Stopped(_) | WriteError::Ended) => return Ok(tcp),
+            Err(WriteError::Stopped(_) | WriteError::Ended) => return Ok(()),
             Err(WriteError::Closed(closed)) => return Err(closed.into()),
         }
     }
@@ -153,22 +127,24 @@ fn ended_by(stopped: Stopped) -> Result<(), SpliceError> {
     }
 }
 
-/// From the tunnel to TCP.
-async fn download(recv: &mut RecvHalf, mut tcp: WriteHalf<'_>) -> Result<(), SpliceError> {
-    let mut chunks = [const { Bytes::new() }; MAX_CHUNKS];
-    while let Some(filled) = recv.read_chunks(&mut chunks).await? {
-        let chunks = &mut chunks[..filled];
-        let bytes: usize = chunks.iter().map(Bytes::len).sum();
-        write_vectored(&mut tcp, chunks).await?;
+/// From the tunnel.
+async fn download(recv: &mut RecvHalf, socket: &LocalSocket) -> Result<(), SpliceError> {
+    // Not on the stack of the task: idle connections, of which there are many, would all hold it.
+    let mut chunks: Vec<Bytes> = Vec::new();
+    loop {
+        chunks.resize(MAX_CHUNKS, Bytes::new());
+        let Some(filled) = recv.read_chunks(&mut chunks).await? else { break };
+        let bytes: usize = chunks[..filled].iter().map(Bytes::len).sum();
+        write_vectored(socket, &mut chunks[..filled]).await?;
         if bytes >= BULK {
             tokio::task::yield_now().await;
         }
     }
-    Ok(tcp.shutdown().await?)
+    Ok(socket.finish()?)
 }
 
 /// Writes all chunks and leaves them empty, so that no memory is held while waiting for the next ones.
-async fn write_vectored(tcp: &mut (impl AsyncWrite + Unpin), chunks: &mut [Bytes]) -> io::Result<()> {
+async fn write_vectored(socket: &LocalSocket, chunks: &mut [Bytes]) -> io::Result<()> {
     let mut first = 0;
     loop {
         while chunks.get(first).is_some_and(Bytes::is_empty) {
@@ -177,14 +153,15 @@ async fn write_vectored(tcp: &mut (impl AsyncWrite + Unpin), chunks: &mut [Bytes
         if first == chunks.len() {
             return Ok(());
         }
-        let mut slices = [IoSlice::new(&[]); MAX_CHUNKS];
-        for (slice, chunk) in slices.iter_mut().zip(&chunks[first..]) {
-            *slice = IoSlice::new(chunk);
-        }
-        let mut written = tcp.write_vectored(&slices[..chunks.len() - first]).await?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
+        let mut written = match try_write(socket, &chunks[first..]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                socket.writable().await?;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         for chunk in &mut chunks[first..] {
             let taken = written.min(chunk.len());
             if taken == chunk.len() {
@@ -198,6 +175,14 @@ async fn write_vectored(tcp: &mut (impl AsyncWrite + Unpin), chunks: &mut [Bytes
             }
         }
     }
+}
+
+fn try_write(socket: &LocalSocket, chunks: &[Bytes]) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); MAX_CHUNKS];
+    for (slice, chunk) in slices.iter_mut().zip(chunks) {
+        *slice = IoSlice::new(chunk);
+    }
+    socket.try_write_vectored(&slices[..chunks.len().min(MAX_CHUNKS)])
 }
 
 /// Joins two streams until both directions have ended, each in its own way: ends, resets and stops pass through with

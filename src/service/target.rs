@@ -1,19 +1,27 @@
-//! Targets: the local services that a node declares, by name. Who opens a stream names one of them, never an address.
+//! Targets: the local services that a node has declared, and the only things that peers can have it talk to.
+//!
+//! A peer names a target and never an address. What the name stands for is resolved here, and the very address that is
+//! dialled is checked: nobody can be talked into reaching link-local addresses, multicast, the secrets of a cloud, or this
+//! node itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::{TcpStream, UdpSocket, UnixStream, lookup_host};
 use tokio::time::timeout;
 
+use super::program::{Program, Running};
+use super::route::Kind;
+use super::socket::LocalSocket;
 use crate::id::{TunnelId, TunnelName};
 
-/// How long a target may take to be resolved and connected to: less than its opener waits, so that it learns why.
+/// How long connecting to a target may take, name resolution included: less than its opener waits for an answer.
 pub const TARGET_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Addresses at which clouds tell secrets to whoever asks, beyond the link-local ones.
@@ -22,24 +30,53 @@ const METADATA: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
 ];
 
-/// Where a local service is: `host:port`, the host a name or an address, IPv6 in brackets.
+/// Where a local service is.
+///
+/// As text `host:port`, the host a name or an address, IPv6 in brackets; `udp:host:port`; `unix:/path`; or
+/// `stdio:/path/of/program argument …`, which is run once for each stream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Target {
+pub enum Target {
+    /// TCP.
+    Tcp(HostPort),
+    /// UDP, datagram by datagram.
+    Udp(HostPort),
+    /// A unix socket of streams.
+    Unix(PathBuf),
+    /// The input and output of a program.
+    Program(Program),
+}
+
+/// A host, by name or address, and a port of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HostPort {
     host: String,
     port: u16,
 }
 
 /// A text is not a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a target is host:port, with a port from 1 to 65535 and IPv6 addresses in brackets")]
-pub struct ParseTargetError;
+#[non_exhaustive]
+pub enum ParseTargetError {
+    /// A host and a port are expected.
+    #[error("a target is host:port, with a port from 1 to 65535 and IPv6 addresses in brackets")]
+    HostPort,
+    /// The path is not absolute, or longer than the path of a unix socket can be.
+    #[error(
+        "a unix target is unix:/path, with an absolute path of at most {} bytes",
+        super::socket::MAX_PATH_LEN
+    )]
+    Path,
+    /// The program is not named by an absolute path.
+    #[error("a program is stdio:/path/of/program and its arguments, separated by blanks; there is no shell")]
+    Program,
+}
 
-impl FromStr for Target {
+impl FromStr for HostPort {
     type Err = ParseTargetError;
 
     fn from_str(text: &str) -> Result<Self, ParseTargetError> {
-        let (host, port) = text.rsplit_once(':').ok_or(ParseTargetError)?;
-        let port = port.parse::<u16>().ok().filter(|&port| port > 0).ok_or(ParseTargetError)?;
+        let (host, port) = text.rsplit_once(':').ok_or(ParseTargetError::HostPort)?;
+        let port = port.parse::<u16>().ok().filter(|&port| port > 0).ok_or(ParseTargetError::HostPort)?;
         let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let legal = match bracketed {
             Some(address) => address.parse::<Ipv6Addr>().is_ok(),
@@ -49,16 +86,44 @@ impl FromStr for Target {
             }
         };
         let host = bracketed.unwrap_or(host).to_owned();
-        if legal { Ok(Self { host, port }) } else { Err(ParseTargetError) }
+        if legal { Ok(Self { host, port }) } else { Err(ParseTargetError::HostPort) }
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
             write!(f, "[{}]:{}", self.host, self.port)
         } else {
             write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = ParseTargetError;
+
+    fn from_str(text: &str) -> Result<Self, ParseTargetError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = super::socket::legal_path(path).ok_or(ParseTargetError::Path)?;
+            Ok(Self::Unix(path))
+        } else if let Some(program) = text.strip_prefix("stdio:") {
+            Ok(Self::Program(program.parse().map_err(|_illegal| ParseTargetError::Program)?))
+        } else if let Some(host) = text.strip_prefix("udp:") {
+            Ok(Self::Udp(host.parse()?))
+        } else {
+            Ok(Self::Tcp(text.parse()?))
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(host) => write!(f, "{host}"),
+            Self::Udp(host) => write!(f, "udp:{host}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Program(program) => write!(f, "stdio:{program}"),
         }
     }
 }
@@ -76,8 +141,8 @@ pub enum DialTargetError {
         #[source]
         source: io::Error,
     },
-    /// None of its addresses is one that is ever dialled.
-    #[error("{target} has only addresses that are not dialled")]
+    /// None of its addresses is one that is ever dialled: see the module's documentation.
+    #[error("{target} is not dialled: it is special, or this node itself")]
     Forbidden {
         /// The target.
         target: Target,
@@ -99,36 +164,101 @@ pub enum DialTargetError {
     },
 }
 
+/// A target that was reached.
+#[derive(Debug)]
+pub(super) enum Dialled {
+    Stream(LocalSocket),
+    /// A program, which ends with the second.
+    Program(LocalSocket, Running),
+    Datagrams(UdpSocket),
+}
+
+/// What of this very node must not be reached by way of a target: tunnels would lead into themselves, and peers to the
+/// commands of the node's owner.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Own {
+    tcp: BTreeSet<u16>,
+    udp: BTreeSet<u16>,
+    paths: BTreeSet<PathBuf>,
+}
+
 impl Target {
-    /// Resolves the host and connects to the first of its addresses that takes the connection. What is checked is the
-    /// very address that is dialled.
-    ///
-    /// # Errors
-    ///
-    /// [`DialTargetError`], after [`TARGET_TIMEOUT`] at the latest.
-    pub async fn dial(&self) -> Result<TcpStream, DialTargetError> {
-        match timeout(TARGET_TIMEOUT, self.connect()).await {
+    /// Whether it takes streams or datagrams.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Udp(_) => Kind::Datagrams,
+            Self::Tcp(_) | Self::Unix(_) | Self::Program(_) => Kind::Stream,
+        }
+    }
+
+    /// Connects; a host is resolved, and the first of its addresses that takes the connection serves.
+    async fn dial(&self, own: &Own) -> Result<Dialled, DialTargetError> {
+        match timeout(TARGET_TIMEOUT, self.connect(own)).await {
             Ok(dialled) => dialled,
             Err(_elapsed) => Err(DialTargetError::TimedOut { target: self.clone() }),
         }
     }
 
-    async fn connect(&self) -> Result<TcpStream, DialTargetError> {
-        let target = || self.clone();
-        let resolved = lookup_host((self.host.as_str(), self.port)).await;
-        let addresses = resolved.map_err(|source| DialTargetError::Resolve { target: target(), source })?;
+    async fn connect(&self, own: &Own) -> Result<Dialled, DialTargetError> {
+        let failed = |source| DialTargetError::Connect { target: self.clone(), source };
+        let host = match self {
+            Self::Tcp(host) | Self::Udp(host) => host,
+            Self::Unix(path) => {
+                if is_same_file(path, &own.paths) {
+                    return Err(DialTargetError::Forbidden { target: self.clone() });
+                }
+                let unix = UnixStream::connect(path).await.map_err(failed)?;
+                return Ok(Dialled::Stream(LocalSocket::Unix(unix)));
+            }
+            Self::Program(program) => {
+                let (socket, running) = program.start().map_err(failed)?;
+                return Ok(Dialled::Program(LocalSocket::Unix(socket), running));
+            }
+        };
+        let resolved = lookup_host((host.host.as_str(), host.port)).await;
+        let addresses =
+            resolved.map_err(|source| DialTargetError::Resolve { target: self.clone(), source })?;
         let mut refused = None;
-        for address in addresses.filter(|address| !is_forbidden(*address)) {
-            match TcpStream::connect(address).await {
-                Ok(tcp) => return Ok(tcp),
+        let ports = if self.kind() == Kind::Datagrams { &own.udp } else { &own.tcp };
+        for address in addresses.filter(|address| !is_forbidden(*address) && !is_own(*address, ports)) {
+            let dialled = match self.kind() {
+                Kind::Stream => {
+                    TcpStream::connect(address).await.map(|tcp| Dialled::Stream(LocalSocket::Tcp(tcp)))
+                }
+                Kind::Datagrams => connect_udp(address).await.map(Dialled::Datagrams),
+            };
+            match dialled {
+                Ok(dialled) => return Ok(dialled),
                 Err(error) => refused = Some(error),
             }
         }
         Err(match refused {
-            Some(source) => DialTargetError::Connect { target: target(), source },
-            None => DialTargetError::Forbidden { target: target() },
+            Some(source) => failed(source),
+            None => DialTargetError::Forbidden { target: self.clone() },
         })
     }
+}
+
+async fn connect_udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(address).await?;
+    Ok(socket)
+}
+
+fn is_same_file(path: &Path, own: &BTreeSet<PathBuf>) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_missing| path.to_owned());
+    own.iter().any(|own| real(own) == real(path))
+}
+
+/// Whether it is one of these ports of this machine, by whatever address.
+fn is_own(address: SocketAddr, ports: &BTreeSet<u16>) -> bool {
+    // Only addresses of this machine can be bound.
+    ports.contains(&address.port())
+        && (address.ip().to_canonical().is_loopback() || std::net::UdpSocket::bind((address.ip(), 0)).is_ok())
 }
 
 /// The prefix behind which a NAT64 has all of IPv4.
@@ -163,6 +293,7 @@ pub struct Declared {
 #[derive(Debug, Clone, Default)]
 pub struct TargetTable {
     targets: Arc<RwLock<BTreeMap<TunnelName, Declared>>>,
+    own: Arc<RwLock<Own>>,
 }
 
 impl TargetTable {
@@ -191,6 +322,31 @@ impl TargetTable {
         let targets = self.targets.read().unwrap_or_else(PoisonError::into_inner);
         targets.iter().map(|(name, declared)| (name.clone(), declared.clone())).collect()
     }
+
+    /// From now on nothing leads to this UDP port of this machine: the node itself listens there.
+    pub fn keep_from_udp(&self, port: u16) {
+        self.own.write().unwrap_or_else(PoisonError::into_inner).udp.insert(port);
+    }
+
+    /// From now on nothing leads to this unix socket: the node itself listens there.
+    pub fn keep_from_path(&self, path: impl Into<PathBuf>) {
+        self.own.write().unwrap_or_else(PoisonError::into_inner).paths.insert(path.into());
+    }
+
+    /// Whether nothing leads to this TCP port of this machine, because the node itself listens there.
+    pub fn keep_from_tcp(&self, port: u16, kept: bool) {
+        let mut own = self.own.write().unwrap_or_else(PoisonError::into_inner);
+        if kept {
+            own.tcp.insert(port)
+        } else {
+            own.tcp.remove(&port)
+        };
+    }
+
+    pub(super) async fn dial(&self, target: &Target) -> Result<Dialled, DialTargetError> {
+        let own = self.own.read().unwrap_or_else(PoisonError::into_inner).clone();
+        target.dial(&own).await
+    }
 }
 
 #[cfg(test)]
@@ -199,13 +355,37 @@ mod tests {
 
     #[test]
     fn a_target_survives_its_text() {
-        for text in ["localhost:80", "127.0.0.1:8080", "[::1]:443", "a_b.example-1.org:65535"] {
+        for text in [
+            "localhost:80",
+            "127.0.0.1:8080",
+            "[::1]:443",
+            "a_b.example-1.org:65535",
+            "udp:127.0.0.1:53",
+            "unix:/run/a b.sock",
+            "stdio:/bin/cat -u",
+        ] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
         }
-        for text in
-            ["", "localhost", ":80", "host:0", "host:65536", "::1:80", "[::1:80", "[host]:80", "a/b:80"]
-        {
-            assert_eq!(text.parse::<Target>(), Err(ParseTargetError), "{text}");
+        for text in [
+            "",
+            "localhost",
+            ":80",
+            "host:0",
+            "host:65536",
+            "::1:80",
+            "[::1:80",
+            "[host]:80",
+            "a/b:80",
+            "udp:x",
+        ] {
+            assert_eq!(text.parse::<Target>(), Err(ParseTargetError::HostPort), "{text}");
+        }
+        let long = format!("unix:/{}", "x".repeat(107));
+        for text in ["unix:", "unix:relative", &long] {
+            assert_eq!(text.parse::<Target>(), Err(ParseTargetError::Path), "{text}");
+        }
+        for text in ["stdio:", "stdio:cat", "stdio: /bin/cat"] {
+            assert_eq!(text.parse::<Target>(), Err(ParseTargetError::Program), "{text}");
         }
     }
 
@@ -239,9 +419,45 @@ mod tests {
         }
     }
 
+    async fn is_refused(targets: &TargetTable, text: &str) -> bool {
+        let dialled = targets.dial(&text.parse().unwrap()).await;
+        matches!(dialled, Err(DialTargetError::Forbidden { .. }))
+    }
+
     #[tokio::test]
     async fn a_forbidden_target_is_refused_without_a_packet() {
-        let target: Target = "169.254.169.254:80".parse().unwrap();
-        assert!(matches!(target.dial().await, Err(DialTargetError::Forbidden { .. })));
+        let targets = TargetTable::new();
+        assert!(is_refused(&targets, "169.254.169.254:80").await);
+        assert!(is_refused(&targets, "udp:224.0.0.1:80").await);
+    }
+
+    #[tokio::test]
+    async fn nothing_leads_to_where_the_node_itself_listens() {
+        let directory = tempfile::tempdir().unwrap();
+        let (admin, alias) = (directory.path().join("admin.sock"), directory.path().join("alias.sock"));
+        let _unix = tokio::net::UnixListener::bind(&admin).unwrap();
+        std::os::unix::fs::symlink(&admin, &alias).unwrap();
+        let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (tcp, udp) = (tcp.local_addr().unwrap(), udp.local_addr().unwrap());
+        let texts = [
+            tcp.to_string(),
+            format!("udp:{udp}"),
+            format!("udp:[::ffff:127.0.0.1]:{}", udp.port()),
+            format!("unix:{}", admin.display()),
+            format!("unix:{}", alias.display()),
+        ];
+        let targets = TargetTable::new();
+        for text in &texts {
+            assert!(!is_refused(&targets, text).await, "{text}");
+        }
+        targets.keep_from_tcp(tcp.port(), true);
+        targets.keep_from_udp(udp.port());
+        targets.keep_from_path(&admin);
+        for text in &texts {
+            assert!(is_refused(&targets, text).await, "{text}");
+        }
+        targets.keep_from_tcp(tcp.port(), false);
+        assert!(!is_refused(&targets, &texts[0]).await);
     }
 }

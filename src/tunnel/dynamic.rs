@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +29,7 @@ trait DynTunnel: std::fmt::Debug + Send + Sync {
     fn allow_streams(&self, max: u32);
     fn send_datagram(&self, datagram: Bytes) -> Result<(), DatagramError>;
     fn read_datagram(&self) -> Boxed<'_, Result<Bytes, Closed>>;
+    fn streams(&self) -> usize;
     fn rtt(&self) -> Duration;
     fn remote(&self) -> Arc<str>;
     fn identity(&self) -> Option<NodeId>;
@@ -70,6 +72,10 @@ impl<T: Tunnel> DynTunnel for T {
         Box::pin(Tunnel::read_datagram(self))
     }
 
+    fn streams(&self) -> usize {
+        Tunnel::streams(self)
+    }
+
     fn rtt(&self) -> Duration {
         Tunnel::rtt(self)
     }
@@ -91,13 +97,15 @@ pub struct ArcTunnel(Arc<Loaded<dyn DynTunnel>>);
 struct Loaded<T: ?Sized> {
     #[expect(deprecated, reason = "the place of what is deprecated")]
     baggage: Baggage,
+    /// Whether another tunnel to the same peer is to be preferred.
+    retired: AtomicBool,
     tunnel: T,
 }
 
 impl ArcTunnel {
     /// Shares a tunnel.
     pub fn new(tunnel: impl Tunnel) -> Self {
-        Self(Arc::new(Loaded { baggage: Default::default(), tunnel }))
+        Self(Arc::new(Loaded { baggage: Default::default(), retired: AtomicBool::new(false), tunnel }))
     }
 
     /// The values that ride on the tunnel.
@@ -105,6 +113,17 @@ impl ArcTunnel {
     #[expect(deprecated, reason = "gives what is deprecated")]
     pub fn baggage(&self) -> &Baggage {
         &self.0.baggage
+    }
+
+    /// From now on prefers another tunnel to the same peer for new streams, if there is one: this one only lives
+    /// until its streams have ended.
+    pub fn retire(&self) {
+        self.0.retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether another tunnel to the same peer is to be preferred.
+    pub fn is_retired(&self) -> bool {
+        self.0.retired.load(Ordering::Relaxed)
     }
 
     /// Whether both are handles of the same tunnel.
@@ -164,6 +183,10 @@ impl Tunnel for ArcTunnel {
 
     async fn read_datagram(&self) -> Result<Bytes, Closed> {
         self.0.tunnel.read_datagram().await
+    }
+
+    fn streams(&self) -> usize {
+        self.0.tunnel.streams()
     }
 
     fn rtt(&self) -> Duration {

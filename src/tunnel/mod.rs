@@ -147,6 +147,9 @@ pub trait Tunnel:
     /// [`Closed`] if the tunnel has ended.
     fn read_datagram(&self) -> impl Future<Output = Result<Bytes, Closed>> + Send;
 
+    /// How many streams live, of either side: as long as either of a stream's halves is held here.
+    fn streams(&self) -> usize;
+
     /// The present estimate of the round-trip time; zero in memory.
     fn rtt(&self) -> Duration;
 

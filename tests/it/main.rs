@@ -10,4 +10,5 @@ mod crash;
 mod demo;
 mod mesh;
 mod program;
+mod route;
 mod usage;

@@ -146,6 +146,11 @@ impl Agent {
         snomesh(&[&["--agent", self.admin.to_str().unwrap()], args].concat())
     }
 
+    /// Runs a command against this node with something to read.
+    pub(crate) fn run_reading(&self, args: &[&str], input: Vec<u8>) -> Run {
+        snomesh_reading(&[&["--agent", self.admin.to_str().unwrap()], args].concat(), input)
+    }
+
     /// Runs a command that must succeed.
     pub(crate) fn ok(&self, args: &[&str]) -> Run {
         let run = self.run(args);

@@ -4,12 +4,13 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
 
 use super::*;
 use crate::id::TunnelName;
 use crate::service::{
-    Declared, OpenError, Refusal, RouteService, TargetTable, TcpListenerProxy, TcpProxyService,
+    Declared, Listen, ListenerProxy, OpenError, Refusal, RouteService, TargetService, TargetTable,
+    UdpListenerProxy,
 };
 
 fn name(text: &str) -> TunnelName {
@@ -35,14 +36,14 @@ fn declare(targets: &TargetTable, text: &str, address: SocketAddr) {
 struct Rig {
     targets: TargetTable,
     opener: Trusting,
-    _holder: Trusting<TcpProxyService>,
+    _holder: Trusting<TargetService>,
     tunnel: ArcTunnel,
 }
 
 impl Rig {
     async fn new() -> Self {
         let targets = TargetTable::new();
-        let holder = trusting(TcpProxyService::new(targets.clone()));
+        let holder = trusting(TargetService::new(targets.clone()));
         let opener = trusting(ServiceRegistry::new());
         let (peer, _) = joined((&opener, node(1)), (&holder, node(2))).await;
         Self { targets, opener, _holder: holder, tunnel: peer.tunnel }
@@ -50,16 +51,21 @@ impl Rig {
 
     /// Opens a local port whose visitors get to `/target/<text>`.
     async fn bind(&self, text: &str) -> (SocketAddr, CancellationToken) {
-        let proxy = TcpListenerProxy::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let local = proxy.local_addr().unwrap();
+        let proxy = ListenerProxy::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let Listen::Tcp(local) = proxy.local_addr().unwrap() else { unreachable!("bound to TCP") };
+        (local, self.serve(proxy, &format!("/target/{text}")))
+    }
+
+    /// Lets visitors of a listener get to an address of the other node.
+    fn serve(&self, proxy: ListenerProxy, text: &str) -> CancellationToken {
         let stop = CancellationToken::new();
-        let (tunnel, asked) = (self.tunnel.clone(), address(&format!("/target/{text}")));
-        let open = move || {
+        let (tunnel, asked) = (self.tunnel.clone(), address(text));
+        let open = move |_| {
             let (tunnel, asked) = (tunnel.clone(), asked.clone());
             async move { open(&tunnel, &asked).await }
         };
         tokio::spawn(proxy.run(open, stop.clone()));
-        (local, stop)
+        stop
     }
 
     /// A visitor of a target and the target's end of its connection.
@@ -202,14 +208,14 @@ async fn an_opener_gets_declared_targets_only_and_is_told_why_not() {
 struct Line {
     opener: Trusting,
     relay: Trusting<RouteService<PeersView>>,
-    holder: Trusting<TcpProxyService>,
+    holder: Trusting<TargetService>,
     targets: TargetTable,
 }
 
 impl Line {
     async fn new() -> Self {
         let targets = TargetTable::new();
-        let holder = trusting(TcpProxyService::new(targets.clone()));
+        let holder = trusting(TargetService::new(targets.clone()));
         let builder = ModularDaemon::builder().authentication(NoOp::named(name("web")));
         let route = RouteService::new(builder.peers());
         let relay = builder.services(route).build();
@@ -264,4 +270,94 @@ async fn a_forwarder_says_what_it_does_not_have_and_what_the_next_node_answered(
         assert_eq!(line.open(&route).await.unwrap_err(), OpenError::Refused(refusal), "{route}");
     }
     assert_eq!(line.holder.peers().len(), 1);
+}
+
+/// FEATURES P1, P2.
+#[tokio::test]
+async fn unix_sockets_serve_at_both_ends() {
+    let rig = Rig::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let (service, door) = (directory.path().join("service"), directory.path().join("door"));
+    let listener = UnixListener::bind(&service).unwrap();
+    let target = format!("unix:{}", service.display()).parse().unwrap();
+    rig.targets.declare(name("web"), Declared { target, id: None });
+    let stop = rig.serve(ListenerProxy::bind_unix(&door).unwrap(), "/target/web");
+    let (visitor, accepted) = tokio::join!(UnixStream::connect(&door), listener.accept());
+    let (mut visitor, mut target) = (visitor.unwrap(), accepted.unwrap().0);
+    visitor.write_all(b"question").await.unwrap();
+    visitor.shutdown().await.unwrap();
+    let mut heard = Vec::new();
+    target.read_to_end(&mut heard).await.unwrap();
+    assert_eq!(heard, b"question");
+    target.write_all(b"answer").await.unwrap();
+    drop(target);
+    let mut answer = Vec::new();
+    visitor.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, b"answer");
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn a_program_is_run_for_each_stream_and_sees_the_end_of_its_input() {
+    let rig = Rig::new().await;
+    let target = "stdio:/usr/bin/env -i /usr/bin/sort".parse().unwrap();
+    rig.targets.declare(name("sort"), Declared { target, id: None });
+    for (input, output) in [("b\na\n", "a\nb\n"), ("2\n1\n", "1\n2\n")] {
+        let mut stream = open(&rig.tunnel, &address("/target/sort")).await.unwrap();
+        stream.send.write_all(input.as_bytes()).await.unwrap();
+        stream.send.finish().unwrap();
+        let mut sorted = Vec::new();
+        stream.recv.read_to_end(&mut sorted).await.unwrap();
+        assert_eq!(sorted, output.as_bytes());
+    }
+    let target = "stdio:/nowhere/at/all".parse().unwrap();
+    rig.targets.declare(name("none"), Declared { target, id: None });
+    let refused = open(&rig.tunnel, &address("/target/none")).await.unwrap_err();
+    assert_eq!(refused, OpenError::Refused(Refusal::TargetUnreachable));
+}
+
+/// FEATURES P1.
+#[tokio::test]
+async fn datagrams_pass_one_by_one_and_each_source_hears_its_own() {
+    let rig = Rig::new().await;
+    let service = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let target = format!("udp:{}", service.local_addr().unwrap()).parse().unwrap();
+    rig.targets.declare(name("dns"), Declared { target, id: None });
+    let proxy = UdpListenerProxy::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let door = proxy.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let tunnel = rig.tunnel.clone();
+    let opening = move |_| {
+        let tunnel = tunnel.clone();
+        async move { open(&tunnel, &address("/target/dns/udp")).await }
+    };
+    tokio::spawn(proxy.run(opening, stop.clone()));
+    let mut sources = Vec::new();
+    for number in 0..3_u8 {
+        let source = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        source.connect(door).await.unwrap();
+        // An empty one, a small one, and one that fits no packet of the path.
+        for len in [0, 1, 20_000] {
+            source.send(&vec![number; len]).await.unwrap();
+            let mut buffer = vec![9; 65_536];
+            let (heard, from) = service.recv_from(&mut buffer).await.unwrap();
+            assert_eq!((heard, &buffer[..heard]), (len, &vec![number; len][..]));
+            service.send_to(&[number, 100], from).await.unwrap();
+            let heard = source.recv(&mut buffer).await.unwrap();
+            assert_eq!(&buffer[..heard], [number, 100]);
+        }
+        sources.push(source);
+    }
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn streams_and_datagrams_are_not_taken_for_each_other() {
+    let rig = Rig::new().await;
+    declare(&rig.targets, "web", nowhere().await);
+    rig.targets.declare(name("dns"), Declared { target: "udp:127.0.0.1:53".parse().unwrap(), id: None });
+    for text in ["/target/web/udp", "/target/dns"] {
+        let refused = open(&rig.tunnel, &address(text)).await.unwrap_err();
+        assert_eq!(refused, OpenError::Refused(Refusal::OtherKind), "{text}");
+    }
 }

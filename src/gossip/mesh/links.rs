@@ -49,7 +49,10 @@ impl Mesh {
                 std::cmp::Ordering::Equal if matches!(new.side, Side::Connect(_)) => *rival.min(&link),
                 std::cmp::Ordering::Equal => continue,
             };
-            self.close(now, loser, CloseReason::Duplicate);
+            // Two nodes that call each other at once: both choose the same link, and the other one is as good.
+            let raced = old.generation == new.generation && preferred(old) != preferred(new);
+            let reason = if raced { CloseReason::Duplicate } else { CloseReason::Replaced };
+            self.close(now, loser, reason);
         }
         if rivals.is_empty() {
             self.outputs.push_back(Output::Event(Event::LinkUp { peer }));

@@ -9,6 +9,8 @@
 //! | `GET /v1/tunnels` | [`TunnelList`](super::api::TunnelList) |
 //! | `PUT /v1/tunnels/{name}` | exposes a service: [`Expose`](super::api::Expose) to [`Exposed`](super::api::Exposed) |
 //! | `DELETE /v1/tunnels/{name}` | takes it back |
+//! | `GET /v1/resolve?to=&policy=&explain=` | which tunnels are meant: [`Resolution`](super::api::Resolution) |
+//! | `POST /v1/connect?to=&policy=` | a stream to a tunnel: upgrades to [`CONNECT_PROTOCOL`](super::api::CONNECT_PROTOCOL) |
 //! | `GET /v1/binds` | [`BindList`](super::api::BindList) |
 //! | `POST /v1/binds` | binds a local address: [`Bind`](super::api::Bind), port 0 takes a free one |
 //! | `DELETE /v1/binds/{listen}` | takes it back |

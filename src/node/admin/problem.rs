@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::mesh::{CommandError, Stopped};
+use crate::mesh::{CommandError, RouteError, Stopped};
 use crate::node::api::{Code, Problem};
 use crate::node::forwards::ForwardError;
 
@@ -60,6 +60,34 @@ impl From<CommandError> for Problem {
             }
         }
     }
+}
+
+impl From<RouteError> for Problem {
+    fn from(error: RouteError) -> Self {
+        let title = described(&error);
+        match error {
+            RouteError::Stopped(stopped) => stopped.into(),
+            RouteError::NotFound { destination } => Self::not_found(title).hint(format!(
+                "see what there is, and why it is not meant: snomesh resolve --explain '{destination}'"
+            )),
+            RouteError::NoWay { .. } | RouteError::Open(_) => {
+                Self::new(StatusCode::BAD_GATEWAY, Code::Unreachable, title)
+            }
+        }
+    }
+}
+
+/// An error and its causes in one line.
+fn described(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if !text.ends_with(&cause.to_string()) {
+            text = format!("{text}: {cause}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 impl From<ForwardError> for Problem {

@@ -7,6 +7,7 @@ mod attribute;
 mod event;
 mod node;
 mod problem;
+mod route;
 mod status;
 mod tunnel;
 
@@ -14,6 +15,7 @@ pub use attribute::{Attribute, AttributeList, Bytes, Write};
 pub use event::Event;
 pub use node::{Node, NodeList, state_name};
 pub use problem::{Code, Problem};
+pub use route::{CONNECT_PROTOCOL, Candidate, Resolution};
 pub use status::{Counts, Digest, Seed, Status};
 pub use tunnel::{Bind, BindList, Expose, Exposed, Tunnel, TunnelList};
 

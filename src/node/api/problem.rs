@@ -30,6 +30,8 @@ pub enum Code {
     NotFound,
     /// There is no such method for this path.
     MethodNotAllowed,
+    /// The way is there, and what stands at its end does not answer.
+    Unreachable,
     /// Something else is in the way, for instance on an address.
     Conflict,
     /// It took too long.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Bytes;
+use crate::mesh::Policy;
 
 /// `GET /v1/tunnels`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,8 +68,15 @@ pub struct Exposed {
 pub struct Bind {
     /// Where it listens.
     pub listen: String,
-    /// The name of the tunnel.
+    /// Where it leads: the name of a tunnel, `NAME@NODE`, or a selector.
     pub tunnel: String,
+    /// Which of several holders comes first: `last`, `first`, `round-robin`, `nearest`, `random` or `hash:src`.
+    #[serde(default = "default_policy")]
+    pub policy: String,
+}
+
+fn default_policy() -> String {
+    Policy::default().to_string()
 }
 
 /// `GET /v1/binds`.

@@ -20,6 +20,7 @@ Exit codes:
   6    timed out
   7    conflict: an address, a name or a directory is in use
   8    degraded: the node runs, but is not ready
+  9    the tunnel's target cannot be reached
   10   the configuration is not valid, key files included
   74   the disk failed, or the state file is damaged
   130  ended by SIGINT (143: by SIGTERM) after a clean drain";
@@ -35,6 +36,7 @@ pub(super) enum Exit {
     TimedOut,
     Conflict,
     Degraded,
+    Unreachable,
     Configuration,
     Disk,
     Interrupted,
@@ -52,6 +54,7 @@ impl From<Exit> for ExitCode {
             Exit::TimedOut => 6,
             Exit::Conflict => 7,
             Exit::Degraded => 8,
+            Exit::Unreachable => 9,
             Exit::Configuration => 10,
             Exit::Disk => 74,
             Exit::Interrupted => 130,
@@ -125,6 +128,7 @@ impl From<ClientError> for Failure {
                     Code::TimedOut => Exit::TimedOut,
                     Code::NoRoom => Exit::Degraded,
                     Code::Unavailable => Exit::NoAgent,
+                    Code::Unreachable => Exit::Unreachable,
                     Code::Internal => Exit::Unexpected,
                 };
                 Self { exit, what: problem.title.clone(), hint: problem.hint.clone() }

@@ -1,23 +1,24 @@
 //! `expose`, `unexpose`, `bind`, `unbind`.
 
-use std::net::SocketAddr;
-
 use clap::Args;
 
+use super::attr::encode;
 use super::failure::{Exit, Failure};
 use super::parse;
 use super::screen::{Color, Format, Screen, remark};
 use super::up::Signals;
 use crate::id::TunnelName;
+use crate::mesh::{Destination, Policy};
 use crate::node::Client;
-use crate::node::api::{self, Exposed, Status, TunnelList};
-use crate::service::Target;
+use crate::node::api::{self, Exposed, Resolution, Status};
+use crate::service::{Listen, Target};
 
 #[derive(Debug, Args)]
 pub(super) struct Expose {
     /// What the tunnel is to be called: 1 to 63 of a-z 0-9 . -
     pub(super) name: TunnelName,
-    /// The service: HOST:PORT, or a port of 127.0.0.1
+    /// The service: HOST:PORT, or a port of 127.0.0.1; udp:HOST:PORT; unix:/PATH; or 'stdio:/PATH ARGUMENT…', a program
+    /// that is run for each connection
     #[arg(value_parser = parse::target)]
     pub(super) target: Target,
     /// Something to say of it, as often as you like
@@ -27,14 +28,32 @@ pub(super) struct Expose {
 
 #[derive(Debug, Args)]
 pub(super) struct Bind {
-    /// Where to listen: IP:PORT, or a port of 127.0.0.1; port 0 takes a free one
-    #[arg(value_parser = parse::listen)]
-    pub(super) listen: SocketAddr,
-    /// The tunnel
-    pub(super) name: TunnelName,
+    /// Where to listen: IP:PORT, or a port of 127.0.0.1; port 0 takes a free one, FIRST-LAST the lowest free one; or
+    /// udp:IP:PORT, or unix:/PATH
+    pub(super) listen: Listen,
+    #[command(flatten)]
+    pub(super) route: Route,
     /// Stay, and take the bind back at the end
     #[arg(long)]
     pub(super) foreground: bool,
+}
+
+/// Where streams go.
+#[derive(Debug, Args)]
+pub(super) struct Route {
+    /// The tunnel: NAME, NAME@NODE, or a selector like 'service=db,region in (eu,us),!canary'
+    #[arg(value_name = "NAME|SELECTOR")]
+    pub(super) to: Destination,
+    /// Which of several holders comes first: last, first, round-robin, nearest, random, hash:src
+    #[arg(long, default_value = "last")]
+    pub(super) policy: Policy,
+}
+
+impl Route {
+    /// As the query of a request.
+    pub(super) fn query(&self) -> String {
+        format!("to={}&policy={}", encode(&self.to.to_string()), encode(&self.policy.to_string()))
+    }
 }
 
 pub(super) async fn expose(client: &Client, screen: &mut Screen, expose: Expose) -> Result<(), Failure> {
@@ -66,19 +85,20 @@ pub(super) async fn bind(
     color: Color,
     bind: Bind,
 ) -> Result<Exit, Failure> {
-    let Bind { listen, name, foreground } = bind;
+    let Bind { listen, route, foreground } = bind;
+    let Route { to, policy } = &route;
     let mut signals = foreground.then(Signals::new).transpose()?;
-    let body = api::Bind { listen: listen.to_string(), tunnel: name.to_string() };
+    let body = api::Bind { listen: listen.to_string(), tunnel: to.to_string(), policy: policy.to_string() };
     let bound: api::Bind = client.post_json("/v1/binds", &body).await?;
     if matches!(screen.format(), Format::Json | Format::Jsonl) {
         screen.json(&bound)?;
     } else if screen.format() == Format::Name {
         screen.line(&bound.listen)?;
     }
-    screen.done(format!("{} → {name}", bound.listen))?;
-    let tunnels: TunnelList = client.get("/v1/tunnels").await?;
-    if !tunnels.tunnels.iter().any(|tunnel| tunnel.name == name.as_str() && tunnel.chosen) {
-        remark(color, &format!("nobody offers \"{name}\" yet; until then its visitors are turned away"));
+    screen.done(format!("{} → {to}", bound.listen))?;
+    let found: Resolution = client.get(&format!("/v1/resolve?{}", route.query())).await?;
+    if found.candidates.is_empty() {
+        remark(color, &format!("nobody offers \"{to}\" yet; until then its visitors are turned away"));
     }
     let Some(signals) = &mut signals else {
         screen.next(format!("Try it:        curl http://{}/", bound.listen))?;
@@ -86,12 +106,12 @@ pub(super) async fn bind(
         return Ok(Exit::Success);
     };
     let exit = signals.recv().await;
-    client.delete(&format!("/v1/binds/{}", bound.listen)).await?;
+    client.delete(&format!("/v1/binds/{}", encode(&bound.listen))).await?;
     screen.done(format!("{} is free again", bound.listen))?;
     Ok(exit)
 }
 
-pub(super) async fn unbind(client: &Client, screen: &mut Screen, listen: SocketAddr) -> Result<(), Failure> {
-    client.delete(&format!("/v1/binds/{listen}")).await?;
+pub(super) async fn unbind(client: &Client, screen: &mut Screen, listen: &Listen) -> Result<(), Failure> {
+    client.delete(&format!("/v1/binds/{}", encode(&listen.to_string()))).await?;
     Ok(screen.done(format!("{listen} is free again"))?)
 }

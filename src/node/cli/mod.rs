@@ -1,17 +1,18 @@
 //! The command line: `up` and `demo` run nodes, everything else is a thin client of a node's admin API.
 
 mod attr;
+mod connect;
 mod demo;
 mod failure;
 mod forward;
 mod look;
 mod parse;
+mod resolve;
 mod screen;
 mod stream;
 mod telemetry;
 mod up;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use self::failure::{EXIT_CODES, Exit, Failure};
 use self::screen::{Color, Format, Screen};
 use crate::id::TunnelName;
 use crate::node::Client;
+use crate::service::Listen;
 
 /// Peer-to-peer mesh of QUIC daemons that share one eventually consistent registry.
 #[derive(Debug, Parser)]
@@ -102,10 +104,13 @@ enum Command {
     Bind(forward::Bind),
     /// Take a bind back
     Unbind {
-        /// Its address: IP:PORT, or a port of 127.0.0.1
-        #[arg(value_parser = parse::listen)]
-        listen: SocketAddr,
+        /// Where it listens: IP:PORT, or a port of 127.0.0.1; udp:IP:PORT; unix:/PATH
+        listen: Listen,
     },
+    /// Join standard input and output with a tunnel of the mesh, for instance as ssh's ProxyCommand
+    Connect(forward::Route),
+    /// Which tunnels a name or a selector means, in the order in which they are tried
+    Resolve(resolve::Resolve),
     /// Print what happens, as it happens
     Events,
     /// The digest of the replicated state: equal on two nodes exactly when their states are
@@ -187,8 +192,13 @@ async fn ask(
         Command::Expose(expose) => forward::expose(client, screen, expose).await?,
         Command::Unexpose { name } => forward::unexpose(client, screen, &name).await?,
         Command::Bind(bind) => return forward::bind(client, screen, global.color, bind).await,
-        Command::Unbind { listen } => forward::unbind(client, screen, listen).await?,
-        Command::Up(_) | Command::Demo(_) | Command::Completions { .. } | Command::Version => {
+        Command::Connect(to) => connect::connect(client, &to).await?,
+        Command::Resolve(to) => resolve::resolve(client, screen, &to).await?,
+        Command::Unbind { listen } => forward::unbind(client, screen, &listen).await?,
+        Command::Up(_)
+        | Command::Demo(_)
+        | Command::Completions { .. }
+        | Command::Version => {
             unreachable!("commands without a node are done already")
         }
     }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use rustix::fs::Mode;
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit, umask};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask,
+};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -148,9 +150,14 @@ fn advise(node: &Node, joins: bool, global: &Global, screen: &mut Screen) -> Res
     Ok(())
 }
 
-/// No core dumps with keys in them, no files for others. A system that refuses runs the node nevertheless.
+/// No core dumps with keys in them, no files for others, and as many descriptors as the system lets us have, for each
+/// connection is one. A system that refuses runs the node nevertheless.
 pub(super) fn harden() {
     umask(Mode::RWXG | Mode::RWXO);
+    let files = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files }) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
     let refused = [
         ("core dumps", setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })),
         ("inspection", set_dumpable_behavior(DumpableBehavior::NotDumpable)),

@@ -12,6 +12,7 @@ use super::{Member, StepError, hello};
 use crate::crdt::Value;
 use crate::gossip::{MemberState, Mesh};
 use crate::id::NodeId;
+use crate::mesh::Policy;
 use crate::node::api::{Bind, Expose, Exposed, Write};
 use crate::replica::{Attribute, AttributeKey};
 
@@ -165,7 +166,8 @@ impl Tour {
     }
 
     async fn fetch(&mut self) -> Result<Shown, StepError> {
-        let bind = Bind { listen: "127.0.0.1:0".into(), tunnel: TUNNEL.into() };
+        let policy = Policy::default().to_string();
+        let bind = Bind { listen: "127.0.0.1:0".into(), tunnel: TUNNEL.into(), policy };
         let bound: Bind = self.first().client.post_json("/v1/binds", &bind).await?;
         let door = bound.listen.parse().ok().ok_or_else(|| otherwise("an address", &bound.listen))?;
         self.door = Some(door);

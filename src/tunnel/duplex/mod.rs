@@ -261,6 +261,11 @@ impl Tunnel for DuplexTunnel {
         }
     }
 
+    fn streams(&self) -> usize {
+        let pipes = self.end.link.pipes.lock().unwrap_or_else(PoisonError::into_inner);
+        pipes.iter().filter(|pipe| pipe.strong_count() > 0).count().div_ceil(2)
+    }
+
     fn rtt(&self) -> Duration {
         Duration::ZERO
     }

@@ -175,10 +175,19 @@ impl QuicEndpoint {
         address: SocketAddr,
         expected: Option<NodeId>,
     ) -> Result<QuinnTunnel, DialError> {
+        self.dial_named(address, &name_of_expected(expected)).await
+    }
+
+    /// Opens a tunnel to a server whose certificate is for `name`, for endpoints whose TLS settings judge by names.
+    ///
+    /// # Errors
+    ///
+    /// [`DialError`].
+    pub async fn dial_named(&self, address: SocketAddr, name: &str) -> Result<QuinnTunnel, DialError> {
         let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let connecting = self
             .endpoint
-            .connect_with(client, address, &name_of_expected(expected))
+            .connect_with(client, address, name)
             .map_err(|source| DialError::Undiallable { address, source })?;
         let connection = tokio::time::timeout(self.config.handshake_timeout, connecting)
             .await

@@ -274,6 +274,11 @@ impl Tunnel for QuinnTunnel {
         self.shared.connection.read_datagram().await.map_err(|error| self.shared.lost(&error))
     }
 
+    fn streams(&self) -> usize {
+        let active = self.shared.books.lock().unwrap_or_else(PoisonError::into_inner).active;
+        usize::try_from(active).unwrap_or(usize::MAX)
+    }
+
     fn rtt(&self) -> Duration {
         self.shared.connection.rtt()
     }

@@ -1,6 +1,7 @@
 //! What is answered to what.
 
 mod attribute;
+mod route;
 mod tunnel;
 
 use std::sync::Arc;
@@ -39,6 +40,7 @@ pub(in crate::node) fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/digest", get(digest))
         .route("/v1/events", get(events))
         .merge(tunnel::routes())
+        .merge(route::routes())
         .merge(attribute::routes())
         .fallback(async || Problem::not_found("there is nothing at this path"))
         .method_not_allowed_fallback(async || {

@@ -1,6 +1,5 @@
 //! Tunnels, what this node offers, and what it reaches.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -9,19 +8,19 @@ use axum::http::StatusCode;
 use axum::response::Json;
 use axum::routing::{delete, get, put};
 
-use super::{Answer, Body, json};
+use super::{Answer, Body, json, route};
 use crate::id::TunnelName;
 use crate::node::agent::Agent;
 use crate::node::api::{API_VERSION, Bind, BindList, Expose, Exposed, Problem, TunnelList};
 use crate::replica::Attributes;
-use crate::service::{ParseTargetError, Target};
+use crate::service::{Listen, ParseTargetError, Target};
 
 pub(super) fn routes() -> Router<Arc<Agent>> {
     Router::new()
         .route("/v1/tunnels", get(tunnels))
         .route("/v1/tunnels/{name}", put(expose).delete(unexpose))
         .route("/v1/binds", get(binds).post(bind))
-        .route("/v1/binds/{listen}", delete(unbind))
+        .route("/v1/binds/{*listen}", delete(unbind))
 }
 
 async fn tunnels(State(agent): State<Arc<Agent>>) -> Answer<TunnelList> {
@@ -55,15 +54,16 @@ async fn binds(State(agent): State<Arc<Agent>>) -> Json<BindList> {
 }
 
 async fn bind(State(agent): State<Arc<Agent>>, body: Body) -> Result<(StatusCode, Json<Bind>), Problem> {
-    let Bind { listen, tunnel } = json(body)?;
-    let tunnel = tunnel_name(&tunnel)?;
-    let bound = agent.forwards.bind(socket_address(&listen)?, tunnel.clone()).await?;
-    Ok((StatusCode::CREATED, Json(Bind { listen: bound.to_string(), tunnel: tunnel.to_string() })))
+    let Bind { listen, tunnel, policy } = json(body)?;
+    let (destination, policy) = (route::destination(&tunnel)?, route::policy(&policy)?);
+    let bound = agent.forwards.bind(self::listen(&listen)?, destination.clone(), policy).await?;
+    let (tunnel, policy) = (destination.to_string(), policy.to_string());
+    Ok((StatusCode::CREATED, Json(Bind { listen: bound.to_string(), tunnel, policy })))
 }
 
 async fn unbind(State(agent): State<Arc<Agent>>, Path(listen): Path<String>) -> Result<StatusCode, Problem> {
-    let listen = socket_address(&listen)?;
-    if agent.forwards.unbind(listen).await? {
+    let listen = self::listen(&listen)?;
+    if agent.forwards.unbind(&listen).await? {
         return Ok(StatusCode::NO_CONTENT);
     }
     let bound = agent.forwards.binds().await.into_iter().map(|(listen, _)| listen.to_string());
@@ -74,9 +74,8 @@ fn tunnel_name(text: &str) -> Result<TunnelName, Problem> {
     text.parse().map_err(|error| Problem::invalid(format!("\"{}\": {error}", text.escape_debug())))
 }
 
-fn socket_address(text: &str) -> Result<SocketAddr, Problem> {
-    let illegal = || Problem::invalid(format!("\"{}\" is not IP:PORT", text.escape_debug()));
-    text.parse().ok().ok_or_else(illegal)
+fn listen(text: &str) -> Result<Listen, Problem> {
+    text.parse().map_err(|error| Problem::invalid(format!("\"{}\": {error}", text.escape_debug())))
 }
 
 /// Lists what there is instead.

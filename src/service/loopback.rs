@@ -4,29 +4,24 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::id::{NodeId, TunnelName};
-use crate::service::{
-    NEGOTIATION_TIMEOUT, OpenError, RouteTarget, Service, TargetTable, TcpProxyService, negotiation, open,
+use super::{
+    NEGOTIATION_TIMEOUT, OpenError, RouteTarget, Service, TargetService, TargetTable, negotiation, open,
 };
+use crate::id::NodeId;
 use crate::tunnel::duplex::DuplexTunnel;
 use crate::tunnel::{ArcTunnel, TunnelDownlink, TunnelStream};
 
 /// A tunnel from a node to itself, in memory. No peer, and in no peer view.
 #[derive(Debug, Clone)]
-pub(super) struct Loopback {
+pub struct Loopback {
     tunnel: ArcTunnel,
 }
 
 impl Loopback {
     /// Serves `targets` to the node itself, in tasks of `tasks`, until `stop` is cancelled.
-    pub(super) fn new(
-        node: NodeId,
-        targets: TargetTable,
-        tasks: &TaskTracker,
-        stop: CancellationToken,
-    ) -> Self {
+    pub fn new(node: NodeId, targets: TargetTable, tasks: &TaskTracker, stop: CancellationToken) -> Self {
         let (near, far) = DuplexTunnel::pair_between(node, node);
-        let (service, streams) = (TcpProxyService::new(targets), tasks.clone());
+        let (service, streams) = (TargetService::new(targets), tasks.clone());
         tasks.spawn(async move {
             let far = ArcTunnel::new(far);
             let serve = async {
@@ -43,12 +38,16 @@ impl Loopback {
     }
 
     /// Opens a stream to a target of this node.
-    pub(super) async fn open(&self, name: &TunnelName) -> Result<TunnelStream, OpenError> {
-        open(&self.tunnel, &RouteTarget::Target(name.clone()).address()).await
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    pub async fn open(&self, target: &RouteTarget) -> Result<TunnelStream, OpenError> {
+        open(&self.tunnel, &target.address()).await
     }
 }
 
-async fn serve(service: TcpProxyService, stream: TunnelStream, tunnel: ArcTunnel) {
+async fn serve(service: TargetService, stream: TunnelStream, tunnel: ArcTunnel) {
     let received = negotiation::receive(stream, Instant::now() + NEGOTIATION_TIMEOUT).await;
     let Ok((address, offered)) = received else { return };
     if let Err(error) = service.handle(address, offered, tunnel).await {
@@ -63,7 +62,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::service::{Declared, Refusal};
+    use crate::service::{Declared, Kind, Refusal};
 
     #[tokio::test]
     async fn a_service_of_the_same_node_is_reached_without_a_network() {
@@ -73,7 +72,8 @@ mod tests {
         targets.declare("web".parse().unwrap(), Declared { target, id: None });
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let loopback = Loopback::new(NodeId::from_bytes([1; 32]), targets, &tasks, stop.clone());
-        let mut stream = loopback.open(&"web".parse().unwrap()).await.unwrap();
+        let mut stream =
+            loopback.open(&RouteTarget::Target("web".parse().unwrap(), Kind::Stream)).await.unwrap();
         let (mut tcp, _) = listener.accept().await.unwrap();
         stream.send.write_all(b"ping").await.unwrap();
         let mut ping = [0; 4];
@@ -82,7 +82,7 @@ mod tests {
         let mut pong = [0; 4];
         stream.recv.read_exact(&mut pong).await.unwrap();
         assert_eq!((&ping, &pong), (b"ping", b"pong"));
-        let refused = loopback.open(&"other".parse().unwrap()).await;
+        let refused = loopback.open(&RouteTarget::Target("other".parse().unwrap(), Kind::Stream)).await;
         assert!(matches!(refused, Err(OpenError::Refused(Refusal::NotFound))));
         stop.cancel();
         tasks.close();

@@ -1,0 +1,271 @@
+//! Streams to tunnels, wherever in the mesh they are held.
+
+mod destination;
+mod policy;
+mod resolve;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::handle::{MeshHandle, Stopped};
+use crate::daemon::PeersView;
+use crate::id::NodeId;
+use crate::service::{Kind, Loopback, NEGOTIATION_TIMEOUT, OpenError, RouteTarget, open_by};
+use crate::tunnel::{Tunnel, TunnelStream};
+
+pub use destination::{Destination, DestinationError, NodeHint};
+pub use policy::{ParsePolicyError, Policy, Turn};
+pub use resolve::{Candidate, Refused, Way};
+
+/// How many holders are tried for one stream.
+const MAX_ATTEMPTS: usize = 4;
+/// How long all attempts for one stream may take together.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a stream waits for a way to a holder that is known, and how often it looks.
+const WAY_TIMEOUT: Duration = Duration::from_secs(2);
+const WAY_CHECK: Duration = Duration::from_millis(50);
+/// How many nodes between are tried for one holder.
+const MAX_RELAYS: usize = 2;
+
+/// Opens streams to destinations.
+#[derive(Debug, Clone)]
+pub struct Router {
+    mesh: MeshHandle,
+    peers: PeersView,
+    local: Option<(Arc<str>, Loopback)>,
+}
+
+/// A destination, how its holders are chosen among, and how often that was done.
+#[derive(Debug)]
+pub struct Route {
+    /// Where streams go.
+    pub destination: Destination,
+    /// To which of several holders.
+    pub policy: Policy,
+    /// What goes over them.
+    pub kind: Kind,
+    opened: AtomicUsize,
+}
+
+/// Why no stream was opened. No byte of it went anywhere.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RouteError {
+    /// No tunnel is meant, or the holders of all that are meant are down.
+    #[error("no node that can be reached holds a tunnel that \"{destination}\" means")]
+    NotFound {
+        /// Where it was to go.
+        destination: Destination,
+    },
+    /// A holder is known and there is no way to it.
+    #[error("node {} holds the tunnel, and no link leads there", holder.short())]
+    NoWay {
+        /// The last holder that was tried.
+        holder: NodeId,
+    },
+    /// The way was there, and the stream was refused: the last of all that were tried.
+    #[error("the stream was not opened")]
+    Open(#[from] OpenError),
+    /// The mesh has stopped.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+impl Route {
+    /// A route that has not been taken yet.
+    pub fn new(destination: Destination, policy: Policy, kind: Kind) -> Self {
+        // Begins anywhere, so that routes that are taken once are spread as well.
+        Self { destination, policy, kind, opened: AtomicUsize::new(rand::random_range(0..1 << 16)) }
+    }
+
+    fn turn(&self, source: Option<IpAddr>) -> Turn {
+        Turn { number: self.opened.fetch_add(1, Ordering::Relaxed), source, random: rand::random() }
+    }
+}
+
+impl Router {
+    /// Routes by what `mesh` knows over the tunnels in `peers`.
+    pub fn new(mesh: MeshHandle, peers: PeersView) -> Self {
+        Self { mesh, peers, local: None }
+    }
+
+    /// Reaches what this node, called `label`, has registered itself through `loopback`.
+    #[must_use]
+    pub fn with_local(mut self, label: &str, loopback: Loopback) -> Self {
+        self.local = Some((label.into(), loopback));
+        self
+    }
+
+    /// All tunnels that might be meant: those that are first, in the order in which they are tried, then those that are
+    /// not, with the reason. Of the latter a thousand at most.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`].
+    pub async fn resolve(
+        &self,
+        destination: &Destination,
+        policy: Policy,
+    ) -> Result<Vec<Candidate>, Stopped> {
+        let turn = Turn { random: rand::random(), ..Turn::default() };
+        let found = self.find(destination, policy, turn).await?;
+        Ok(found.into_iter().map(|(candidate, _)| candidate).collect())
+    }
+
+    /// Opens a stream to one of the tunnels that a route means. What is behind the tunnel has accepted it when this
+    /// returns; until then other holders are tried, and never afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError`] of the last holder that was tried.
+    pub async fn open(&self, route: &Route, source: Option<IpAddr>) -> Result<TunnelStream, RouteError> {
+        let deadline = Instant::now() + OPEN_TIMEOUT;
+        let mut failure = RouteError::NotFound { destination: route.destination.clone() };
+        for (candidate, relays) in
+            self.await_way(route, source, &mut failure).await?.into_iter().take(MAX_ATTEMPTS)
+        {
+            let opened = timeout_at(deadline, self.open_at(&candidate, &relays, route.kind)).await;
+            match opened.unwrap_or(Err(OpenError::TimedOut.into())) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => {
+                    let holder = candidate.registration.holder;
+                    tracing::debug!(destination = %route.destination, %holder, %error, "holder not reached");
+                    failure = error;
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    /// Those that are meant and can be reached. A holder may be known some moments before a way to it is: that is waited
+    /// for.
+    async fn await_way(
+        &self,
+        route: &Route,
+        source: Option<IpAddr>,
+        failure: &mut RouteError,
+    ) -> Result<Vec<(Candidate, Vec<NodeId>)>, Stopped> {
+        let (turn, until) = (route.turn(source), Instant::now() + WAY_TIMEOUT);
+        loop {
+            let mut found = self.find(&route.destination, route.policy, turn).await?;
+            let lost = found.iter().find(|(found, _)| found.refused == Some(Refused::NoWay));
+            let lost = lost.map(|(found, _)| found.registration.holder.node);
+            found.retain(|(found, _)| found.refused.is_none());
+            match lost {
+                Some(holder) if found.is_empty() => *failure = RouteError::NoWay { holder },
+                _ => return Ok(found),
+            }
+            if Instant::now() >= until {
+                return Ok(found);
+            }
+            sleep(WAY_CHECK).await;
+        }
+    }
+
+    /// The candidates in order, each with the nodes over which its holder is reached.
+    async fn find(
+        &self,
+        destination: &Destination,
+        policy: Policy,
+        turn: Turn,
+    ) -> Result<Vec<(Candidate, Vec<NodeId>)>, Stopped> {
+        let label = self.local.as_ref().map_or_else(|| "".into(), |(label, _)| Arc::clone(label));
+        let sought = destination.clone();
+        let seen = self.mesh.view(move |mesh| resolve::seen(mesh, &label, &sought)).await?;
+        let mut relays = std::collections::BTreeMap::new();
+        let mut candidates = Vec::with_capacity(seen.len());
+        for resolve::Seen { mut candidate, relays: known } in seen {
+            let known = self.by_distance(known);
+            candidate.way = self.way(candidate.registration.holder.node, &known);
+            if candidate.way == Way::None && candidate.refused.is_none() {
+                candidate.refused = Some(Refused::NoWay);
+            }
+            relays.insert(candidate.registration.dot.clone(), known);
+            candidates.push(candidate);
+        }
+        policy.order(&mut candidates, turn);
+        let found = candidates.into_iter().map(|candidate| {
+            let relays = relays.remove(&candidate.registration.dot).unwrap_or_default();
+            (candidate, relays.into_iter().map(|(_, relay)| relay).collect())
+        });
+        Ok(found.collect())
+    }
+
+    /// Those nodes that a tunnel leads to, the nearest first.
+    fn by_distance(&self, nodes: Vec<NodeId>) -> Vec<(Duration, NodeId)> {
+        let reached = nodes.into_iter().filter_map(|node| Some((self.rtt(node)?, node)));
+        let mut reached: Vec<_> = reached.collect();
+        reached.sort_unstable();
+        reached
+    }
+
+    fn rtt(&self, node: NodeId) -> Option<Duration> {
+        Some(self.peers.node(node).first()?.tunnel.rtt())
+    }
+
+    fn way(&self, holder: NodeId, relays: &[(Duration, NodeId)]) -> Way {
+        if holder == self.mesh.node() {
+            return Way::Here;
+        }
+        match (self.rtt(holder), relays.first()) {
+            (Some(rtt), _) => Way::Direct { rtt },
+            (None, Some(&(rtt, relay))) => Way::Over { relay, rtt },
+            (None, None) => Way::None,
+        }
+    }
+
+    async fn open_at(
+        &self,
+        candidate: &Candidate,
+        relays: &[NodeId],
+        kind: Kind,
+    ) -> Result<TunnelStream, RouteError> {
+        let registration = &candidate.registration;
+        let (holder, name, id) = (registration.holder.node, &registration.name, registration.tunnel);
+        let target = RouteTarget::Target(name.clone(), kind);
+        if holder == self.mesh.node() {
+            return match (self.peers.tunnel(id), &self.local) {
+                (Some(peer), _) => Ok(open_in_time(&peer.tunnel, &target).await?),
+                (None, Some((_, loopback))) => Ok(loopback.open(&target).await?),
+                (None, None) => Err(RouteError::NoWay { holder }),
+            };
+        }
+        let target = RouteTarget::Tunnel(name.clone(), Some(id), kind);
+        if self.rtt(holder).is_some() {
+            return self.open_over(holder, &target).await;
+        }
+        let target = RouteTarget::Via(holder, Box::new(target));
+        let mut failure = RouteError::NoWay { holder };
+        for &relay in relays.iter().take(MAX_RELAYS) {
+            match self.open_over(relay, &target).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    /// Opens a stream in one of the tunnels to a node: in the next one if a tunnel ends meanwhile.
+    async fn open_over(&self, node: NodeId, target: &RouteTarget) -> Result<TunnelStream, RouteError> {
+        let mut failure = RouteError::NoWay { holder: node };
+        for peer in self.peers.node(node) {
+            match open_in_time(&peer.tunnel, target).await {
+                Ok(stream) => return Ok(stream),
+                Err(error @ OpenError::Closed(_)) => failure = error.into(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(failure)
+    }
+}
+
+async fn open_in_time(
+    tunnel: &crate::tunnel::ArcTunnel,
+    target: &RouteTarget,
+) -> Result<TunnelStream, OpenError> {
+    open_by(tunnel, &target.address(), Instant::now() + NEGOTIATION_TIMEOUT).await
+}

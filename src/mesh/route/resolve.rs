@@ -1,0 +1,143 @@
+//! Which tunnels a destination means, and why the others are not meant.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use super::Destination;
+use crate::gossip::{Member, MemberState, Mesh};
+use crate::id::{NodeId, TunnelName};
+use crate::replica::{Registration, Requirement};
+
+/// The most tunnels that an explanation lists.
+const MAX_CANDIDATES: usize = 1_024;
+
+/// A tunnel that might be meant.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The tunnel.
+    pub registration: Registration,
+    /// What it was registered with, overlaid with what the mesh has under `tunnel/<name>/`.
+    pub attributes: BTreeMap<String, Vec<u8>>,
+    /// What people call its holder, if that is known.
+    pub label: String,
+    /// What this node thinks of its holder; nothing of itself and of strangers.
+    pub state: Option<MemberState>,
+    /// How it is reached.
+    pub way: Way,
+    /// Why it is not meant; `None` if it is.
+    pub refused: Option<Refused>,
+}
+
+/// How a holder is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// It is this node.
+    Here,
+    /// By a link of this node.
+    Direct {
+        /// Its round-trip time.
+        rtt: Duration,
+    },
+    /// Over a node that has links to both.
+    Over {
+        /// That node.
+        relay: NodeId,
+        /// The round-trip time to it.
+        rtt: Duration,
+    },
+    /// Not at all, at the moment.
+    None,
+}
+
+/// Why a tunnel is not meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refused {
+    /// Its attributes do not meet this.
+    Unmet(Requirement),
+    /// Another node was asked for.
+    OtherNode,
+    /// Its holder is down.
+    Down,
+    /// Its holder has left.
+    Left,
+    /// No link leads to its holder, directly or over one node.
+    NoWay,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unmet(requirement) => write!(f, "does not meet {requirement}"),
+            Self::OtherNode => f.write_str("held by another node"),
+            Self::Down => f.write_str("its holder is down"),
+            Self::Left => f.write_str("its holder has left"),
+            Self::NoWay => f.write_str("no link leads to its holder"),
+        }
+    }
+}
+
+/// A candidate as the mesh sees it, and the nodes with links both to its holder and to this node.
+pub(super) struct Seen {
+    pub(super) candidate: Candidate,
+    pub(super) relays: Vec<NodeId>,
+}
+
+/// The tunnels of the name, or all that a selector was held against; those that are refused too.
+pub(super) fn seen(mesh: &Mesh, own_label: &str, destination: &Destination) -> Vec<Seen> {
+    let mut overlays: BTreeMap<TunnelName, BTreeMap<String, Vec<u8>>> = BTreeMap::new();
+    let registrations: Vec<Registration> = match destination {
+        Destination::Name { name, .. } => mesh.replica().registrations_of(name),
+        Destination::Selector(_) => mesh.replica().registrations().collect(),
+    };
+    let own = mesh.actor().node;
+    let members: BTreeMap<NodeId, &Member> = mesh.members().map(|member| (member.node, member)).collect();
+    let linked: BTreeSet<NodeId> = mesh.linked().collect();
+    let mut refused = 0;
+    let seen = registrations.into_iter().filter_map(|registration| {
+        let holder = registration.holder.node;
+        let member = members.get(&holder);
+        let label = match member {
+            Some(member) => member.record.label.clone(),
+            None if holder == own => own_label.to_owned(),
+            None => String::new(),
+        };
+        let state = member.map(|member| member.state);
+        let mut attributes: BTreeMap<String, Vec<u8>> =
+            registration.attributes.iter().map(|(name, value)| (name.to_owned(), value.to_vec())).collect();
+        let overlay =
+            overlays.entry(registration.name.clone()).or_insert_with(|| overlay(mesh, &registration.name));
+        attributes.extend(overlay.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let unmet = match destination {
+            Destination::Name { node: Some(node), .. } if !node.means(holder, &label) => {
+                Some(Refused::OtherNode)
+            }
+            Destination::Name { .. } => None,
+            Destination::Selector(selector) => selector
+                .unmet(|name| attributes.get(name).map(Vec::as_slice))
+                .map(|requirement| Refused::Unmet(requirement.clone())),
+        };
+        let refused_by_state = match state {
+            Some(MemberState::Down) => Some(Refused::Down),
+            Some(MemberState::Left) => Some(Refused::Left),
+            Some(MemberState::Alive | MemberState::Suspect) | None => None,
+        };
+        let why = unmet.or(refused_by_state);
+        // Explanations are for people: they need not be complete, answers must be.
+        refused += usize::from(why.is_some());
+        if why.is_some() && refused > MAX_CANDIDATES {
+            return None;
+        }
+        let relays = member.map(|member| linked.intersection(&member.record.links).copied().collect());
+        let relays = relays.unwrap_or_default();
+        let candidate = Candidate { registration, attributes, label, state, way: Way::None, refused: why };
+        Some(Seen { candidate, relays })
+    });
+    seen.collect()
+}
+
+fn overlay(mesh: &Mesh, name: &TunnelName) -> BTreeMap<String, Vec<u8>> {
+    let attributes = mesh.replica().attributes_of(name).into_iter();
+    attributes.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect()
+}

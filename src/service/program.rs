@@ -1,0 +1,80 @@
+//! Programs as targets: one process for each stream, its input and output the stream's.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Stdio;
+use std::str::FromStr;
+
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+
+/// A program by its absolute path, and its arguments. There is no shell: nothing in them means anything but itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Program {
+    words: Vec<String>,
+}
+
+/// A text names no program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a program is named by its absolute path")]
+pub struct ParseProgramError;
+
+/// A process, which is killed when this is dropped.
+#[derive(Debug)]
+pub(super) struct Running {
+    child: Child,
+}
+
+impl FromStr for Program {
+    type Err = ParseProgramError;
+
+    fn from_str(text: &str) -> Result<Self, ParseProgramError> {
+        let words: Vec<String> = text.split(' ').map(str::to_owned).collect();
+        let legal = words.first().is_some_and(|path| Path::new(path).is_absolute())
+            && !text.contains(|c: char| c.is_control());
+        if legal { Ok(Self { words }) } else { Err(ParseProgramError) }
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words.join(" "))
+    }
+}
+
+impl Program {
+    /// Starts it, with one socket as its input and output, as inetd does. Of the node's environment it gets nothing
+    /// but `PATH`.
+    pub(super) fn start(&self) -> io::Result<(UnixStream, Running)> {
+        let (near, far) = std::os::unix::net::UnixStream::pair()?;
+        near.set_nonblocking(true)?;
+        let (path, arguments) = self.words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        let input = OwnedFd::from(far.try_clone()?);
+        let mut command = Command::new(path);
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+            .current_dir("/")
+            .stdin(Stdio::from(input))
+            .stdout(Stdio::from(OwnedFd::from(far)))
+            .stderr(Stdio::null())
+            .process_group(0)
+            .kill_on_drop(true);
+        let child = command.spawn()?;
+        Ok((UnixStream::from_std(near)?, Running { child }))
+    }
+}
+
+impl Running {
+    /// Waits for the end that the program makes by itself once its input has ended.
+    pub(super) async fn ended(&mut self) {
+        match self.child.wait().await {
+            Ok(status) if status.success() => {}
+            Ok(status) => tracing::debug!(%status, "program ended"),
+            Err(error) => tracing::debug!(%error, "program not waited for"),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Which tunnel is taken, and what is told when none can be.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::thread;
+
+use crate::program::{Agent, DEADLINE, Run, until};
+
+/// A service that says its name and then what it is told, until it is told no more.
+fn serve(name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for visitor in listener.incoming() {
+            let mut visitor = visitor.unwrap();
+            thread::spawn(move || {
+                let mut told = Vec::new();
+                visitor.write_all(name.as_bytes()).ok();
+                visitor.read_to_end(&mut told).ok();
+                visitor.write_all(&told).ok();
+            });
+        }
+    });
+    address
+}
+
+/// An address where nothing listens.
+fn nowhere() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// The name of the service behind an address of this machine; nothing if the visitor is turned away.
+fn who(address: SocketAddr) -> String {
+    let mut visitor = TcpStream::connect(address).unwrap();
+    visitor.set_read_timeout(Some(DEADLINE)).unwrap();
+    visitor.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut name = String::new();
+    visitor.read_to_string(&mut name).map_or_else(|_reset| String::new(), |_| name)
+}
+
+fn bind(agent: &Agent, args: &[&str]) -> SocketAddr {
+    agent.ok(&[&["bind", "0", "-o", "name"], args].concat()).text().trim().parse().unwrap()
+}
+
+/// The labels of the holders, in the order in which they are tried.
+fn resolved(agent: &Agent, args: &[&str]) -> Vec<String> {
+    let run = agent.run(&[&["resolve", "-o", "json"], args].concat());
+    if run.code == Some(4) {
+        return Vec::new();
+    }
+    let found = run.json()["candidates"].as_array().unwrap().clone();
+    found.iter().map(|candidate| candidate["holderName"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Two holders of `db`, and a node that looks for it.
+fn databases(directory: &Path) -> [Agent; 3] {
+    let a = Agent::start(directory, "a", &[]);
+    let (b, c) = (Agent::join(directory, "b", &a), Agent::join(directory, "c", &a));
+    until("all are linked", || [&a, &b, &c].iter().all(|agent| agent.linked() == 2));
+    let (eu, us) = (serve("eu").to_string(), serve("us").to_string());
+    b.ok(&["expose", "db", &eu, "--attr", "service=sql", "--attr", "region=eu"]);
+    until("b is found", || resolved(&a, &["db"]) == ["b"]);
+    c.ok(&["expose", "db", &us, "--attr", "service=sql", "--attr", "region=us"]);
+    until("both are found", || resolved(&a, &["db"]) == ["c", "b"]);
+    [a, b, c]
+}
+
+/// FEATURES B1, P3.
+#[test]
+fn a_tunnel_is_found_by_name_by_node_and_by_attributes_under_every_policy() {
+    let directory = tempfile::tempdir().unwrap();
+    let [a, b, c] = databases(directory.path());
+    assert_eq!(resolved(&a, &["db", "--policy", "first"]), ["b", "c"]);
+    assert_eq!(resolved(&a, &["db@b"]), ["b"]);
+    assert_eq!(resolved(&a, &[&format!("db@{}", &c.id[..8])]), ["c"]);
+    assert_eq!(resolved(&b, &["db", "--policy", "nearest"])[0], "b");
+    assert_eq!(resolved(&a, &["service=sql,region in (eu,ap)"]), ["b"]);
+    assert_eq!(resolved(&a, &["service=sql,region!=eu"]), ["c"]);
+    assert_eq!(who(bind(&a, &["service=sql,region=eu"])), "eu");
+    assert_eq!(who(bind(&c, &["db@b"])), "eu");
+    assert_eq!(who(bind(&c, &["db"])), "us");
+    let turns = bind(&a, &["db", "--policy", "round-robin"]);
+    let mut answers: Vec<String> = (0..4).map(|_| who(turns)).collect();
+    answers.sort();
+    assert_eq!(answers, ["eu", "eu", "us", "us"]);
+
+    // What the mesh says of a tunnel counts more than what it was registered with.
+    b.ok(&["attr", "set", "tunnel/db/region", "ap"]);
+    until("a hears of it", || resolved(&a, &["region=ap"]) == ["c", "b"]);
+    assert!(resolved(&a, &["region=eu"]).is_empty());
+}
+
+/// FEATURES P3.
+#[test]
+fn a_holder_whose_target_is_dead_gives_way_to_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let [a, _b, c] = databases(directory.path());
+    c.ok(&["expose", "db", &nowhere().to_string()]);
+    assert_eq!(who(bind(&a, &["db"])), "eu");
+    assert_eq!(who(bind(&c, &["db"])), "eu");
+    assert_eq!(a.run(&["connect", "db@c"]).code, Some(9));
+}
+
+/// FEATURES P2.
+#[test]
+fn a_tunnel_is_joined_with_standard_input_and_output() {
+    let directory = tempfile::tempdir().unwrap();
+    let [a, _b, _c] = databases(directory.path());
+    let input: Vec<u8> =
+        (0..1_000_000_u32).map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    for destination in ["db", "region=eu"] {
+        let run: Run = a.run_reading(&["connect", destination], input.clone());
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        assert_eq!(&run.stdout[..2], if destination == "db" { b"us" } else { b"eu" });
+        assert!(run.stdout[2..] == input, "{} bytes of {}", run.stdout.len() - 2, input.len());
+    }
+}
+
+#[test]
+fn what_is_not_there_is_not_found_and_it_is_said_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    a.ok(&["expose", "dead", &nowhere().to_string(), "--attr", "region=eu"]);
+    for (args, code) in [
+        (&["resolve", "none"][..], 4),
+        (&["connect", "none"], 4),
+        (&["connect", "region=us"], 4),
+        (&["resolve", "dead@b"], 4),
+        (&["connect", "dead"], 9),
+        (&["resolve", "a in (b"], 2),
+        (&["bind", "0", "dead", "--policy", "best"], 2),
+        (&["connect", "No"], 2),
+    ] {
+        let run = a.run(args);
+        assert_eq!(run.code, Some(code), "{args:?}: {run:?}");
+        assert!(run.stdout.is_empty() && run.stderr.contains("error:"), "{args:?}: {run:?}");
+    }
+    let explained = a.run(&["resolve", "region in (us,ap)", "--explain"]);
+    assert_eq!(explained.code, Some(4));
+    assert!(explained.text().contains("does not meet region in (ap,us)"), "{}", explained.text());
+}

@@ -42,6 +42,8 @@ pub mod service;
 pub mod tunnel;
 
 #[cfg(feature = "node")]
+pub mod compat;
+#[cfg(feature = "node")]
 pub mod node;
 #[cfg(feature = "node")]
 pub mod store;

@@ -1,6 +1,7 @@
 //! The command line: `up` and `demo` run nodes, everything else is a thin client of a node's admin API.
 
 mod attr;
+mod compat;
 mod connect;
 mod demo;
 mod failure;
@@ -115,6 +116,12 @@ enum Command {
     Events,
     /// The digest of the replicated state: equal on two nodes exactly when their states are
     Digest,
+    /// Serve clients of snocat's protocol version 0 (not part of a mesh)
+    Server(compat::ServerArgs),
+    /// Make a target public at a server of snocat's protocol version 0 (not part of a mesh)
+    Client(compat::ClientArgs),
+    /// Make a certificate for such a server
+    Cert(compat::CertArgs),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -158,6 +165,9 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     match command {
         Command::Up(up) => return up::run(&global, up, &mut screen),
         Command::Demo(demo) => return demo::run(&global, demo, &mut screen),
+        Command::Server(args) => return compat::server(&global, &args, &mut screen),
+        Command::Client(args) => return compat::client(&global, &args, &mut screen),
+        Command::Cert(args) => return compat::cert(args, &mut screen),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "snomesh", &mut std::io::stdout());
             return Ok(Exit::Success);
@@ -197,6 +207,9 @@ async fn ask(
         Command::Unbind { listen } => forward::unbind(client, screen, &listen).await?,
         Command::Up(_)
         | Command::Demo(_)
+        | Command::Server(_)
+        | Command::Client(_)
+        | Command::Cert(_)
         | Command::Completions { .. }
         | Command::Version => {
             unreachable!("commands without a node are done already")

@@ -1,0 +1,396 @@
+//! What a tunnel costs: the same work over TCP alone, a bare quinn stream, one hop and two hops of this program.
+//!
+//! `cargo bench --bench tunnel [-- --quick]`. Everything in one process on loopback, so the processor time of a path
+//! includes the load generator, which the first row has alone; compare rows of one run. A few minutes.
+#![allow(clippy::print_stdout, reason = "a benchmark prints")]
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot run may say so in any way")]
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use snomesh::auth::{Identity, MeshCa, MeshCredentials};
+use snomesh::daemon::ModularDaemon;
+use snomesh::id::NodeId;
+use snomesh::service::{
+    Declared, Listen, ListenerProxy, RouteAddress, RouteService, ServiceRegistry, TargetService, TargetTable,
+    open,
+};
+use snomesh::tunnel::ArcTunnel;
+use snomesh::tunnel::quic::{QuicConfig, QuicEndpoint};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+const BUFFER: usize = 64 * 1024;
+
+trait Duplex: AsyncRead + AsyncWrite + Send {}
+impl<T: AsyncRead + AsyncWrite + Send> Duplex for T {}
+type Conn = Pin<Box<dyn Duplex>>;
+
+/// A service that is told by a byte what to do: take so many bytes, give so many, or echo.
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    match stream.read_u8().await? {
+        b'u' => {
+            let mut left = stream.read_u64().await?;
+            while left > 0 {
+                left -= stream.read(&mut buffer).await? as u64;
+            }
+            stream.write_u8(1).await?;
+        }
+        b'd' => {
+            let mut left = stream.read_u64().await?;
+            while left > 0 {
+                let part = left.min(BUFFER as u64) as usize;
+                stream.write_all(&buffer[..part]).await?;
+                left -= part as u64;
+            }
+        }
+        _ => loop {
+            let read = stream.read(&mut buffer).await?;
+            if read == 0 {
+                break;
+            }
+            stream.write_all(&buffer[..read]).await?;
+        },
+    }
+    stream.shutdown().await
+}
+
+async fn upload(mut conn: Conn, bytes: u64) {
+    let buffer = vec![7; BUFFER];
+    conn.write_all(b"u").await.unwrap();
+    conn.write_u64(bytes).await.unwrap();
+    let mut left = bytes;
+    while left > 0 {
+        let part = left.min(BUFFER as u64) as usize;
+        conn.write_all(&buffer[..part]).await.unwrap();
+        left -= part as u64;
+    }
+    assert_eq!(conn.read_u8().await.unwrap(), 1);
+}
+
+async fn download(mut conn: Conn, bytes: u64) {
+    let mut buffer = vec![0; BUFFER];
+    conn.write_all(b"d").await.unwrap();
+    conn.write_u64(bytes).await.unwrap();
+    let mut read = 0;
+    while read < bytes {
+        let part = conn.read(&mut buffer).await.unwrap() as u64;
+        assert!(part > 0, "ended early");
+        read += part;
+    }
+}
+
+/// Round-trip times of one message of 64 bytes, for so long.
+async fn ping(conn: &mut Conn, time: Duration) -> Vec<Duration> {
+    let (mut times, begin) = (Vec::new(), Instant::now());
+    while begin.elapsed() < time {
+        let sent = Instant::now();
+        conn.write_all(&[7; 64]).await.unwrap();
+        conn.read_exact(&mut [0; 64]).await.unwrap();
+        times.push(sent.elapsed());
+    }
+    times.sort();
+    times
+}
+
+/// One way to the service.
+#[derive(Clone)]
+enum Way {
+    Tcp(SocketAddr),
+    Quinn(quinn::Connection),
+}
+
+impl Way {
+    async fn connect(&self) -> Conn {
+        match self {
+            Self::Tcp(address) => {
+                let tcp = TcpStream::connect(address).await.unwrap();
+                tcp.set_nodelay(true).unwrap();
+                Box::pin(tcp)
+            }
+            Self::Quinn(connection) => {
+                let (send, recv) = connection.open_bi().await.unwrap();
+                Box::pin(tokio::io::join(recv, send))
+            }
+        }
+    }
+
+    async fn echo(&self) -> Conn {
+        let mut conn = self.connect().await;
+        conn.write_all(b"e").await.unwrap();
+        conn
+    }
+}
+
+fn any() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+fn credentials(ca: &MeshCa) -> MeshCredentials {
+    let identity = Identity::generate().unwrap();
+    let signed = ca.sign(&identity, Duration::from_secs(3_600)).unwrap();
+    MeshCredentials::from_pem(identity, &signed.pem, ca.certificate_pem()).unwrap()
+}
+
+/// A quinn endpoint with its own defaults, apart from as many streams as are wanted.
+async fn bare_quinn(ca: &MeshCa) -> quinn::Connection {
+    let mut transport = quinn::TransportConfig::default();
+    transport.max_concurrent_bidi_streams(quinn::VarInt::from_u32(10_000));
+    let transport = Arc::new(transport);
+    let tls = credentials(ca).tls().unwrap();
+    let mut server =
+        quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls.server.clone()).unwrap()));
+    server.transport_config(Arc::clone(&transport));
+    let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls.client).unwrap()));
+    client.transport_config(transport);
+    let listening = quinn::Endpoint::server(server, any()).unwrap();
+    let dialling = quinn::Endpoint::client(any()).unwrap();
+    let connecting = dialling.connect_with(client, listening.local_addr().unwrap(), "any.snomesh").unwrap();
+    let accepting = async { listening.accept().await.unwrap().await.unwrap() };
+    let (near, far) = tokio::join!(async { connecting.await.unwrap() }, accepting);
+    tokio::spawn(async move {
+        let _endpoints = (listening, dialling);
+        while let Ok((send, recv)) = far.accept_bi().await {
+            tokio::spawn(serve(tokio::io::join(recv, send)));
+        }
+    });
+    near
+}
+
+type Daemon = ModularDaemon;
+
+/// A daemon that has the service as a target and forwards for others.
+fn node(ca: &MeshCa, service: SocketAddr) -> (Daemon, QuicEndpoint, NodeId) {
+    let credentials = credentials(ca);
+    let endpoint = QuicEndpoint::bind(any(), QuicConfig::default(), credentials.tls().unwrap()).unwrap();
+    let targets = TargetTable::new();
+    let target = service.to_string().parse().unwrap();
+    targets.declare("service".parse().unwrap(), Declared { target, id: None });
+    let builder = ModularDaemon::builder();
+    let route = RouteService::new(builder.peers());
+    let daemon =
+        builder.services(ServiceRegistry::new().with(TargetService::new(targets)).with(route)).build();
+    let (accepting, source) = (daemon.clone(), endpoint.incoming());
+    tokio::spawn(async move { accepting.run(source).await });
+    (daemon, endpoint, credentials.identity.node_id())
+}
+
+async fn join(from: &(Daemon, QuicEndpoint, NodeId), to: &(Daemon, QuicEndpoint, NodeId)) -> ArcTunnel {
+    let tunnel = from.1.dial(to.1.local_addr().unwrap(), Some(to.2)).await.unwrap();
+    from.0.attach(tunnel).unwrap().authenticated().await.unwrap().tunnel
+}
+
+/// A local port whose visitors get to an address at the other end of a tunnel.
+async fn door(tunnel: ArcTunnel, address: String) -> Way {
+    let proxy = ListenerProxy::bind(any()).await.unwrap();
+    let Listen::Tcp(local) = proxy.local_addr().unwrap() else { unreachable!("bound to TCP") };
+    let address: RouteAddress = address.parse().unwrap();
+    let opening = move |_| {
+        let (tunnel, address) = (tunnel.clone(), address.clone());
+        async move { open(&tunnel, &address).await }
+    };
+    tokio::spawn(proxy.run(opening, CancellationToken::new()));
+    Way::Tcp(local)
+}
+
+/// Processor time of this process so far.
+fn processor() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Gbit/s and processor seconds per GiB of `total` bytes over so many connections.
+async fn bulk(way: &Way, streams: u64, total: u64, up: bool) -> (f64, f64) {
+    let (begin, used) = (Instant::now(), processor());
+    let mut tasks = JoinSet::new();
+    for _ in 0..streams {
+        let way = way.clone();
+        tasks.spawn(async move {
+            let conn = way.connect().await;
+            if up { upload(conn, total / streams).await } else { download(conn, total / streams).await }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    let (time, used) = (begin.elapsed(), processor() - used);
+    let gib = total as f64 / f64::from(1 << 30);
+    (total as f64 * 8.0 / 1e9 / time.as_secs_f64(), used.as_secs_f64() / gib)
+}
+
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    sorted[(sorted.len() - 1) * percent / 100]
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+async fn opens(way: &Way, time: Duration) -> f64 {
+    let begin = Instant::now();
+    let mut tasks = JoinSet::new();
+    for _ in 0..16 {
+        let way = way.clone();
+        tasks.spawn(async move {
+            let mut opened = 0_u32;
+            while begin.elapsed() < time {
+                let mut conn = way.connect().await;
+                conn.write_all(b"e!").await.unwrap();
+                conn.read_u8().await.unwrap();
+                conn.shutdown().await.unwrap();
+                opened += 1;
+            }
+            opened
+        });
+    }
+    let mut opened = 0;
+    while let Some(done) = tasks.join_next().await {
+        opened += done.unwrap();
+    }
+    f64::from(opened) / begin.elapsed().as_secs_f64()
+}
+
+/// Ping p50 and p99 on an idle way, beside a download, and beside 64 downloads that nobody reads.
+async fn pings(name: &str, way: &Way, time: Duration) {
+    let mut conn = way.echo().await;
+    let idle = ping(&mut conn, time).await;
+    let busy = tokio::spawn({
+        let way = way.clone();
+        async move {
+            loop {
+                download(way.connect().await, 64 << 20).await;
+            }
+        }
+    });
+    let beside = ping(&mut conn, time).await;
+    busy.abort();
+    let mut stalled = Vec::new();
+    for _ in 0..64 {
+        let mut conn = way.connect().await;
+        conn.write_all(b"d").await.unwrap();
+        conn.write_u64(1 << 40).await.unwrap();
+        stalled.push(conn);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let stall = ping(&mut conn, time).await;
+    println!(
+        "{name:<12} ping p50 · p99: idle {:.0?} · {:.0?}, beside a download {:.0?} · {:.0?}, beside 64 stalled ones {:.0?} · {:.0?} ({:.2} × idle)",
+        percentile(&idle, 50),
+        percentile(&idle, 99),
+        percentile(&beside, 50),
+        percentile(&beside, 99),
+        percentile(&stall, 50),
+        percentile(&stall, 99),
+        percentile(&stall, 50).as_secs_f64() / percentile(&idle, 50).as_secs_f64(),
+    );
+}
+
+async fn idle_memory(name: &str, way: &Way, count: u64) {
+    let before = resident_kib();
+    let mut conns = Vec::new();
+    for _ in 0..count {
+        let mut conn = way.echo().await;
+        conn.write_all(b"!").await.unwrap();
+        conn.read_u8().await.unwrap();
+        conns.push(conn);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let after = resident_kib();
+    let each = (after - before) as f64 / count as f64;
+    println!("{name:<12} {count} idle connections: {each:.1} KiB each, service and visitor included");
+}
+
+async fn run(quick: bool) {
+    let (total, rounds, time) = if quick { (32 << 20, 1, 300) } else { (256 << 20, 3, 1_500) };
+    let time = Duration::from_millis(time);
+    let listener = TcpListener::bind(any()).await.unwrap();
+    let service = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            tcp.set_nodelay(true).unwrap();
+            tokio::spawn(serve(tcp));
+        }
+    });
+    let ca = MeshCa::create("bench", Duration::from_secs(3_600)).unwrap();
+    let (a, b, c) = (node(&ca, service), node(&ca, service), node(&ca, service));
+    let (a_b, _b_c) = (join(&a, &b).await, join(&b, &c).await);
+    let ways = [
+        ("direct TCP", Way::Tcp(service)),
+        ("bare quinn", Way::Quinn(bare_quinn(&ca).await)),
+        ("one hop", door(a_b.clone(), "/target/service".into()).await),
+        ("two hops", door(a_b, format!("/via/{}/target/service", c.2)).await),
+    ];
+    println!("{} MiB, medians of {rounds}: Gbit/s (processor s/GiB)", total >> 20);
+    println!("{:<12} {:>16} {:>16} {:>16} {:>16}", "", "1 up", "32 up", "1 down", "32 down");
+    let kinds = [(1, true), (32, true), (1, false), (32, false)];
+    let mut measured = vec![vec![(Vec::new(), Vec::new()); kinds.len()]; ways.len()];
+    for _ in 0..rounds {
+        for (kind, (streams, up)) in kinds.into_iter().enumerate() {
+            for (number, (_, way)) in ways.iter().enumerate() {
+                let (speed, used) = bulk(way, streams, total, up).await;
+                measured[number][kind].0.push(speed);
+                measured[number][kind].1.push(used);
+            }
+        }
+    }
+    let mut bare = Vec::new();
+    for (number, (name, _)) in ways.iter().enumerate() {
+        let row: Vec<(f64, f64)> =
+            measured[number].iter_mut().map(|(speed, used)| (median(speed), median(used))).collect();
+        let cells: Vec<String> = row.iter().map(|(speed, used)| format!("{speed:.2} ({used:.2})")).collect();
+        print!("{name:<12}");
+        cells.iter().for_each(|cell| print!(" {cell:>16}"));
+        println!();
+        match number {
+            1 => bare = row,
+            2.. => {
+                let ratios: Vec<String> = row
+                    .iter()
+                    .zip(&bare)
+                    .map(|((speed, _), (bare, _))| format!("{:.2}", speed / bare))
+                    .collect();
+                println!(
+                    "{:<12} {:>16} {:>16} {:>16} {:>16}",
+                    "  ÷ quinn", ratios[0], ratios[1], ratios[2], ratios[3]
+                );
+            }
+            _ => {}
+        }
+    }
+    for (name, way) in &ways {
+        println!("{name:<12} {:.0} opens/s, 16 at a time", opens(way, time).await);
+    }
+    for (name, way) in &ways {
+        pings(name, way, time).await;
+    }
+    for (name, way) in &ways {
+        idle_memory(name, way, if quick { 100 } else { 1_000 }).await;
+    }
+}
+
+fn main() {
+    // `cargo test --benches` runs it too: then there is nothing to measure.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(run(quick));
+    runtime.shutdown_background();
+}

@@ -4,6 +4,7 @@
 //! includes the load generator, which the first row has alone; compare rows of one run. A few minutes.
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot run may say so in any way")]
+#![allow(clippy::cast_possible_truncation, reason = "parts of a buffer fit into a usize")]
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -15,8 +16,8 @@ use snomesh::auth::{Identity, MeshCa, MeshCredentials};
 use snomesh::daemon::ModularDaemon;
 use snomesh::id::NodeId;
 use snomesh::service::{
-    Declared, Listen, ListenerProxy, RouteAddress, RouteService, ServiceRegistry, TargetService, TargetTable,
-    open,
+    Declared, Listen, ListenerProxy, OfferedStream, RouteAddress, RouteService, Service, ServiceRegistry,
+    TargetService, TargetTable, open,
 };
 use snomesh::tunnel::ArcTunnel;
 use snomesh::tunnel::quic::{QuicConfig, QuicEndpoint};
@@ -99,11 +100,33 @@ async fn ping(conn: &mut Conn, time: Duration) -> Vec<Duration> {
     times
 }
 
+/// The priority of gossip.
+const PRIORITY: i32 = 20;
+
+/// The service in the far node, at the priority of gossip.
+struct Ahead;
+
+impl Service for Ahead {
+    type Error = std::io::Error;
+
+    fn accepts(&self, address: &RouteAddress, _: &ArcTunnel) -> bool {
+        address.segments() == ["ahead"]
+    }
+
+    async fn handle(&self, _: RouteAddress, stream: OfferedStream, _: ArcTunnel) -> std::io::Result<()> {
+        let stream = stream.accept().await?;
+        stream.send.set_priority(PRIORITY);
+        serve(stream).await
+    }
+}
+
 /// One way to the service.
 #[derive(Clone)]
 enum Way {
     Tcp(SocketAddr),
     Quinn(quinn::Connection),
+    /// A stream of the tunnel itself, at the priority of gossip.
+    Ahead(ArcTunnel),
 }
 
 impl Way {
@@ -117,6 +140,11 @@ impl Way {
             Self::Quinn(connection) => {
                 let (send, recv) = connection.open_bi().await.unwrap();
                 Box::pin(tokio::io::join(recv, send))
+            }
+            Self::Ahead(tunnel) => {
+                let stream = open(tunnel, &"/ahead".parse().unwrap()).await.unwrap();
+                stream.send.set_priority(PRIORITY);
+                Box::pin(stream)
             }
         }
     }
@@ -174,8 +202,9 @@ fn node(ca: &MeshCa, service: SocketAddr) -> (Daemon, QuicEndpoint, NodeId) {
     targets.declare("service".parse().unwrap(), Declared { target, id: None });
     let builder = ModularDaemon::builder();
     let route = RouteService::new(builder.peers());
-    let daemon =
-        builder.services(ServiceRegistry::new().with(TargetService::new(targets)).with(route)).build();
+    let daemon = builder
+        .services(ServiceRegistry::new().with(Ahead).with(TargetService::new(targets)).with(route))
+        .build();
     let (accepting, source) = (daemon.clone(), endpoint.incoming());
     tokio::spawn(async move { accepting.run(source).await });
     (daemon, endpoint, credentials.identity.node_id())
@@ -265,9 +294,9 @@ async fn opens(way: &Way, time: Duration) -> f64 {
     f64::from(opened) / begin.elapsed().as_secs_f64()
 }
 
-/// Ping p50 and p99 on an idle way, beside a download, and beside 64 downloads that nobody reads.
-async fn pings(name: &str, way: &Way, time: Duration) {
-    let mut conn = way.echo().await;
+/// Ping p50 and p99 of a way, while another one is idle, beside a download, and beside 64 downloads that nobody reads.
+async fn pings(name: &str, pinged: &Way, way: &Way, time: Duration) {
+    let mut conn = pinged.echo().await;
     let idle = ping(&mut conn, time).await;
     let busy = tokio::spawn({
         let way = way.clone();
@@ -330,6 +359,7 @@ async fn run(quick: bool) {
     let ca = MeshCa::create("bench", Duration::from_secs(3_600)).unwrap();
     let (a, b, c) = (node(&ca, service), node(&ca, service), node(&ca, service));
     let (a_b, _b_c) = (join(&a, &b).await, join(&b, &c).await);
+    let tunnel = a_b.clone();
     let ways = [
         ("direct TCP", Way::Tcp(service)),
         ("bare quinn", Way::Quinn(bare_quinn(&ca).await)),
@@ -377,8 +407,9 @@ async fn run(quick: bool) {
         println!("{name:<12} {:.0} opens/s, 16 at a time", opens(way, time).await);
     }
     for (name, way) in &ways {
-        pings(name, way, time).await;
+        pings(name, way, way, time).await;
     }
+    pings("gossip", &Way::Ahead(tunnel), &ways[2].1, time).await;
     for (name, way) in &ways {
         idle_memory(name, way, if quick { 100 } else { 1_000 }).await;
     }

@@ -28,12 +28,9 @@ pub const ALPN: &[u8] = b"ms-snocat-1";
 
 type Daemon = ModularDaemon<InMemoryTunnelRegistry, ServiceRegistry, SimpleAck>;
 
-fn daemon(services: ServiceRegistry, config: DaemonConfig) -> Daemon {
-    ModularDaemon::builder()
-        .authentication(SimpleAck)
-        .services(services)
-        .config(DaemonConfig { dialect: Dialect::Snocat0, ..config })
-        .build()
+fn daemon(services: ServiceRegistry, mut config: DaemonConfig) -> Daemon {
+    config.dialect = Dialect::Snocat0;
+    ModularDaemon::builder().authentication(SimpleAck).services(services).config(config).build()
 }
 
 #[cfg(test)]

@@ -252,7 +252,8 @@ impl ListenerProxy {
             while visitors.try_join_next().is_some() {}
             match accepted {
                 Ok((socket, visitor)) => {
-                    let stream = open(visitor.map_or(Ipv4Addr::LOCALHOST.into(), |visitor| visitor.ip()));
+                    let stream =
+                        open(visitor.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |visitor| visitor.ip()));
                     visitors.spawn(async move {
                         if let Err(error) = serve_visitor(socket, stream).await {
                             let error: &dyn std::error::Error = &error;

@@ -19,6 +19,8 @@ const MAX_READ: usize = 64 * 1024;
 const MIN_READ: usize = 2 * 1024;
 /// The most chunks that go out in one vectored write.
 const MAX_CHUNKS: usize = 64;
+/// Room for chunks where it begins.
+const MIN_CHUNKS: usize = 4;
 /// A read of so many bytes counts as bulk.
 const BULK: usize = 16 * 1024;
 
@@ -129,18 +131,46 @@ fn ended_by(stopped: Stopped) -> Result<(), SpliceError> {
 
 /// From the tunnel.
 async fn download(recv: &mut RecvHalf, socket: &LocalSocket) -> Result<(), SpliceError> {
-    // Not on the stack of the task: idle connections, of which there are many, would all hold it.
-    let mut chunks: Vec<Bytes> = Vec::new();
+    let mut batch = Batch::new();
     loop {
-        chunks.resize(MAX_CHUNKS, Bytes::new());
-        let Some(filled) = recv.read_chunks(&mut chunks).await? else { break };
-        let bytes: usize = chunks[..filled].iter().map(Bytes::len).sum();
-        write_vectored(socket, &mut chunks[..filled]).await?;
+        let Some(filled) = recv.read_chunks(batch.room()).await? else { break };
+        let bytes: usize = batch.filled(filled).iter().map(Bytes::len).sum();
+        write_vectored(socket, batch.filled(filled)).await?;
+        batch.adapt(filled);
         if bytes >= BULK {
             tokio::task::yield_now().await;
         }
     }
     Ok(socket.finish()?)
+}
+
+/// Room for chunks that are read together: much while much comes, and next to none while a stream is idle, as most are.
+struct Batch {
+    chunks: Vec<Bytes>,
+}
+
+impl Batch {
+    fn new() -> Self {
+        Self { chunks: vec![Bytes::new(); MIN_CHUNKS] }
+    }
+
+    fn room(&mut self) -> &mut [Bytes] {
+        &mut self.chunks
+    }
+
+    fn filled(&mut self, count: usize) -> &mut [Bytes] {
+        &mut self.chunks[..count]
+    }
+
+    /// Takes note of how many came at once.
+    fn adapt(&mut self, filled: usize) {
+        let room = self.chunks.len();
+        if filled == room && room < MAX_CHUNKS {
+            self.chunks.resize((room * 4).min(MAX_CHUNKS), Bytes::new());
+        } else if filled < MIN_CHUNKS && room > MIN_CHUNKS {
+            *self = Self::new();
+        }
+    }
 }
 
 /// Writes all chunks and leaves them empty, so that no memory is held while waiting for the next ones.
@@ -195,10 +225,10 @@ pub async fn splice_streams(one: TunnelStream, other: TunnelStream) {
 
 async fn forward(recv: &mut RecvHalf, send: &mut SendHalf) {
     let mut stopped = pin!(send.stopped());
-    let mut chunks = [const { Bytes::new() }; MAX_CHUNKS];
+    let mut batch = Batch::new();
     loop {
         let read = tokio::select! {
-            read = recv.read_chunks(&mut chunks) => read,
+            read = recv.read_chunks(batch.room()) => read,
             stopped = &mut stopped => {
                 recv.stop(if let Stopped::ByPeer(code) = stopped { code } else { StreamCode::RESET });
                 return;
@@ -214,12 +244,10 @@ async fn forward(recv: &mut RecvHalf, send: &mut SendHalf) {
             Err(ReadError::Reset(code)) => return send.reset(code),
             Err(ReadError::Closed(_) | ReadError::Stopped) => return send.reset(StreamCode::RESET),
         };
-        for chunk in &mut chunks[..filled] {
-            match send.write_chunk(std::mem::take(chunk)).await {
-                Ok(()) => {}
-                Err(WriteError::Stopped(code)) => return recv.stop(code),
-                Err(WriteError::Closed(_) | WriteError::Ended) => return recv.stop(StreamCode::RESET),
-            }
+        match send.write_chunks(batch.filled(filled)).await {
+            Ok(()) => batch.adapt(filled),
+            Err(WriteError::Stopped(code)) => return recv.stop(code),
+            Err(WriteError::Closed(_) | WriteError::Ended) => return recv.stop(StreamCode::RESET),
         }
     }
 }

@@ -160,6 +160,26 @@ impl SendHalf {
         }
     }
 
+    /// Writes all of some chunks without copying them, and leaves them empty. Not safe to cancel.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; nothing more can be written then.
+    pub async fn write_chunks(&mut self, chunks: &mut [Bytes]) -> Result<(), WriteError> {
+        if self.ended {
+            return Err(WriteError::Ended);
+        }
+        match &mut self.kind {
+            SendKind::Quic(quic) => quic.write_chunks(chunks).await,
+            SendKind::Duplex(pipe) => {
+                for chunk in chunks {
+                    pipe.write_chunk(std::mem::take(chunk)).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
     /// Writes all bytes. Not safe to cancel.
     ///
     /// # Errors

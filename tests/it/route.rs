@@ -1,7 +1,8 @@
 //! Which tunnel is taken, and what is told when none can be.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::thread;
 
@@ -115,6 +116,64 @@ fn a_tunnel_is_joined_with_standard_input_and_output() {
         assert_eq!(&run.stdout[..2], if destination == "db" { b"us" } else { b"eu" });
         assert!(run.stdout[2..] == input, "{} bytes of {}", run.stdout.len() - 2, input.len());
     }
+}
+
+/// FEATURES P1, P2.
+#[test]
+fn unix_sockets_datagrams_and_programs_are_offered_and_bound() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    let b = Agent::join(directory.path(), "b", &a);
+    until("both are linked", || a.linked() == 1);
+    let (service, door) = (directory.path().join("service.sock"), directory.path().join("door.sock"));
+    let listener = UnixListener::bind(&service).unwrap();
+    thread::spawn(move || {
+        for visitor in listener.incoming() {
+            visitor.unwrap().write_all(b"unix").unwrap();
+        }
+    });
+    b.ok(&["expose", "sock", &format!("unix:{}", service.display())]);
+    b.ok(&["expose", "rev", "stdio:/usr/bin/rev"]);
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    b.ok(&["expose", "dgram", &format!("udp:{}", udp.local_addr().unwrap())]);
+    until("all are found", || ["sock", "rev", "dgram"].iter().all(|name| resolved(&a, &[name]) == ["b"]));
+
+    let listen = format!("unix:{}", door.display());
+    a.ok(&["bind", &listen, "sock"]);
+    let mut answer = String::new();
+    UnixStream::connect(&door).unwrap().read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "unix");
+    a.ok(&["unbind", &listen]);
+    until("its file is gone", || !door.exists());
+
+    assert_eq!(a.run_reading(&["connect", "rev"], b"abc\n".to_vec()).text(), "cba\n");
+
+    let bound = a.ok(&["bind", "udp:127.0.0.1:0", "dgram", "-o", "name"]).text();
+    let bound = bound.trim().strip_prefix("udp:").unwrap().to_owned();
+    let visitor = UdpSocket::bind("127.0.0.1:0").unwrap();
+    visitor.connect(&bound).unwrap();
+    visitor.send(b"ping").unwrap();
+    let mut datagram = [0; 9];
+    let (len, from) = udp.recv_from(&mut datagram).unwrap();
+    assert_eq!(&datagram[..len], b"ping");
+    udp.send_to(b"pong!", from).unwrap();
+    assert_eq!(visitor.recv(&mut datagram).unwrap(), 5);
+
+    // What carries the other kind is no target of it.
+    assert_eq!(a.run(&["connect", "dgram"]).code, Some(9));
+}
+
+#[test]
+fn of_a_range_the_lowest_free_port_is_bound_and_a_bound_port_is_a_conflict() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let first = held.local_addr().unwrap().port();
+    let range = format!("127.0.0.1:{first}-{}", first.saturating_add(50));
+    let taken = a.ok(&["bind", &range, "web", "-o", "name"]).text();
+    let taken: SocketAddr = taken.trim().parse().unwrap();
+    assert!(taken.port() > first && taken.port() <= first + 50);
+    assert_eq!(a.run(&["bind", &held.local_addr().unwrap().to_string(), "web"]).code, Some(7));
 }
 
 #[test]

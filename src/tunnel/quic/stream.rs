@@ -68,6 +68,10 @@ impl QuicSend {
         self.stream.write_chunk(chunk).await.map_err(|error| self.slot.write_error(error))
     }
 
+    pub(in crate::tunnel) async fn write_chunks(&mut self, chunks: &mut [Bytes]) -> Result<(), WriteError> {
+        self.stream.write_all_chunks(chunks).await.map_err(|error| self.slot.write_error(error))
+    }
+
     pub(in crate::tunnel) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,

@@ -51,6 +51,8 @@ pub enum CloseReason {
     Incompatible,
     /// The peer broke the protocol, or its memory did: an entry failed its checksum.
     Misbehaved,
+    /// Neither end wants it any more: the mesh has grown and others serve.
+    Surplus,
     /// This node is leaving.
     Leaving,
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 
+use super::links::RESTLESS_WITHIN;
 use super::{Mesh, Unpersisted};
 use crate::crdt::{Class, Delta, Lane, RangeSet, Value};
 use crate::gossip::{Alarm, Durability, Event, Output, Ticket};
@@ -185,12 +186,18 @@ impl Mesh {
             label: self.config.label.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             addresses: self.config.addresses.clone(),
-            links: self.linked_set(),
+            links: self.neighbours(),
             leaving: self.leaving,
         };
         // Nothing can come after the end of time; the next change tries again.
-        if let Ok(prepared) = self.replica.publish(now.wall, &record) {
-            self.commit(now, prepared);
+        if let Ok(prepared) = self.replica.publish(now.wall, &record)
+            && self.commit(now, prepared).is_some()
+        {
+            let often = match self.published {
+                Some((at, often)) if now.monotone.since(at) < RESTLESS_WITHIN => often.saturating_add(1),
+                Some(_) | None => 0,
+            };
+            self.published = Some((now.monotone, often));
         }
     }
 }

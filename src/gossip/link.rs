@@ -15,6 +15,17 @@ use crate::time::{Moment, Now};
 const MAX_TOLD: usize = 1_024;
 const MAX_TOLD_RANGES: usize = 32;
 
+/// How far a peer has come, as this node knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// How many of this node's own writes the peer neither has nor is about to get.
+    pub behind: u64,
+    /// When the peer was last heard.
+    pub heard_at: Moment,
+    /// Since when its heartbeats have told of another state than ours; nothing while they tell of the same.
+    pub differing_since: Option<Moment>,
+}
+
 /// The state of a link. Its size depends on the number of actors and of gaps in what they wrote, and on nothing
 /// else.
 #[derive(Debug)]
@@ -214,6 +225,19 @@ impl Link {
         let news = drifts && !self.drifting;
         self.drifting = drifts;
         news
+    }
+
+    /// How far the peer has come. What others wrote they send themselves, and it need not tell us that it has it.
+    pub(super) fn progress(&self, replica: &Replica) -> Progress {
+        let (store, author) = (replica.store(), replica.actor().node);
+        let lacks = |known: &CausalContext| {
+            let own = store.lanes_of(&author).filter_map(|lane| Some((lane, store.seen_of(lane)?)));
+            own.map(|(lane, seen)| known.lane(lane).map_or(seen.len(), |known| seen.difference(known).len()))
+                .sum()
+        };
+        // Nothing is known of what it has before it said so: then its digest has said that it has all of it.
+        let behind = self.cursor.as_ref().map_or(0, lacks);
+        Progress { behind, heard_at: self.heard_at, differing_since: self.differing_since }
     }
 
     /// Whether the peer may get what others have written.

@@ -19,7 +19,7 @@ use super::overlay::Overlay;
 use super::timer::{Timer, TimerTable};
 use super::{
     Alarm, Channel, CloseReason, Config, DialId, Durability, Event, LinkId, MemberState, Message, Output,
-    Side, Ticket, Versions,
+    Progress, Side, Ticket, Versions,
 };
 use crate::crdt::{Corrupt, Delta, Revision};
 use crate::id::{Actor, NodeId, TunnelId, TunnelName};
@@ -348,6 +348,12 @@ impl Mesh {
             !matches!(state, Some(MemberState::Down | MemberState::Left))
         });
         found
+    }
+
+    /// How far each linked peer has come, by peer.
+    pub fn progress(&self) -> BTreeMap<NodeId, Progress> {
+        let established = self.links.values().filter(|link| link.is_established());
+        established.map(|link| (link.peer, link.progress(&self.replica))).collect()
     }
 
     /// The nodes that an established link leads to.

@@ -35,7 +35,10 @@ mod overlay;
 mod timer;
 
 pub use config::{Config, ConfigError, Durability};
+pub use link::Progress;
 pub use members::Member;
 pub use mesh::Mesh;
 pub use message::{Message, Versions};
-pub use output::{Alarm, Channel, CloseReason, DialId, Event, LinkId, MemberState, Output, Side, Ticket};
+pub use output::{
+    Alarm, Channel, CloseReason, DialId, Event, LinkId, MemberState, Origin, Output, Side, Ticket,
+};

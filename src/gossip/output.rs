@@ -6,6 +6,7 @@ use super::Message;
 use crate::crdt::{Delta, Value};
 use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
 use crate::replica::{Address, AttributeKey, Registration};
+use crate::time::Timestamp;
 
 /// One link between two nodes, as the driver numbers them: never used twice by one mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -104,6 +105,15 @@ pub enum Output {
     Event(Event),
 }
 
+/// Where a value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Who wrote it.
+    pub author: Actor,
+    /// When, by the author's clock.
+    pub stamp: Timestamp,
+}
+
 /// What subscribers are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -116,6 +126,8 @@ pub enum Event {
         value: Option<Value>,
         /// How many concurrent values lost.
         siblings: usize,
+        /// Who wrote the winning value, and when.
+        origin: Option<Origin>,
     },
     /// A tunnel was registered somewhere in the mesh.
     Registered(Registration),

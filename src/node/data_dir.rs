@@ -26,7 +26,7 @@ use super::files::{self, FileError};
 use crate::auth::{CaError, CredentialsError, Identity, IdentityError, MeshCa, MeshCredentials};
 use crate::id::{Generation, NodeId};
 use crate::time::UnixMillis;
-use crate::tunnel::quic::node_of_certificate;
+use crate::tunnel::quic::{certificate_expiry, node_of_certificate};
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long an authority holds: a mesh that outlives it has to move its nodes to another one.
@@ -216,6 +216,18 @@ impl DataDir {
     /// A file in it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// The certificates that are here: what each is for, and when it ends to be valid, in seconds since 1970.
+    pub(super) fn certificates(&self) -> Vec<(&'static str, f64)> {
+        let expiry = |name: &str| {
+            let pem = files::read(&self.file(name)).ok()??;
+            certificate_expiry(&CertificateDer::from_pem_slice(pem.as_bytes()).ok()?)
+        };
+        #[expect(clippy::cast_precision_loss, reason = "seconds are exact for millions of years")]
+        let known =
+            [("node", "node.crt"), ("ca", "ca.crt")].map(|(kind, name)| Some((kind, expiry(name)? as f64)));
+        known.into_iter().flatten().collect()
     }
 
     /// The node's identity, made on the first start.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::files::{self, FileError};
 use super::loopback::Loopback;
+use super::metrics::Metrics;
 use crate::id::{TunnelId, TunnelName};
 use crate::mesh::{CommandError, MeshHandle, RouteError, Router};
 use crate::replica::Attributes;
@@ -28,6 +30,7 @@ pub(super) struct Opener {
     pub(super) router: Router,
     pub(super) loopback: Loopback,
     pub(super) targets: TargetTable,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Opener {
@@ -55,7 +58,9 @@ impl Opener {
     /// The same for a visitor of a bind, whose end is told in the terms of a stream.
     async fn open_for_visitor(self, name: TunnelName) -> Result<TunnelStream, OpenError> {
         let shown = name.clone();
-        self.open(name).await.map_err(|error| {
+        let opened = self.open(name).await;
+        self.metrics.opened(shown.as_str(), result_of(&opened));
+        opened.map_err(|error| {
             let described: &dyn std::error::Error = &error;
             tracing::info!(tunnel = %shown, error = described, "visitor not served");
             match error {
@@ -65,6 +70,18 @@ impl Opener {
                 RouteError::Stopped(_) => OpenError::Closed(Closed::Locally(CloseReason::ShuttingDown)),
             }
         })
+    }
+}
+
+/// How an attempt went, in a word.
+fn result_of(opened: &Result<TunnelStream, RouteError>) -> &'static str {
+    match opened {
+        Ok(_) => "ok",
+        Err(RouteError::NotFound { .. }) => "not_found",
+        Err(RouteError::NoWay { .. }) => "no_route",
+        Err(RouteError::Open(OpenError::Refused(_))) => "refused",
+        Err(RouteError::Open(_)) => "failed",
+        Err(RouteError::Stopped(_)) => "stopped",
     }
 }
 
@@ -90,12 +107,39 @@ struct Exposure {
     target: Target,
     tunnel: TunnelId,
     attributes: Attributes,
+    keeper: Keeper,
 }
 
 #[derive(Debug)]
 struct Binding {
     tunnel: TunnelName,
     stop: CancellationToken,
+    keeper: Keeper,
+    /// Empty when nobody listens there any more.
+    ended: TaskTracker,
+}
+
+/// Who remembers a forward, and so who may take it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeper {
+    /// `forwards.json`: it was asked for at the admin API.
+    Forwards,
+    /// The configuration's files.
+    Configuration,
+}
+
+/// What the configuration wants to be forwarded.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Wanted {
+    pub(super) tunnels: BTreeMap<TunnelName, (Target, Attributes)>,
+    pub(super) binds: BTreeMap<SocketAddr, TunnelName>,
+}
+
+/// What a configuration changed, a sentence each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Applied {
+    pub(super) done: Vec<String>,
+    pub(super) failed: Vec<String>,
 }
 
 /// `forwards.json`.
@@ -141,6 +185,12 @@ pub(super) enum ForwardError {
         listen: SocketAddr,
         /// Where it leads.
         tunnel: TunnelName,
+    },
+    /// It stands in the configuration, which is where it is changed.
+    #[error("{what} stands in the configuration")]
+    Configured {
+        /// Which tunnel or bind.
+        what: String,
     },
     /// It holds, but will not after a restart.
     #[error("the change holds only until the node stops: {0}")]
@@ -192,6 +242,50 @@ impl Forwards {
         }
     }
 
+    /// Makes what the configuration wants hold, by difference: what is as it was is not touched.
+    pub(super) async fn configure(&self, wanted: &Wanted) -> Applied {
+        let mut applied = Applied::default();
+        let mut note = |done: String, outcome: Result<(), ForwardError>| match outcome {
+            Ok(()) => applied.done.push(done),
+            Err(error) => applied.failed.push(format!("not {done}: {error}")),
+        };
+        let mut state = self.state.lock().await;
+        let configured = |keeper: &Keeper| *keeper == Keeper::Configuration;
+        let gone = state.exposed.iter().filter(|(_, exposure)| configured(&exposure.keeper));
+        let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
+        for name in gone.iter().filter(|name| !wanted.tunnels.contains_key(*name)) {
+            note(format!("tunnel \"{name}\" taken back"), self.withdraw(&mut state, name).await);
+        }
+        let gone = state.binds.iter().filter(|(_, binding)| configured(&binding.keeper));
+        let gone: Vec<_> = gone.map(|(listen, binding)| (*listen, binding.tunnel.clone())).collect();
+        for (listen, _) in gone.iter().filter(|(listen, tunnel)| wanted.binds.get(listen) != Some(tunnel)) {
+            if let Some(binding) = state.binds.remove(listen) {
+                binding.stop.cancel();
+                binding.ended.wait().await;
+                note(format!("bind {listen} taken back"), self.save(&state).map_err(Into::into));
+            }
+        }
+        for (name, (target, attributes)) in &wanted.tunnels {
+            let same = state.exposed.get(name).is_some_and(|exposure| {
+                configured(&exposure.keeper)
+                    && exposure.target == *target
+                    && exposure.attributes == *attributes
+            });
+            if !same {
+                let offer = (name.clone(), target.clone(), attributes.clone());
+                let outcome = self.offer(&mut state, offer, Keeper::Configuration).await;
+                note(format!("tunnel \"{name}\" offered at {target}"), outcome.map(drop));
+            }
+        }
+        for (listen, tunnel) in &wanted.binds {
+            if !state.binds.get(listen).is_some_and(|binding| configured(&binding.keeper)) {
+                let outcome = self.listen(&mut state, *listen, tunnel.clone(), Keeper::Configuration).await;
+                note(format!("bind {listen} to \"{tunnel}\" made"), outcome.map(drop));
+            }
+        }
+        applied
+    }
+
     /// Offers a local service to the mesh. A name that this node exposes already leads to the new target.
     pub(super) async fn expose(
         &self,
@@ -200,6 +294,18 @@ impl Forwards {
         attributes: Attributes,
     ) -> Result<TunnelId, ForwardError> {
         let mut state = self.state.lock().await;
+        refuse_configured(state.exposed.get(&name).map(|exposure| exposure.keeper), || {
+            format!("tunnel \"{name}\"")
+        })?;
+        self.offer(&mut state, (name, target, attributes), Keeper::Forwards).await
+    }
+
+    async fn offer(
+        &self,
+        state: &mut State,
+        (name, target, attributes): (TunnelName, Target, Attributes),
+        keeper: Keeper,
+    ) -> Result<TunnelId, ForwardError> {
         let known = state.exposed.get(&name).map(|exposure| exposure.tunnel);
         let tunnel = known.unwrap_or_else(draw_tunnel);
         let declared = Declared { target: target.clone(), id: Some(tunnel) };
@@ -212,8 +318,8 @@ impl Forwards {
             };
             return Err(error.into());
         }
-        state.exposed.insert(name, Exposure { target, tunnel, attributes });
-        self.save(&state)?;
+        state.exposed.insert(name, Exposure { target, tunnel, attributes, keeper });
+        self.save(state)?;
         Ok(tunnel)
     }
 
@@ -221,11 +327,19 @@ impl Forwards {
     pub(super) async fn unexpose(&self, name: &TunnelName) -> Result<bool, ForwardError> {
         let mut state = self.state.lock().await;
         let Some(exposure) = state.exposed.get(name) else { return Ok(false) };
-        self.opener.mesh.deregister(name.clone(), exposure.tunnel).await?;
-        self.opener.targets.withdraw(name);
-        state.exposed.remove(name);
-        self.save(&state)?;
+        refuse_configured(Some(exposure.keeper), || format!("tunnel \"{name}\""))?;
+        self.withdraw(&mut state, name).await?;
         Ok(true)
+    }
+
+    async fn withdraw(&self, state: &mut State, name: &TunnelName) -> Result<(), ForwardError> {
+        if let Some(exposure) = state.exposed.get(name) {
+            self.opener.mesh.deregister(name.clone(), exposure.tunnel).await?;
+            self.opener.targets.withdraw(name);
+            state.exposed.remove(name);
+            self.save(state)?;
+        }
+        Ok(())
     }
 
     /// Lets local programs reach a tunnel at an address of this machine; port 0 takes a free one. Whether anybody
@@ -236,6 +350,16 @@ impl Forwards {
         tunnel: TunnelName,
     ) -> Result<SocketAddr, ForwardError> {
         let mut state = self.state.lock().await;
+        self.listen(&mut state, listen, tunnel, Keeper::Forwards).await
+    }
+
+    async fn listen(
+        &self,
+        state: &mut State,
+        listen: SocketAddr,
+        tunnel: TunnelName,
+        keeper: Keeper,
+    ) -> Result<SocketAddr, ForwardError> {
         if let Some(binding) = state.binds.get(&listen) {
             let same = binding.tunnel == tunnel;
             let bound = || ForwardError::Bound { listen, tunnel: binding.tunnel.clone() };
@@ -247,15 +371,20 @@ impl Forwards {
         let stop = self.stop.child_token();
         let (opener, name) = (self.opener.clone(), tunnel.clone());
         let open = move || opener.clone().open_for_visitor(name.clone());
-        self.tasks.spawn(proxy.run(open, stop.clone()));
-        state.binds.insert(bound, Binding { tunnel, stop });
-        self.save(&state)?;
+        let ended = TaskTracker::new();
+        let serving = ended.track_future(proxy.run(open, stop.clone()));
+        ended.close();
+        self.tasks.spawn(serving);
+        state.binds.insert(bound, Binding { tunnel, stop, keeper, ended });
+        self.save(state)?;
         Ok(bound)
     }
 
     /// Stops listening there; visitors are cut off. Says whether there was such a bind.
     pub(super) async fn unbind(&self, listen: SocketAddr) -> Result<bool, ForwardError> {
         let mut state = self.state.lock().await;
+        let keeper = state.binds.get(&listen).map(|binding| binding.keeper);
+        refuse_configured(keeper, || format!("the bind of {listen}"))?;
         let Some(binding) = state.binds.remove(&listen) else { return Ok(false) };
         binding.stop.cancel();
         self.save(&state)?;
@@ -283,12 +412,15 @@ impl Forwards {
     }
 
     fn save(&self, state: &State) -> Result<(), FileError> {
-        let exposed = state.exposed.iter().map(|(name, exposure)| SavedExposure {
+        let ours = |keeper: Keeper| keeper == Keeper::Forwards;
+        let exposed = state.exposed.iter().filter(|(_, exposure)| ours(exposure.keeper));
+        let exposed = exposed.map(|(name, exposure)| SavedExposure {
             name: name.to_string(),
             target: exposure.target.to_string(),
             attributes: exposure.attributes.iter().map(|(name, value)| (name.into(), value.into())).collect(),
         });
-        let binds = state.binds.iter().map(|(listen, binding)| SavedBind {
+        let binds = state.binds.iter().filter(|(_, binding)| ours(binding.keeper));
+        let binds = binds.map(|(listen, binding)| SavedBind {
             listen: listen.to_string(),
             tunnel: binding.tunnel.to_string(),
         });
@@ -296,6 +428,14 @@ impl Forwards {
         let text = serde_json::to_string_pretty(&saved).expect("texts and numbers are JSON");
         files::write(&self.file, &text, 0o600)
     }
+}
+
+/// What stands in the configuration is changed there, or it would be back after the next reload.
+fn refuse_configured(keeper: Option<Keeper>, what: impl FnOnce() -> String) -> Result<(), ForwardError> {
+    if keeper == Some(Keeper::Configuration) {
+        return Err(ForwardError::Configured { what: what() });
+    }
+    Ok(())
 }
 
 /// Draws an id that no other tunnel of any node has.

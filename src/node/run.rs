@@ -12,11 +12,12 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::admin::{self, AdminError, AdminSocket};
+use super::admin::{self, AdminError, AdminSocket, Http, HttpError};
 use super::agent::{Agent, Facts};
-use super::forwards::{Forwards, Opener};
+use super::forwards::{Applied, Forwards, Opener, Wanted};
 use super::loopback::Loopback;
-use super::{DataDir, DataDirError, NodeConfig, StateStore};
+use super::metrics::Metrics;
+use super::{DataDir, DataDirError, NodeConfig, StateStore, pulse};
 use crate::auth::{CredentialsError, MutualTls};
 use crate::clock::WallClock;
 use crate::daemon::{DaemonConfig, Drained, ModularDaemon};
@@ -39,6 +40,17 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 const MIN_GOODBYE: Duration = Duration::from_millis(50);
 
 type Daemon = ModularDaemon<MeshRegistry, ServiceRegistry, MutualTls>;
+
+/// What a node is put together from.
+struct Parts {
+    data_dir: DataDir,
+    endpoint: QuicEndpoint,
+    socket: AdminSocket,
+    driver: Driver,
+    /// The thread of the disk, if there is one.
+    disk: Option<std::thread::JoinHandle<()>>,
+    facts: Facts,
+}
 
 /// A running node: identity, daemon, mesh and admin API. Several may run in one process.
 ///
@@ -95,6 +107,9 @@ pub enum StartError {
     /// The system gives no thread for the disk.
     #[error("cannot start the thread of the disk")]
     Thread(#[source] io::Error),
+    /// The admin API cannot be had over TCP.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// The protocol's settings cannot work together.
     #[error("the settings cannot work together")]
     Gossip(#[from] ConfigError),
@@ -150,22 +165,20 @@ impl Node {
             admin: config.admin_path(),
             data_dir: config.data_dir.clone(),
             started_at: Instant::now(),
+            certificates: data_dir.certificates(),
         };
-        Ok(Self::compose(&config, data_dir, endpoint, socket, driver, disk, facts).await)
+        let parts = Parts { data_dir, endpoint, socket, driver, disk, facts };
+        Self::compose(&config, parts).await
     }
 
-    async fn compose(
-        config: &NodeConfig,
-        data_dir: DataDir,
-        endpoint: QuicEndpoint,
-        socket: AdminSocket,
-        driver: Driver,
-        disk: Option<std::thread::JoinHandle<()>>,
-        facts: Facts,
-    ) -> Self {
+    async fn compose(config: &NodeConfig, parts: Parts) -> Result<Self, StartError> {
+        let Parts { data_dir, endpoint, socket, driver, disk, facts } = parts;
         let mesh = driver.handle();
+        let metrics = Arc::new(Metrics::default());
         let (stop, stop_driver, tasks) =
             (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let token = config.token_file.clone().unwrap_or_else(|| data_dir.file("admin.token"));
+        let http = Http::prepare(token, Arc::clone(&metrics), stop.clone())?;
         let targets = TargetTable::new();
         let builder = ModularDaemon::builder();
         let peers = builder.peers();
@@ -176,7 +189,7 @@ impl Node {
         let daemon: Daemon = builder
             .registry(MeshRegistry::new(mesh.clone()))
             .services(services)
-            .config(DaemonConfig { drain_timeout: config.drain_timeout, ..DaemonConfig::default() })
+            .config(DaemonConfig { drain_timeout: config.drain_timeout, ..config.daemon.clone() })
             .build();
         let (accepting, incoming) = (daemon.clone(), endpoint.incoming());
         tasks.spawn(async move { accepting.run(incoming).await });
@@ -188,13 +201,30 @@ impl Node {
             loopback: Loopback::new(facts.node, targets.clone(), &tasks, stop.clone()),
             mesh: mesh.clone(),
             targets,
+            metrics: Arc::clone(&metrics),
         };
         let forwards = Forwards::new(opener, data_dir.file("forwards.json"));
         forwards.restore().await;
-        let agent = Arc::new(Agent { facts, mesh, peers, forwards, stop: stop.clone() });
-        let admin = tokio::spawn(admin::serve(socket, admin::router(Arc::clone(&agent)), stop.clone()));
+        for failed in forwards.configure(&config.wanted).await.failed {
+            tracing::error!("{failed}");
+        }
+        let controls = config.controls.clone();
+        let alive = controls.alive.clone();
+        tasks.spawn(pulse::watch(
+            mesh.clone(),
+            Arc::clone(&metrics),
+            move || alive.as_ref().into_iter().for_each(|alive| alive()),
+            stop.clone(),
+        ));
+        let agent = Agent { facts, mesh, peers, forwards, metrics, http, controls, stop: stop.clone() };
+        let agent = Arc::new(agent);
+        if let Some(listen) = config.http {
+            agent.http.listen(listen, &agent).await?;
+        }
+        let router = admin::numbered(admin::router(Arc::clone(&agent)));
+        let admin = tokio::spawn(admin::serve(socket, router, stop.clone()));
         tracing::info!(node = %agent.facts.node, listen = %agent.facts.listen, "node started");
-        Self { agent, daemon, endpoint, stop, stop_driver, driver, disk, admin, tasks, data_dir }
+        Ok(Self { agent, daemon, endpoint, stop, stop_driver, driver, disk, admin, tasks, data_dir })
     }
 
     /// The node's id.
@@ -220,6 +250,16 @@ impl Node {
     /// The socket of its admin API.
     pub fn admin_path(&self) -> &Path {
         &self.agent.facts.admin
+    }
+
+    /// Makes another configuration hold, as far as that needs no restart.
+    pub(super) async fn reconfigure(&self, wanted: &Wanted) -> Applied {
+        self.agent.forwards.configure(wanted).await
+    }
+
+    /// A reload of the configuration was tried.
+    pub(super) fn note_reload(&self, taken_over: Result<(), ()>) {
+        self.agent.metrics.reloaded(taken_over);
     }
 
     /// Its directory.
@@ -263,6 +303,7 @@ impl Node {
                 tracing::error!("the thread of the disk has failed");
             }
         }
+        self.agent.http.stopped().await;
         self.endpoint.close(CloseReason::ShuttingDown);
         let _slow = timeout(GOODBYE_TIMEOUT, self.endpoint.wait_idle()).await;
         self.tasks.close();

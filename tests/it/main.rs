@@ -6,8 +6,13 @@
     reason = "a helper of a test fails as the test does: by a panic that says where"
 )]
 
+mod admin;
+mod browser;
+mod config;
 mod crash;
+mod dashboard;
 mod demo;
+mod http;
 mod mesh;
 mod program;
 mod usage;

@@ -194,10 +194,15 @@ impl Agent {
         assert_eq!(self.end(Signal::TERM), Some(143));
     }
 
-    /// Sends a signal and waits for the end; gives back the exit code.
-    pub(crate) fn end(mut self, signal: Signal) -> Option<i32> {
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
+    }
+
+    /// Sends a signal and waits for the end; gives back the exit code.
+    pub(crate) fn end(mut self, signal: Signal) -> Option<i32> {
+        self.signal(signal);
         let mut code = None;
         until("the end of the node", || {
             let status = self.child.try_wait().unwrap();

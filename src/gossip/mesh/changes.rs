@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Mesh;
 use crate::crdt::{Corrupt, Delta, Lane};
 use crate::gossip::timer::Timer;
-use crate::gossip::{Alarm, CloseReason, Durability, Event, LinkId, Member, Output};
+use crate::gossip::{Alarm, CloseReason, Durability, Event, LinkId, Member, Origin, Output};
 use crate::id::NodeId;
 use crate::replica::Path;
 use crate::time::Now;
@@ -78,7 +78,9 @@ impl Mesh {
                 Path::Attribute(key) => {
                     let found = self.replica.attribute(&key);
                     let siblings = found.as_ref().map_or(0, |found| found.siblings.len());
-                    Event::Attribute { key, value: found.map(|found| found.value), siblings }
+                    let origin =
+                        found.as_ref().map(|found| Origin { author: found.author, stamp: found.stamp });
+                    Event::Attribute { key, value: found.map(|found| found.value), siblings, origin }
                 }
                 Path::Registration { name, tunnel } => match self.replica.registration(&name, tunnel) {
                     Some(registration) => Event::Registered(registration),

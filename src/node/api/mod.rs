@@ -4,6 +4,8 @@
 //! milliseconds since 1970 UTC, ids are their text. A client ignores fields that it does not know.
 
 mod attribute;
+mod control;
+mod convergence;
 mod event;
 mod node;
 mod problem;
@@ -11,6 +13,8 @@ mod status;
 mod tunnel;
 
 pub use attribute::{Attribute, AttributeList, Bytes, Write};
+pub use control::{LogLevel, LogState, Reload, UiCode, UiLink, UiSession};
+pub use convergence::{Convergence, PeerProgress, Propagation};
 pub use event::Event;
 pub use node::{Node, NodeList, state_name};
 pub use problem::{Code, Problem};

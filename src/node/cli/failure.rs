@@ -17,6 +17,7 @@ Exit codes:
   2    usage: an argument, a name, a key or a value is not legal
   3    no node answers on the admin socket
   4    not found
+  5    not authorised: no token, or not one for this
   6    timed out
   7    conflict: an address, a name or a directory is in use
   8    degraded: the node runs, but is not ready
@@ -32,6 +33,7 @@ pub(super) enum Exit {
     Usage,
     NoAgent,
     NotFound,
+    Unauthorised,
     TimedOut,
     Conflict,
     Degraded,
@@ -49,6 +51,7 @@ impl From<Exit> for ExitCode {
             Exit::Usage => 2,
             Exit::NoAgent => 3,
             Exit::NotFound => 4,
+            Exit::Unauthorised => 5,
             Exit::TimedOut => 6,
             Exit::Conflict => 7,
             Exit::Degraded => 8,
@@ -88,7 +91,7 @@ impl Failure {
 }
 
 /// An error and its causes in one line, none of them twice.
-pub(super) fn describe(error: &dyn Error) -> String {
+pub(in crate::node) fn describe(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -126,6 +129,8 @@ impl From<ClientError> for Failure {
                     Code::NoRoom => Exit::Degraded,
                     Code::Unavailable => Exit::NoAgent,
                     Code::Internal => Exit::Unexpected,
+                    Code::Unauthorized | Code::Forbidden => Exit::Unauthorised,
+                    Code::Configuration => Exit::Configuration,
                 };
                 Self { exit, what: problem.title.clone(), hint: problem.hint.clone() }
             }
@@ -149,6 +154,8 @@ impl From<StartError> for Failure {
                 (Exit::Conflict, inner.hint())
             }
             StartError::Admin(inner) => (Exit::Configuration, inner.hint()),
+            StartError::Http(inner @ crate::node::HttpError::Listen { .. }) => (Exit::Conflict, inner.hint()),
+            StartError::Http(inner) => (Exit::Configuration, inner.hint()),
             StartError::Credentials(_) | StartError::Endpoint(_) | StartError::Gossip(_) => {
                 (Exit::Configuration, None)
             }

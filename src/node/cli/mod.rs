@@ -1,11 +1,13 @@
 //! The command line: `up` and `demo` run nodes, everything else is a thin client of a node's admin API.
 
 mod attr;
+mod config;
+mod debug;
 mod demo;
 mod failure;
 mod forward;
 mod look;
-mod parse;
+
 mod screen;
 mod stream;
 mod telemetry;
@@ -18,10 +20,11 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
+pub(super) use self::failure::describe;
 use self::failure::{EXIT_CODES, Exit, Failure};
 use self::screen::{Color, Format, Screen};
 use crate::id::TunnelName;
-use crate::node::Client;
+use crate::node::{Agent, Client, Token, files, parse};
 
 /// Peer-to-peer mesh of QUIC daemons that share one eventually consistent registry.
 #[derive(Debug, Parser)]
@@ -39,9 +42,13 @@ struct Global {
     /// The node's directory; its admin socket is in there
     #[arg(long, global = true, value_name = "DIR", env = "SNOMESH_DATA_DIR")]
     data_dir: Option<PathBuf>,
-    /// The admin socket of the node to talk to [default: admin.sock in the data directory]
-    #[arg(long, global = true, value_name = "PATH", env = "SNOMESH_AGENT")]
-    agent: Option<PathBuf>,
+    /// The node to talk to: PATH of its admin socket, or http://127.0.0.1:PORT
+    /// [default: admin.sock in the data directory]
+    #[arg(long, global = true, value_name = "PATH|URL", env = "SNOMESH_AGENT")]
+    agent: Option<String>,
+    /// The file of the token for http://; admin.token in the node's directory
+    #[arg(long, global = true, value_name = "FILE", env = "SNOMESH_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
     /// How to print: for people, or stable for programs
     #[arg(
         short,
@@ -110,6 +117,14 @@ enum Command {
     Events,
     /// The digest of the replicated state: equal on two nodes exactly when their states are
     Digest,
+    /// Print a link to the node's dashboard, which works once
+    Ui,
+    /// What is configured, where, and whether it is valid
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Look into a running node
+    #[command(subcommand)]
+    Debug(debug::Debug),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -151,7 +166,12 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let Cli { global, command } = cli;
     let mut screen = Screen::new(global.output, global.color, global.quiet);
     match command {
-        Command::Up(up) => return up::run(&global, up, &mut screen),
+        Command::Up(up) => return up::run(&global, &up, &mut screen),
+        Command::Config(ref config) => {
+            if let Some(done) = config::run(&global, config, &mut screen) {
+                return done;
+            }
+        }
         Command::Demo(demo) => return demo::run(&global, demo, &mut screen),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "snomesh", &mut std::io::stdout());
@@ -163,7 +183,7 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         }
         _ => {}
     }
-    telemetry::init(telemetry::Level::Client, global.verbose, global.quiet);
+    telemetry::init(global.verbose, global.quiet);
     let client = Client::new(global.agent()?, global.timeout);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let exit = runtime.block_on(ask(&client, &global, command, &mut screen));
@@ -183,6 +203,9 @@ async fn ask(
         Command::Tunnel(Inventory::Ls) => look::tunnels(client, screen).await?,
         Command::Digest => look::digest(client, screen).await?,
         Command::Attr(attr) => return attr::run(client, screen, attr).await,
+        Command::Ui => debug::ui(client, screen).await?,
+        Command::Debug(debug) => debug::run(client, screen, debug).await?,
+        Command::Config(_) => return config::reload(client, screen, global.color).await,
         Command::Events => return stream::events(client, screen).await,
         Command::Expose(expose) => forward::expose(client, screen, expose).await?,
         Command::Unexpose { name } => forward::unexpose(client, screen, &name).await?,
@@ -207,12 +230,21 @@ impl Global {
         })
     }
 
-    /// The admin socket of the node to talk to.
-    fn agent(&self) -> Result<PathBuf, Failure> {
-        match &self.agent {
-            Some(agent) => Ok(agent.clone()),
-            None => Ok(self.data_dir()?.join("admin.sock")),
-        }
+    /// The node to talk to.
+    fn agent(&self) -> Result<Agent, Failure> {
+        let Some(agent) = &self.agent else { return Ok(self.data_dir()?.join("admin.sock").into()) };
+        let Some(address) = agent.strip_prefix("http://") else {
+            return Ok(agent.strip_prefix("unix:").unwrap_or(agent).into());
+        };
+        let file = match &self.token_file {
+            Some(file) => file.clone(),
+            None => self.data_dir()?.join("admin.token"),
+        };
+        let hint = "name its file: --token-file FILE; the node says where it is: snomesh config show";
+        let unread = |what: String| Failure::new(Exit::Unauthorised, what).hint(hint);
+        let token = files::read_secret(&file).map_err(|error| unread(describe(&error)))?;
+        let token = token.ok_or_else(|| unread(format!("there is no token in {}", file.display())))?;
+        Ok(Agent::Http { address: address.trim_end_matches('/').to_owned(), token: Token::new(&token) })
     }
 }
 

@@ -25,7 +25,7 @@ mod tests;
 pub use config::{ALPN, EndpointSecret, QuicConfig, TlsSettings, UnfitTls};
 pub use endpoint::{BindError, DialError, QuicEndpoint, QuicIncoming, bind_socket};
 pub use gate::{Gate, GatedSocket};
-pub use peer::{expected_node, node_of_certificate};
+pub use peer::{certificate_expiry, expected_node, node_of_certificate};
 pub use tunnel::QuinnTunnel;
 
 pub(super) use stream::{QuicRecv, QuicSend};

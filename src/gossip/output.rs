@@ -138,6 +138,12 @@ pub enum Event {
         /// The tunnel.
         tunnel: TunnelId,
     },
+    /// Somebody says, or does not say any more, that a node's key is not to be believed. Whether it is so, its proof
+    /// says: see [`Replica::revocations_of`](crate::replica::Replica::revocations_of).
+    Revocation {
+        /// Whose key.
+        node: NodeId,
+    },
     /// What this node thinks of another changed.
     Member {
         /// Of whom.

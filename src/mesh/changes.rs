@@ -83,7 +83,7 @@ impl ChangeCounters {
             Event::Alarm(Alarm::Double { .. }) => add(&self.doubles, 1),
             Event::Alarm(Alarm::Corrupt { .. }) => add(&self.corruptions, 1),
             Event::Alarm(Alarm::Drift { .. }) => add(&self.drifts, 1),
-            Event::LinkUp { .. } | Event::LinkDown { .. } => {}
+            Event::Revocation { .. } | Event::LinkUp { .. } | Event::LinkDown { .. } => {}
         }
     }
 

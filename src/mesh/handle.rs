@@ -147,6 +147,15 @@ impl MeshHandle {
         self.write(Durability::Memory, move |mesh, now| mesh.deregister(now, &name, tunnel)).await
     }
 
+    /// Says that a node's key is not to be believed, with what proves it.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError`].
+    pub async fn revoke(&self, node: NodeId, proof: Value) -> Result<Written, CommandError> {
+        self.write(Durability::Disk, move |mesh, now| mesh.revoke(now, node, proof)).await
+    }
+
     /// Who holds tunnels of a name and is not down, the last registered first.
     ///
     /// # Errors

@@ -14,6 +14,8 @@ use super::api::{self, API_VERSION, state_name};
 use super::control::Controls;
 use super::forwards::Forwards;
 use super::metrics::Metrics;
+use super::trust::Keys;
+use crate::clock::WallClock;
 use crate::daemon::PeersView;
 use crate::gossip::{Member, MemberState, Mesh, Progress};
 use crate::id::{Generation, NodeId};
@@ -50,6 +52,7 @@ pub(super) struct Agent {
     pub(super) http: Http,
     /// What the node can be told while it runs, where somebody can do it.
     pub(super) controls: Controls,
+    pub(super) keys: Arc<Keys>,
     /// Cancelled when the node begins to stop.
     pub(super) stop: CancellationToken,
 }
@@ -98,6 +101,7 @@ impl Agent {
             data_dir: facts.data_dir.display().to_string(),
             ready: reasons.is_empty(),
             reasons,
+            certificate_expires_at: self.keys.certificate_expires_at().map(|at| at.0),
             storage: storage.into(),
             nodes: summary.counts,
             tunnels: summary.tunnels,
@@ -151,7 +155,11 @@ impl Agent {
         api::Node {
             node: member.node.to_string(),
             name: member.record.label,
-            state: state_name(member.state).into(),
+            state: if self.keys.denied().contains(member.node) {
+                "revoked".into()
+            } else {
+                state_name(member.state).into()
+            },
             local: false,
             linked: progress.is_some(),
             rtt_micros: rtt.and_then(|micros| u64::try_from(micros).ok()),
@@ -254,6 +262,13 @@ impl Agent {
         }
         if *self.mesh.storage().borrow() == Storage::NoRoom {
             reasons.push("the disk is full: no durable write is taken until there is room".to_owned());
+        }
+        if self.keys.denied().contains(self.facts.node) {
+            reasons.push("this node was revoked: no other lets it in".to_owned());
+        }
+        let expires_at = self.keys.certificate_expires_at();
+        if expires_at.is_some_and(|at| at <= WallClock::system().now()) {
+            reasons.push("the node's certificate has ended: no other lets it in".to_owned());
         }
         let counts = &summary.counts;
         let known = counts.alive + counts.suspect + counts.down;

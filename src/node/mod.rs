@@ -30,11 +30,12 @@ mod parse;
 mod pulse;
 mod run;
 mod settings;
+mod trust;
 
 pub use admin::{AdminError, HttpError};
 pub use client::{Agent, Client, ClientError, EventStream, Token};
 pub use config::{DEFAULT_PORT, NodeConfig, StateStore};
 pub use control::{Controls, LogControl, ReloadRequests, Reloaded};
-pub use data_dir::{CaSource, DataDir, DataDirError, Trust};
+pub use data_dir::{CaSource, DataDir, DataDirError, NodeFiles, Trust};
 pub use files::FileError;
 pub use run::{Node, StartError};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -14,10 +15,12 @@ use tokio_util::task::TaskTracker;
 
 use super::admin::{self, AdminError, AdminSocket, Http, HttpError};
 use super::agent::{Agent, Facts};
+use super::files::FileError;
 use super::forwards::{Applied, Forwards, Opener, Wanted};
 use super::loopback::Loopback;
 use super::metrics::Metrics;
-use super::{DataDir, DataDirError, NodeConfig, StateStore, pulse};
+use super::trust::{Keys, Revocations, keep_door};
+use super::{DataDir, DataDirError, NodeConfig, NodeFiles, StateStore, pulse};
 use crate::auth::{CredentialsError, MutualTls};
 use crate::clock::WallClock;
 use crate::daemon::{DaemonConfig, Drained, ModularDaemon};
@@ -28,7 +31,7 @@ use crate::mesh::{
 };
 use crate::service::{RouteService, ServiceRegistry, TargetTable, TcpProxyService};
 use crate::store::{self, StateFile, StoreError};
-use crate::tunnel::quic::{BindError, GatedSocket, QuicConfig, QuicEndpoint, bind_socket};
+use crate::tunnel::quic::{BindError, GatedSocket, Guest, QuicConfig, QuicEndpoint, bind_socket};
 use crate::tunnel::{CloseReason, Tunnel};
 
 /// How many events a subscriber may be behind before it misses some.
@@ -50,6 +53,10 @@ struct Parts {
     /// The thread of the disk, if there is one.
     disk: Option<std::thread::JoinHandle<()>>,
     facts: Facts,
+    keys: Arc<Keys>,
+    revocations: Revocations,
+    /// Those who want to join, if this node can make nodes of them.
+    door: Option<mpsc::Receiver<Guest>>,
 }
 
 /// A running node: identity, daemon, mesh and admin API. Several may run in one process.
@@ -92,6 +99,15 @@ pub enum StartError {
     /// The admin socket cannot be had.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// A file of its directory cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The door for guests cannot be opened.
+    #[error("the door for those who join cannot be opened: {what}")]
+    Door {
+        /// Why.
+        what: String,
+    },
     /// The state file cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -135,11 +151,13 @@ impl Node {
         let generation = data_dir.next_generation(WallClock::system().now(), drawn, known)?;
         let actor = Actor { node: identity.node_id(), generation };
         let advertised = config.advertised(listen);
+        let mut seeds = config.join.clone();
+        seeds.extend(data_dir.seeds()?.into_iter().filter(|seed| !config.join.contains(seed)));
         let driver_config = DriverConfig {
             gossip: gossip::Config {
                 label: config.name.clone(),
                 addresses: advertised.clone(),
-                seeds: config.join.clone(),
+                seeds: seeds.clone(),
                 ..config.gossip.clone()
             },
             actor,
@@ -154,25 +172,35 @@ impl Node {
                 (driver, Some(disk))
             }
         };
+        let revocations = Revocations::open(
+            data_dir.file("revoked"),
+            trust.credentials.authorities.clone(),
+            trust.credentials.denied.clone(),
+        )?;
+        let mesh = trust.mesh;
+        let files = NodeFiles::clone(&data_dir);
+        let keys = Keys::new(files, config.ca.clone(), trust, endpoint.clone(), advertised.clone())?;
+        let door = keys.open_door().map_err(|error| StartError::Door { what: error.to_string() })?;
+        let keys = Arc::new(keys);
         let facts = Facts {
             node: actor.node,
             name: config.name.clone(),
             generation,
-            mesh: trust.mesh,
+            mesh,
             listen,
             advertised,
-            seeds: config.join.clone(),
+            seeds,
             admin: config.admin_path(),
             data_dir: config.data_dir.clone(),
             started_at: Instant::now(),
             certificates: data_dir.certificates(),
         };
-        let parts = Parts { data_dir, endpoint, socket, driver, disk, facts };
+        let parts = Parts { data_dir, endpoint, socket, driver, disk, facts, keys, revocations, door };
         Self::compose(&config, parts).await
     }
 
     async fn compose(config: &NodeConfig, parts: Parts) -> Result<Self, StartError> {
-        let Parts { data_dir, endpoint, socket, driver, disk, facts } = parts;
+        let Parts { data_dir, endpoint, socket, driver, disk, facts, keys, revocations, door } = parts;
         let mesh = driver.handle();
         let metrics = Arc::new(Metrics::default());
         let (stop, stop_driver, tasks) =
@@ -208,6 +236,10 @@ impl Node {
         for failed in forwards.configure(&config.wanted).await.failed {
             tracing::error!("{failed}");
         }
+        tasks.spawn(revocations.keep(mesh.clone(), peers.clone(), stop.clone()));
+        if let Some(guests) = door {
+            tasks.spawn(keep_door(guests, Arc::clone(&keys), stop.clone()));
+        }
         let controls = config.controls.clone();
         let alive = controls.alive.clone();
         tasks.spawn(pulse::watch(
@@ -216,7 +248,7 @@ impl Node {
             move || alive.as_ref().into_iter().for_each(|alive| alive()),
             stop.clone(),
         ));
-        let agent = Agent { facts, mesh, peers, forwards, metrics, http, controls, stop: stop.clone() };
+        let agent = Agent { facts, mesh, peers, forwards, keys, metrics, http, controls, stop: stop.clone() };
         let agent = Arc::new(agent);
         if let Some(listen) = config.http {
             agent.http.listen(listen, &agent).await?;

@@ -15,4 +15,5 @@ mod demo;
 mod http;
 mod mesh;
 mod program;
+mod trust;
 mod usage;

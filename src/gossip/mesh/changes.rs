@@ -75,6 +75,7 @@ impl Mesh {
                     self.observe_record(now, node);
                     continue;
                 }
+                Path::Revocation(node) => Event::Revocation { node },
                 Path::Attribute(key) => {
                     let found = self.replica.attribute(&key);
                     let siblings = found.as_ref().map_or(0, |found| found.siblings.len());

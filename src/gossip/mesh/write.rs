@@ -8,7 +8,7 @@ use super::links::RESTLESS_WITHIN;
 use super::{Mesh, Unpersisted};
 use crate::crdt::{Class, Delta, Lane, RangeSet, Value};
 use crate::gossip::{Alarm, Durability, Event, Output, Ticket};
-use crate::id::{Actor, Generation, TunnelId, TunnelName};
+use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
 use crate::replica::{AttributeKey, Attributes, NodeRecord, Prepared, WriteError};
 use crate::time::Now;
 
@@ -80,6 +80,16 @@ impl Mesh {
     ) -> Result<Option<Ticket>, WriteError> {
         let prepared = self.replica.deregister(now.wall, name, tunnel)?;
         self.held.remove(&(name.clone(), tunnel));
+        Ok(self.commit(now, prepared))
+    }
+
+    /// Says that a node's key is not to be believed, with what proves it. `None` if that was said in the same words.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; nothing was written.
+    pub fn revoke(&mut self, now: Now, node: NodeId, proof: Value) -> Result<Option<Ticket>, WriteError> {
+        let prepared = self.replica.revoke(now.wall, node, proof)?;
         Ok(self.commit(now, prepared))
     }
 

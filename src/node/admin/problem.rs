@@ -8,6 +8,7 @@ use super::http::HttpError;
 use crate::mesh::{CommandError, Stopped};
 use crate::node::api::{Code, Problem};
 use crate::node::forwards::ForwardError;
+use crate::node::trust::KeysError;
 
 impl Problem {
     /// A problem without a hint.
@@ -18,6 +19,11 @@ impl Problem {
     /// What the client sent is not legal.
     pub(super) fn invalid(title: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, Code::Invalid, title)
+    }
+
+    /// Something that should not be.
+    pub(super) fn bug(title: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, title)
     }
 
     /// There is no such thing.
@@ -52,6 +58,29 @@ impl From<HttpError> for Problem {
         match hint {
             Some(hint) => problem.hint(hint),
             None => problem,
+        }
+    }
+}
+
+impl From<KeysError> for Problem {
+    fn from(error: KeysError) -> Self {
+        let title = error.to_string();
+        match error {
+            KeysError::NoAuthority => Self::new(StatusCode::FORBIDDEN, Code::Forbidden, title)
+                .hint("ask the node that began the mesh: ca.key is in its directory"),
+            KeysError::NoAddress => Self::new(StatusCode::CONFLICT, Code::Conflict, title)
+                .hint("start it with --listen IP:PORT or --advertise HOST:PORT"),
+            KeysError::Itself | KeysError::TooMany => Self::new(StatusCode::CONFLICT, Code::Conflict, title),
+            KeysError::Command(error) => error.into(),
+            KeysError::DataDir(error) => {
+                let problem = Self::new(StatusCode::CONFLICT, Code::Conflict, title);
+                match error.hint() {
+                    Some(hint) => problem.hint(hint),
+                    None => problem,
+                }
+            }
+            KeysError::Credentials(_) => Self::new(StatusCode::CONFLICT, Code::Conflict, title),
+            KeysError::File(_) | KeysError::Endpoint(_) | KeysError::Authority(_) => Self::bug(title),
         }
     }
 }

@@ -46,6 +46,11 @@ pub enum Event {
         /// Its id.
         tunnel: String,
     },
+    /// Somebody says that a node's key is not to be believed any more.
+    Revocation {
+        /// Whose key.
+        node: String,
+    },
     /// What this node thinks of another changed.
     Member {
         /// Of whom.
@@ -118,6 +123,7 @@ impl From<&gossip::Event> for Event {
                 generation: generation.0,
                 state: state_name(*state).into(),
             },
+            gossip::Event::Revocation { node } => Self::Revocation { node: node.to_string() },
             gossip::Event::LinkUp { peer } => Self::LinkUp { peer: peer.to_string() },
             gossip::Event::LinkDown { peer } => Self::LinkDown { peer: peer.to_string() },
             gossip::Event::Alarm(alarm) => Self::Alarm { message: alarm_text(alarm) },

@@ -10,6 +10,7 @@ mod event;
 mod node;
 mod problem;
 mod status;
+mod trust;
 mod tunnel;
 
 pub use attribute::{Attribute, AttributeList, Bytes, Write};
@@ -19,6 +20,7 @@ pub use event::Event;
 pub use node::{Node, NodeList, state_name};
 pub use problem::{Code, Problem};
 pub use status::{Counts, Digest, Seed, Status};
+pub use trust::{Invite, Invited, Reloaded, Revoke, Revoked};
 pub use tunnel::{Bind, BindList, Expose, Exposed, Tunnel, TunnelList};
 
 /// The version of the API, which every document names.

@@ -23,7 +23,7 @@ pub struct Node {
     pub node: String,
     /// What people call it; need not be unique.
     pub name: String,
-    /// `alive`, `suspect`, `down` or `left`.
+    /// `alive`, `suspect`, `down`, `left` or `revoked`.
     pub state: String,
     /// Whether it is the one that was asked.
     pub local: bool,

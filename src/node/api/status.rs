@@ -38,6 +38,8 @@ pub struct Status {
     pub ready: bool,
     /// Why not, one sentence each.
     pub reasons: Vec<String>,
+    /// When the node's certificate ends.
+    pub certificate_expires_at: Option<u64>,
     /// How durable what it acknowledges is: `durable`, `memory`, or `full` while the disk takes no durable write.
     pub storage: String,
     /// How many other nodes it knows, by what it thinks of them.

@@ -17,7 +17,7 @@ Exit codes:
   2    usage: an argument, a name, a key or a value is not legal
   3    no node answers on the admin socket
   4    not found
-  5    not authorised: no token, or not one for this
+  5    not authorised: a token, an invitation or a right that is missing or does not hold
   6    timed out
   7    conflict: an address, a name or a directory is in use
   8    degraded: the node runs, but is not ready
@@ -138,6 +138,12 @@ impl From<ClientError> for Failure {
     }
 }
 
+impl From<DataDirError> for Failure {
+    fn from(error: DataDirError) -> Self {
+        StartError::DataDir(error).into()
+    }
+}
+
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let in_use =
@@ -156,6 +162,8 @@ impl From<StartError> for Failure {
             StartError::Admin(inner) => (Exit::Configuration, inner.hint()),
             StartError::Http(inner @ crate::node::HttpError::Listen { .. }) => (Exit::Conflict, inner.hint()),
             StartError::Http(inner) => (Exit::Configuration, inner.hint()),
+            StartError::File(inner) => (Exit::Configuration, inner.hint()),
+            StartError::Door { .. } => (Exit::Configuration, None),
             StartError::Credentials(_) | StartError::Endpoint(_) | StartError::Gossip(_) => {
                 (Exit::Configuration, None)
             }

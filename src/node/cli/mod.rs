@@ -11,6 +11,7 @@ mod look;
 mod screen;
 mod stream;
 mod telemetry;
+mod trust;
 mod up;
 
 use std::net::SocketAddr;
@@ -98,6 +99,15 @@ enum Command {
     /// Attributes, which every node may read and write
     #[command(subcommand)]
     Attr(attr::Attr),
+    /// Let another machine join the mesh: prints a token for it
+    Invite(trust::Invite),
+    /// Become a node of the mesh that an invitation is of
+    Join(Box<trust::Join>),
+    /// Cut a node off for ever, on all nodes
+    Revoke(trust::Revoke),
+    /// The node's certificate
+    #[command(subcommand)]
+    Cert(trust::Cert),
     /// Offer a local service to the mesh, under a name
     Expose(forward::Expose),
     /// Take an offer back
@@ -172,6 +182,7 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
                 return done;
             }
         }
+        Command::Join(join) => return trust::join(&global, &join, &mut screen),
         Command::Demo(demo) => return demo::run(&global, demo, &mut screen),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "snomesh", &mut std::io::stdout());
@@ -202,6 +213,9 @@ async fn ask(
         Command::Node(Inventory::Ls) => look::nodes(client, screen).await?,
         Command::Tunnel(Inventory::Ls) => look::tunnels(client, screen).await?,
         Command::Digest => look::digest(client, screen).await?,
+        Command::Invite(invite) => trust::invite(client, screen, &invite).await?,
+        Command::Revoke(revoke) => trust::revoke(client, screen, revoke).await?,
+        Command::Cert(cert) => trust::cert(client, screen, cert).await?,
         Command::Attr(attr) => return attr::run(client, screen, attr).await,
         Command::Ui => debug::ui(client, screen).await?,
         Command::Debug(debug) => debug::run(client, screen, debug).await?,
@@ -211,7 +225,11 @@ async fn ask(
         Command::Unexpose { name } => forward::unexpose(client, screen, &name).await?,
         Command::Bind(bind) => return forward::bind(client, screen, global.color, bind).await,
         Command::Unbind { listen } => forward::unbind(client, screen, listen).await?,
-        Command::Up(_) | Command::Demo(_) | Command::Completions { .. } | Command::Version => {
+        Command::Up(_)
+        | Command::Join(_)
+        | Command::Demo(_)
+        | Command::Completions { .. }
+        | Command::Version => {
             unreachable!("commands without a node are done already")
         }
     }

@@ -305,17 +305,13 @@ fn advise(node: &Node, joins: bool, global: &Global, screen: &mut Screen) -> Res
         screen.next("Nobody can dial this node: it listens everywhere and advertises nothing.")?;
         screen.next("If others shall, name its address: --advertise HOST:PORT")?;
     }
-    let data = node.data_dir().display();
-    if !joins {
-        screen.next("Add a node on this machine:")?;
-        let listen = node.listen_addr();
-        screen.next(format!("  snomesh up --data-dir DIR --listen 0 --join {listen} \\"))?;
-        screen.next(format!("    --ca {data}/ca.crt --ca-key {data}/ca.key"))?;
-    }
     let snomesh = match (&global.agent, &global.data_dir) {
         (Some(_), _) | (None, None) => "snomesh".to_owned(),
         (None, Some(given)) => format!("snomesh --data-dir {}", given.display()),
     };
+    if !joins {
+        screen.next(format!("Add a node:       {snomesh} invite (here), snomesh join TOKEN --up (there)"))?;
+    }
     screen.next(format!("What it does:     {snomesh} status"))?;
     screen.next(format!("Offer a service:  {snomesh} expose web 8080"))?;
     Ok(())

@@ -2,6 +2,7 @@
 
 mod attribute;
 mod control;
+mod trust;
 mod tunnel;
 mod watch;
 
@@ -39,6 +40,7 @@ pub(in crate::node) fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/nodes", get(nodes))
         .route("/v1/digest", get(digest))
+        .merge(trust::routes())
         .merge(tunnel::routes())
         .merge(attribute::routes())
         .merge(control::routes())

@@ -68,6 +68,12 @@ impl<E> Ring<E> {
         Cursor { next: self.end }
     }
 
+    /// A cursor that wants that event next, whether or not it is still held. One that was never published is taken
+    /// for the next one that will be.
+    pub fn resume(&self, next: Sequence) -> Cursor {
+        Cursor { next: next.min(self.end) }
+    }
+
     /// The number that the next event will bear.
     pub fn end(&self) -> Sequence {
         self.end

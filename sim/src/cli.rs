@@ -16,7 +16,7 @@ use crate::progress::{Progress, Total};
 use crate::random::Seed;
 use crate::report::Batch;
 use crate::run::{Effort, Finished, Job, run, run_all};
-use crate::scenario::{BUILTIN, FaultKind, Quantity as _, Scenario, builtin};
+use crate::scenario::{BUILTIN, FaultKind, Quantity as _, Scenario, Tier, builtin};
 use crate::shrink::{ShrinkError, Shrunk, shrink};
 use crate::token::{Override, OverrideError, Overrides, Token, quoted};
 use crate::trace::{Filter, Keep};
@@ -58,6 +58,9 @@ enum Command {
         /// The first seed.
         #[arg(long, default_value = "0")]
         seed: Seed,
+        /// How much of the product runs.
+        #[arg(long, value_enum, default_value_t)]
+        tier: Tier,
     },
     /// Plant faults in a copy of the sources and see that each is noticed by the check that it names.
     Mutants {
@@ -99,6 +102,9 @@ struct RunArgs {
 /// What the command line changes of a scenario.
 #[derive(Debug, Args)]
 struct Changes {
+    /// How much of the product runs, if not as much as the scenario says.
+    #[arg(long, value_enum)]
+    tier: Option<Tier>,
     /// How many nodes, if not as many as the scenario says.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     nodes: Option<u16>,
@@ -116,10 +122,13 @@ struct Changes {
 impl Changes {
     fn overrides(&self, of_token: Overrides) -> Overrides {
         let mut all = of_token;
+        let tier = self.tier.map(|tier| Override::new("tier", tier.name()));
         let nodes = self.nodes.map(|nodes| Override::new("nodes", &nodes.to_string()));
         let duration = self.duration.map(|duration| Override::new("duration", &duration.text()));
         let faults = self.faults.as_deref().map(|faults| Override::new("faults", faults));
-        all.0.extend(nodes.into_iter().chain(duration).chain(faults).chain(self.set.iter().cloned()));
+        all.0.extend(
+            tier.into_iter().chain(nodes).chain(duration).chain(faults).chain(self.set.iter().cloned()),
+        );
         all
     }
 }
@@ -168,6 +177,8 @@ enum CliError {
     NoSuchNode(#[from] NoSuchNode),
     #[error("there is no scenario and no file {name}; `sim list` names the scenarios")]
     NoSuchScenario { name: String },
+    #[error("{label} is not for this tier: {why}")]
+    NotForTier { label: String, why: String },
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("cannot write {}: {source}", path.display())]
@@ -217,8 +228,9 @@ fn execute(command: Option<Command>) -> Result<u8, CliError> {
         Some(Command::Replay(args)) => replay(&args),
         Some(Command::Shrink(args)) => shrink_run(&args),
         Some(Command::List) => list().map_err(CliError::from),
-        Some(Command::Verify { scenario, seed }) => {
-            let chosen = choose(&scenario, &Overrides::default())?;
+        Some(Command::Verify { scenario, seed, tier }) => {
+            let change = (tier != Tier::Core).then(|| Override::new("tier", tier.name()));
+            let chosen = choose(&scenario, &Overrides(change.into_iter().collect()))?;
             let same = verify(&chosen, seed, &mut io::stdout())?;
             Ok(if same { HELD } else { NOT_DETERMINISTIC })
         }
@@ -403,10 +415,23 @@ fn choose(wanted: &str, overrides: &Overrides) -> Result<Vec<Chosen>, CliError> 
         Ok(Chosen { label: label.to_owned(), scenario, overrides: overrides.clone() })
     };
     if wanted == "all" {
-        return BUILTIN.iter().map(|found| chosen(found.name, found.text)).collect();
+        let mut all = Vec::new();
+        for found in BUILTIN {
+            let one = chosen(found.name, found.text)?;
+            match one.scenario.refusal() {
+                // Said, so that nobody takes for tested what was not run.
+                Some(why) => writeln!(io::stderr(), "sim: not run: {}: {why}", found.name)?,
+                None => all.push(one),
+            }
+        }
+        return Ok(all);
     }
+    let only = |one: Chosen| match one.scenario.refusal() {
+        Some(why) => Err(CliError::NotForTier { label: one.label, why }),
+        None => Ok(vec![one]),
+    };
     if let Some(found) = builtin(wanted) {
-        return Ok(vec![chosen(wanted, found.text)?]);
+        return only(chosen(wanted, found.text)?);
     }
     let path = Path::new(wanted);
     if !path.exists() {
@@ -414,7 +439,7 @@ fn choose(wanted: &str, overrides: &Overrides) -> Result<Vec<Chosen>, CliError> 
     }
     let read = std::fs::read_to_string(path);
     let text = read.map_err(|source| CliError::Read { path: path.to_owned(), source })?;
-    Ok(vec![chosen(wanted, &text)?])
+    only(chosen(wanted, &text)?)
 }
 
 /// Writes a file as a whole or not at all.

@@ -10,6 +10,8 @@ mod network;
 mod node;
 mod progress;
 mod queue;
+#[cfg(feature = "quic")]
+mod quic;
 mod random;
 mod report;
 mod run;

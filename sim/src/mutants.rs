@@ -209,7 +209,7 @@ impl Mutant {
     }
 
     fn run_scenarios(&self, tree: &Path) -> Result<Fate, MutantsError> {
-        self.cargo(tree, &["build", "-p", "snomesh-sim", "--bin", "sim"])?;
+        self.cargo(tree, &["build", "-p", "snomesh-sim", "--bin", "sim", "--no-default-features"])?;
         let report = tree.with_file_name("report.json");
         std::fs::remove_file(&report).ok();
         let program = tree.with_file_name("target").join("debug").join("sim");

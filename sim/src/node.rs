@@ -17,7 +17,7 @@ use crate::scenario::{Durable, Scenario};
 use crate::subscriber::{Subscriber, View};
 
 /// When simulated time begins, on every right clock.
-const EPOCH_MILLIS: u64 = 1_700_000_000_000;
+pub(crate) const EPOCH_MILLIS: u64 = 1_700_000_000_000;
 
 /// What a node is when it runs.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ impl Node {
         let mut generator = seed.generator("start", &[number as u64, u64::from(self.life)]);
         self.generation = (self.generation | 0xff) + 1 + crate::random::number(&mut generator, 0, 0xff);
         let actor = Actor { node: self.id, generation: Generation(self.generation) };
-        let config = config(number, scenario, &mut generator);
+        let config = config_of(number, scenario, &mut generator);
         config.validate().map_err(|error| error.to_string())?;
         let time = self.now(now);
         let mut mesh = Mesh::new(config, actor, crate::random::number(&mut generator, 0, u64::MAX), time);
@@ -168,7 +168,12 @@ pub(crate) fn node_at(address: &str) -> Option<usize> {
     address.strip_prefix('n')?.strip_suffix(".sim:4400")?.parse().ok()
 }
 
-fn config(number: usize, scenario: &Scenario, generator: &mut crate::random::Generator) -> Config {
+/// The settings of a node, drawn for one life.
+pub(crate) fn config_of(
+    number: usize,
+    scenario: &Scenario,
+    generator: &mut crate::random::Generator,
+) -> Config {
     let parse = |number| address(number).parse().expect("an address of the simulator is legal");
     let mut config = Config {
         label: format!("n{number}"),

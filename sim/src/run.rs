@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::fault::NoSuchNode;
 use crate::progress::Progress;
 use crate::random::Seed;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Tier};
 use crate::token::Overrides;
 use crate::trace::Keep;
 use crate::world::{Outcome, World};
@@ -126,7 +126,13 @@ pub(crate) fn run_all<'a>(
 /// [`NoSuchNode`] if its scenario speaks of nodes that are not there.
 pub(crate) fn run(job: Job<'_>) -> Result<Finished<'_>, NoSuchNode> {
     let begun = Instant::now();
-    let outcome = World::new(job.scenario, job.seed, job.keep)?.run();
+    let outcome = match job.scenario.tier {
+        Tier::Core => World::new(job.scenario, job.seed, job.keep)?.run(),
+        #[cfg(feature = "quic")]
+        Tier::Quic => crate::quic::run(job.scenario, job.seed, job.keep)?,
+        #[cfg(not(feature = "quic"))]
+        Tier::Quic => unreachable!("a scenario of a tier that is not there is refused before it is run"),
+    };
     Ok(Finished { job, outcome, took: begun.elapsed() })
 }
 

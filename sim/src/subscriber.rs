@@ -192,7 +192,7 @@ mod tests {
 
     fn event(value: &str) -> Event {
         let value = Value::try_from(value.as_bytes()).unwrap();
-        Event::Attribute { key: "mesh/x".parse().unwrap(), value: Some(value), siblings: 0 }
+        Event::Attribute { key: "mesh/x".parse().unwrap(), value: Some(value), siblings: 0, origin: None }
     }
 
     fn setting(published: u64) -> (Ring<Event>, Subscriber) {

@@ -50,7 +50,7 @@ pub(crate) fn verify(scenarios: &[Chosen], first: Seed, out: &mut dyn Write) -> 
         let one_thread = hashes(&jobs, 1)?;
         let again = hashes(&jobs, 1)?;
         let two_threads = hashes(&jobs, 2)?;
-        let process = |seed: &Job<'_>| other_process(label, seed.seed);
+        let process = |job: &Job<'_>| other_process(&job.token());
         let elsewhere = jobs.iter().map(process).collect::<Result<Vec<_>, _>>()?;
         let elsewhere_again = jobs.iter().map(process).collect::<Result<Vec<_>, _>>()?;
         let others = [
@@ -81,10 +81,9 @@ fn hashes(jobs: &[Job<'_>], threads: usize) -> Result<Vec<String>, NoSuchNode> {
     Ok(finished.into_iter().map(|finished| finished.outcome.trace_hash).collect())
 }
 
-fn other_process(label: &str, seed: Seed) -> Result<String, VerifyError> {
+fn other_process(token: &str) -> Result<String, VerifyError> {
     let program = std::env::current_exe()?;
-    let output =
-        Command::new(program).args(["run", label, "--seed", &seed.to_string(), "--json", "-"]).output()?;
+    let output = Command::new(program).args(["run", token, "--json", "-"]).output()?;
     let report: Option<serde_json::Value> = serde_json::from_slice(&output.stdout).ok();
     let hash = report.as_ref().and_then(|report| report["runs"][0]["trace_hash"].as_str());
     let what = || String::from_utf8_lossy(&output.stderr).into_owned();

@@ -217,3 +217,16 @@ fn no_failure_comes_back() {
     }
     assert!(count >= 3);
 }
+
+/// FEATURES B5, P11: whole daemons on QUIC, byte for byte the same in every process.
+#[test]
+fn the_tier_of_daemons_repeats_itself_and_says_what_it_cannot_run() {
+    let output = sim(&["verify", "three-node-partition", "--tier", "quic"]);
+    assert_eq!(status(&output), 0, "{}", text(&output.stdout));
+    assert!(text(&output.stdout).starts_with("same    three-node-partition  "));
+    let output = sim(&["run", "frozen-node", "--tier", "quic"]);
+    assert_eq!(status(&output), 2);
+    assert!(text(&output.stderr).contains("frozen-node is not for this tier: it has the fault `freeze`"));
+    let output = sim(&["run", "calm@0x3+tier=quic", "--nodes", "2"]);
+    assert_eq!(status(&output), 0, "{}", text(&output.stdout));
+}

@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SanType, SubjectPublicKeyInfo, date_time_ymd,
+    KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SanType, SigningKey, SubjectPublicKeyInfo,
+    date_time_ymd,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -43,6 +44,9 @@ pub enum CaError {
     /// The public key of the node is not one in PEM.
     #[error("not a public key in PEM")]
     PublicKey(#[source] rcgen::Error),
+    /// The certificate request is none, or its sender does not have the key that it names.
+    #[error("not a certificate request, or not signed with its own key")]
+    Request(#[source] rcgen::Error),
     /// The certificate could not be signed.
     #[error("cannot sign")]
     Sign(#[source] rcgen::Error),
@@ -172,7 +176,16 @@ impl MeshCa {
         self.sign_key(&key, validity.into())
     }
 
-    fn sign_key(&self, key: &impl PublicKeyData, validity: Validity) -> Result<NodeCertificate, CaError> {
+    /// Signs bytes that are not a certificate; the caller labels what they are.
+    pub(super) fn sign_bytes(&self, bytes: &[u8]) -> Result<Vec<u8>, CaError> {
+        self.issuer.key().sign(bytes).map_err(CaError::Sign)
+    }
+
+    pub(super) fn sign_key(
+        &self,
+        key: &impl PublicKeyData,
+        validity: Validity,
+    ) -> Result<NodeCertificate, CaError> {
         let node = node_of_key(key);
         let text = node.to_string();
         let mut params = CertificateParams::default();

@@ -7,7 +7,10 @@
 mod ca;
 mod hello;
 mod identity;
+mod join;
+mod revocation;
 mod tls;
+mod token;
 
 #[cfg(test)]
 pub(crate) mod test_mesh;
@@ -24,7 +27,10 @@ use crate::tunnel::ArcTunnel;
 pub use ca::{CaError, MeshCa, NodeCertificate, Validity};
 pub use hello::{HelloError, MAX_HELLO, MutualTls, PROTOCOL_VERSIONS, ProtocolVersions};
 pub use identity::{Identity, IdentityError};
+pub use join::{JoinAnswer, JoinRefusal, JoinRequest, guest_door_tls, guest_tls};
+pub use revocation::{Revocation, RevocationError};
 pub use tls::{CredentialsError, DenyList, MeshCredentials};
+pub use token::{MESH_LEN, SECRET_LEN, Token, TokenError};
 
 /// What a handler learned of a peer: from here on the tunnel has a name.
 #[derive(Debug, Clone, PartialEq, Eq)]

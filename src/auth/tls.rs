@@ -24,6 +24,7 @@ use rustls::{
 use super::identity::Identity;
 use crate::clock::WallClock;
 use crate::id::NodeId;
+use crate::time::UnixMillis;
 use crate::tunnel::quic::{ALPN, TlsSettings, expected_node, node_of_certificate};
 
 /// Nodes that are refused whatever their certificates say. Clones are the same list; changes hold for handshakes to
@@ -103,6 +104,13 @@ impl MeshCredentials {
         Ok(Self { identity, certificate, authorities, denied: DenyList::default() })
     }
 
+    /// When the node's certificate ends; `None` if it does not say so in a way that is understood.
+    pub fn certificate_expires_at(&self) -> Option<UnixMillis> {
+        let (_, parsed) = x509_parser::parse_x509_certificate(&self.certificate).ok()?;
+        let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+        Some(UnixMillis(seconds.saturating_mul(1_000)))
+    }
+
     /// Makes the settings of an endpoint.
     ///
     /// # Errors
@@ -179,7 +187,7 @@ impl MeshCredentials {
         Ok(config)
     }
 
-    fn private_key(&self) -> PrivateKeyDer<'static> {
+    pub(super) fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.identity.key().serialize_der()).into()
     }
 }
@@ -316,7 +324,7 @@ mod tests {
     #[tokio::test]
     async fn a_certificate_that_is_not_valid_yet_by_the_own_clock_is_refused() {
         let mesh = TestMesh::new();
-        let past = WallClock::reading(|| crate::time::UnixMillis(1_000_000_000_000));
+        let past = WallClock::reading(|| UnixMillis(1_000_000_000_000));
         let endpoint = |clock: &WallClock| {
             let tls = mesh.credentials().tls_with(Arc::new(ring::default_provider()), clock).unwrap();
             QuicEndpoint::bind("127.0.0.1:0".parse().unwrap(), QuicConfig::default(), tls).unwrap()

@@ -125,6 +125,11 @@ impl Store {
         changed.filter_map(|lane| Some((lane.clone(), self.lanes.get(lane)?.seen.clone()))).collect()
     }
 
+    /// The lanes of which something was seen since then.
+    pub fn lanes_since(&self, since: Revision) -> impl Iterator<Item = &Lane> {
+        self.recent.range(Revision(since.0.saturating_add(1))..).map(|(_, lane)| lane)
+    }
+
     /// The greatest generation of a node in the context.
     pub fn generation(&self, node: &NodeId) -> Option<Generation> {
         self.generations.get(node).copied()

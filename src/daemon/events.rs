@@ -141,6 +141,14 @@ impl<E: Clone> Events<E> {
         Subscription { shared, cursor }
     }
 
+    /// Subscribes to what was published from that number on, as far as it is still held: what is not, is told as a
+    /// lag.
+    pub fn subscribe_from(&self, next: Sequence) -> Subscription<E> {
+        let shared = Arc::clone(&self.publisher.shared);
+        let cursor = shared.state().ring.resume(next);
+        Subscription { shared, cursor }
+    }
+
     /// Ends the broadcast: subscribers get what they have not seen yet, and then [`RecvError::Closed`].
     pub fn close(&self) {
         self.publisher.shared.close();
@@ -198,6 +206,11 @@ impl<E: Clone> Subscription<E> {
         }
     }
 
+    /// The number of the event that it wants next.
+    pub fn next(&self) -> Sequence {
+        self.cursor.next()
+    }
+
     /// How many events there are that it has not seen, lost ones included.
     pub fn behind(&self) -> u64 {
         self.shared.state().ring.behind(&self.cursor)
@@ -225,6 +238,20 @@ mod tests {
         assert_eq!(slow.recv().await, Ok((Sequence(3), 3)));
         assert_eq!(slow.recv().await, Ok((Sequence(4), 4)));
         assert_eq!(slow.try_recv(), Ok(None));
+    }
+
+    /// FEATURES S3: who comes back with a number goes on there, and is told exactly what is not held any more.
+    #[tokio::test]
+    async fn a_subscriber_that_comes_back_goes_on_or_lags() {
+        let events = events(2);
+        (0..5).for_each(|event| {
+            events.publish(event);
+        });
+        assert_eq!(events.subscribe_from(Sequence(4)).try_recv(), Ok(Some((Sequence(4), 4))));
+        assert_eq!(events.subscribe_from(Sequence(5)).try_recv(), Ok(None));
+        assert_eq!(events.subscribe_from(Sequence(99)).try_recv(), Ok(None));
+        let missed = Lagged { missed: 2 };
+        assert_eq!(events.subscribe_from(Sequence(1)).try_recv(), Err(RecvError::Lagged(missed)));
     }
 
     #[tokio::test]

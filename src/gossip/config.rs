@@ -54,6 +54,19 @@ pub struct Config {
     pub max_dial_backoff: Duration,
     /// How much longer the node with the greater id waits before it dials, so that mostly one of two does.
     pub dial_courtesy: Duration,
+    /// How often a seed is called although its node is linked, to see who answers there: behind one name may be
+    /// several nodes. In a mesh too large for a full one, proportionally more rarely.
+    pub seed_interval: Duration,
+    /// How long a node that is down is called: after that it has to call, as everybody who starts does.
+    pub forget_after: Duration,
+    /// How much longer a node that has just joined may be out of reach before it is suspect: its neighbours have
+    /// to find each other and say so.
+    pub join_grace: Duration,
+    /// Up to how many nodes each is linked with every other. Beyond it each has some ten links, and writes are
+    /// passed on along trees.
+    pub full_mesh: usize,
+    /// How long a link that neither end wants any more is kept.
+    pub surplus_after: Duration,
     /// About how many bytes of state go into one frame.
     pub delta_budget: usize,
 }
@@ -78,6 +91,11 @@ impl Default for Config {
             dial_backoff: Duration::from_millis(250),
             max_dial_backoff: Duration::from_secs(8),
             dial_courtesy: Duration::from_millis(1_500),
+            seed_interval: Duration::from_secs(30),
+            forget_after: Duration::from_secs(600),
+            join_grace: Duration::from_secs(5),
+            full_mesh: 48,
+            surplus_after: Duration::from_secs(5),
             delta_budget: 64 * 1024,
         }
     }
@@ -95,6 +113,7 @@ impl Config {
             ("announce_interval", self.announce_interval),
             ("want_timeout", self.want_timeout),
             ("dial_backoff", self.dial_backoff),
+            ("seed_interval", self.seed_interval),
         ];
         if let Some((name, _)) = intervals.iter().find(|(_, interval)| interval.is_zero()) {
             return Err(ConfigError::Zero { name });

@@ -1,4 +1,7 @@
-//! Whom to call, and when: every seed and every known node that no link leads to, for ever.
+//! Whom to call, and when: the nodes that this one wants a link to and has none, and every seed, for ever.
+//!
+//! A seed is called again and again even when its node is linked: behind one name may be several nodes, or
+//! another one by now, and two halves of a mesh that were seeded apart must find each other.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,8 +35,15 @@ struct Attempts {
     next_at: Moment,
     /// Whether an attempt is on its way.
     dialling: bool,
-    /// For a seed: who answered last.
+    /// For a seed: who answered last, and when to look again who does.
     answered: Option<NodeId>,
+    probe_at: Moment,
+}
+
+impl Attempts {
+    fn new(next_at: Moment) -> Self {
+        Self { failed: 0, next_at, dialling: false, answered: None, probe_at: next_at }
+    }
 }
 
 /// Decides whom to call and when. Attempts to one target never overlap.
@@ -48,21 +58,21 @@ pub(super) struct Dialer {
 impl Dialer {
     /// Starts with the seeds, all to be called at once.
     pub(super) fn new(own: NodeId, seeds: &[Address], now: Moment) -> Self {
-        let fresh = || Attempts { failed: 0, next_at: now, dialling: false, answered: None };
-        let targets = seeds.iter().map(|seed| (Target::Seed(seed.clone()), fresh())).collect();
+        let targets = seeds.iter().map(|seed| (Target::Seed(seed.clone()), Attempts::new(now))).collect();
         Self { own, targets, dialling: BTreeMap::new(), next_dial: 0 }
     }
 
-    /// Adds a node to those to be called. Of two nodes the one with the smaller id calls first.
-    pub(super) fn add(&mut self, node: NodeId, config: &Config, now: Moment) {
-        let courtesy = if self.own < node { Duration::ZERO } else { config.dial_courtesy };
-        let fresh = || Attempts { failed: 0, next_at: now + courtesy, dialling: false, answered: None };
-        self.targets.entry(Target::Node(node)).or_insert_with(fresh);
-    }
-
-    /// Calls a node no more.
-    pub(super) fn remove(&mut self, node: NodeId) {
-        self.targets.remove(&Target::Node(node));
+    /// Calls these nodes from now on, and no others. Of two nodes the one with the smaller id calls first.
+    pub(super) fn aim<'a>(&mut self, nodes: impl Iterator<Item = &'a NodeId>, config: &Config, now: Moment) {
+        let mut kept = BTreeMap::new();
+        for node in nodes {
+            let target = Target::Node(*node);
+            let courtesy = if self.own < *node { Duration::ZERO } else { config.dial_courtesy };
+            let attempts = self.targets.remove(&target);
+            kept.insert(target, attempts.unwrap_or_else(|| Attempts::new(now + courtesy)));
+        }
+        self.targets.retain(|target, _| matches!(target, Target::Seed(_)));
+        self.targets.append(&mut kept);
     }
 
     /// Makes the calls that are due to those whom no link leads to, and says when the next is.
@@ -82,11 +92,13 @@ impl Dialer {
                 Target::Node(node) => (Some(*node), addresses(node)),
             };
             let reached = expect.is_some_and(|node| node == self.own || linked(&node));
-            if attempts.dialling || reached || choices.is_empty() {
+            let is_seed = matches!(target, Target::Seed(_));
+            if attempts.dialling || (reached && !is_seed) || choices.is_empty() {
                 continue;
             }
-            if attempts.next_at > now {
-                next = Some(next.map_or(attempts.next_at, |next: Moment| next.min(attempts.next_at)));
+            let due = if reached { attempts.probe_at } else { attempts.next_at };
+            if due > now {
+                next = Some(next.map_or(due, |next: Moment| next.min(due)));
                 continue;
             }
             let dial = DialId(self.next_dial);
@@ -101,13 +113,22 @@ impl Dialer {
         next
     }
 
-    /// Somebody answered.
-    pub(super) fn answered(&mut self, dial: DialId, node: NodeId) {
-        let Some(target) = self.dialling.remove(&dial) else { return };
+    /// Somebody answered. A seed is looked at again after `probe_after`, more or less. Says whether it was one.
+    pub(super) fn answered(
+        &mut self,
+        dial: DialId,
+        node: NodeId,
+        probe_after: Duration,
+        now: Moment,
+        rng: &mut Xoshiro256PlusPlus,
+    ) -> bool {
+        let Some(target) = self.dialling.remove(&dial) else { return false };
         if let Some(attempts) = self.targets.get_mut(&target) {
             attempts.dialling = false;
             attempts.answered = Some(node);
+            attempts.probe_at = now + probe_after.mul_f64(rng.random_range(0.5..1.5));
         }
+        matches!(target, Target::Seed(_))
     }
 
     /// Nobody answered.
@@ -123,6 +144,7 @@ impl Dialer {
             attempts.dialling = false;
             attempts.failed = attempts.failed.saturating_add(1);
             attempts.next_at = now + backoff(attempts.failed, config, rng);
+            attempts.probe_at = attempts.next_at;
         }
     }
 
@@ -171,6 +193,8 @@ mod tests {
         text.parse().unwrap()
     }
 
+    const PROBE: Duration = Duration::from_secs(30);
+
     fn calls(dialer: &mut Dialer, now: u64, linked: &[NodeId]) -> (Vec<Output>, Option<Moment>) {
         let here = [address("there:1")];
         let mut calls = Vec::new();
@@ -207,20 +231,39 @@ mod tests {
         let (config, mut rng) = (Config::default(), Xoshiro256PlusPlus::seed_from_u64(1));
         let mut dialer = Dialer::new(node(1), &[address("seed:1")], Moment(0));
         calls(&mut dialer, 0, &[]);
-        dialer.answered(DialId(0), node(2));
-        assert_eq!(calls(&mut dialer, 1, &[node(2)]), (vec![], None));
+        assert!(dialer.answered(DialId(0), node(2), PROBE, Moment(0), &mut rng));
+        assert!(calls(&mut dialer, 1, &[node(2)]).0.is_empty());
         dialer.lost(node(2), Duration::from_secs(60), &config, Moment(1), &mut rng);
         let (made, next) = calls(&mut dialer, 1, &[]);
         assert!(made.is_empty());
         assert_eq!(calls(&mut dialer, next.unwrap().0, &[]).0.len(), 1);
     }
 
+    /// SCENARIOS G-20: another node may answer there by now.
     #[test]
-    fn a_seed_that_is_this_node_is_left_alone() {
-        let mut dialer = Dialer::new(node(1), &[address("seed:1")], Moment(0));
-        calls(&mut dialer, 0, &[]);
-        dialer.answered(DialId(0), node(1));
-        assert_eq!(calls(&mut dialer, u64::MAX, &[]), (vec![], None));
+    fn a_seed_that_was_reached_is_looked_at_again() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+        for reached in [node(1), node(2)] {
+            let mut dialer = Dialer::new(node(1), &[address("seed:1")], Moment(0));
+            calls(&mut dialer, 0, &[]);
+            assert!(dialer.answered(DialId(0), reached, PROBE, Moment(0), &mut rng));
+            let (made, next) = calls(&mut dialer, 1, &[node(2)]);
+            assert!(made.is_empty());
+            let next = next.unwrap();
+            assert!(next >= Moment(0) + PROBE / 2 && next <= Moment(0) + 2 * PROBE);
+            let (made, _) = calls(&mut dialer, next.0, &[node(2)]);
+            assert_eq!(made, [Output::Dial { dial: DialId(1), address: address("seed:1"), expect: None }]);
+        }
+    }
+
+    #[test]
+    fn whoever_is_no_longer_aimed_at_is_not_called() {
+        let config = Config::default();
+        let mut dialer = Dialer::new(node(1), &[], Moment(0));
+        dialer.aim([node(2), node(3)].iter(), &config, Moment(0));
+        dialer.aim([node(3)].iter(), &config, Moment(0));
+        let (made, _) = calls(&mut dialer, 0, &[]);
+        assert!(matches!(made[..], [Output::Dial { expect: Some(there), .. }] if there == node(3)));
     }
 
     #[test]
@@ -228,7 +271,7 @@ mod tests {
         let config = Config::default();
         for (own, other, at_once) in [(1, 2, true), (2, 1, false)] {
             let mut dialer = Dialer::new(node(own), &[], Moment(0));
-            dialer.add(node(other), &config, Moment(0));
+            dialer.aim([node(other)].iter(), &config, Moment(0));
             let (made, next) = calls(&mut dialer, 0, &[]);
             assert_eq!((made.len() == 1, next.is_none()), (at_once, at_once));
         }

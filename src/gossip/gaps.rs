@@ -17,6 +17,8 @@ struct Gap {
     quiet_since: Moment,
     /// Whom we asked for it.
     asked: Option<LinkId>,
+    /// Whether it was there before the link that told of it: then nobody is about to push it.
+    old: bool,
 }
 
 /// All known gaps. The author of a lane pushes it by itself to whoever is linked with it; so a gap is first
@@ -27,14 +29,14 @@ pub(super) struct Gaps {
 }
 
 impl Gaps {
-    /// A peer has told what it has. Says whether there is anything new to wait for.
-    pub(super) fn notice(&mut self, seen: &CausalContext, store: &Store, now: Moment) -> bool {
+    /// A peer has told what it has, all of it (`old`) or what is new. Says whether there is anything new to wait for.
+    pub(super) fn notice(&mut self, seen: &CausalContext, old: bool, store: &Store, now: Moment) -> bool {
         let mut noticed = false;
         for (lane, theirs) in seen.lanes() {
             if store.seen_of(lane).is_none_or(|ours| !ours.is_superset(theirs)) {
                 self.gaps.entry(lane.clone()).or_insert_with(|| {
                     noticed = true;
-                    Gap { quiet_since: now, asked: None }
+                    Gap { quiet_since: now, asked: None, old }
                 });
             }
         }
@@ -78,7 +80,7 @@ impl Gaps {
                 }
                 let source = sources[rng.random_range(0..sources.len())];
                 links.get_mut(&source).expect("sources are links").ask(lane.clone());
-                *gap = Gap { quiet_since: now, asked: Some(source) };
+                *gap = Gap { quiet_since: now, asked: Some(source), old: gap.old };
                 asked.push(source);
             }
             let due = gap.due(lane, links, config);
@@ -97,7 +99,8 @@ impl Gap {
             links.values().any(|link| link.peer == actor.node && link.generation == Some(actor.generation));
         match self.asked {
             Some(link) if links.contains_key(&link) => self.quiet_since + config.want_timeout,
-            None if author_pushes => self.quiet_since + config.want_after,
+            // Pushed by its author, or passed on along a tree, it may be on its way.
+            None if author_pushes || !self.old => self.quiet_since + config.want_after,
             Some(_) | None => self.quiet_since,
         }
     }

@@ -1,8 +1,10 @@
 //! One link to a peer: what it has, what it was told, and what waits for room on its channels.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::members::Members;
+use super::overlay::Overlay;
 use super::{Channel, Message, Side, Versions};
 use crate::crdt::{CausalContext, Delta, Lane, RangeSet, Revision, Store};
 use crate::id::{Generation, NodeId};
@@ -12,6 +14,17 @@ use crate::time::{Moment, Now};
 /// The most lanes in one context or want, and the most ranges of each: far below the limit of a frame.
 const MAX_TOLD: usize = 1_024;
 const MAX_TOLD_RANGES: usize = 32;
+
+/// How far a peer has come, as this node knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// How many of this node's own writes the peer neither has nor is about to get.
+    pub behind: u64,
+    /// When the peer was last heard.
+    pub heard_at: Moment,
+    /// Since when its heartbeats have told of another state than ours; nothing while they tell of the same.
+    pub differing_since: Option<Moment>,
+}
 
 /// The state of a link. Its size depends on the number of actors and of gaps in what they wrote, and on nothing
 /// else.
@@ -49,6 +62,20 @@ pub(super) struct Link {
     drifting: bool,
     /// Since when both states have differed.
     differing_since: Option<Moment>,
+    /// Whether this end wants the link, the peer was told so, and the peer wants it.
+    wanted_here: bool,
+    told_wanted: bool,
+    wanted_there: bool,
+    surplus_since: Option<Moment>,
+    /// Whether the writes of an author are passed on here, where it is not as everywhere.
+    relays: BTreeMap<NodeId, bool>,
+    /// The lanes whose authors' writes the peer is to be asked not to pass on.
+    pruning: BTreeSet<Lane>,
+    /// The lanes with something to pass on, found by what has changed up to `passed`.
+    fresh: BTreeSet<Lane>,
+    passed: Revision,
+    /// The lanes that the peer is to be told of although their author is linked with it, or was.
+    retelling: BTreeSet<Lane>,
 }
 
 impl Link {
@@ -73,6 +100,15 @@ impl Link {
             delta_is_writable: true,
             drifting: false,
             differing_since: None,
+            wanted_here: true,
+            told_wanted: true,
+            wanted_there: true,
+            surplus_since: None,
+            relays: BTreeMap::new(),
+            pruning: BTreeSet::new(),
+            fresh: BTreeSet::new(),
+            passed: Revision::default(),
+            retelling: BTreeSet::new(),
         }
     }
 
@@ -91,6 +127,8 @@ impl Link {
     /// The peer's hello: if its state is ours, it has what we have; else both tell each other all.
     pub(super) fn handle_hello(&mut self, generation: Generation, same_state: bool, store: &Store) {
         self.generation = Some(generation);
+        // Of what was there before, the peer asks for what it lacks.
+        self.passed = store.revision();
         if same_state {
             self.cursor = Some(store.context());
             self.told = Some(store.revision());
@@ -113,14 +151,66 @@ impl Link {
         }
     }
 
-    /// The peer asks for lanes and says what it has of them, which is truer than what we thought.
-    pub(super) fn handle_want(&mut self, lanes: Vec<(Lane, RangeSet)>) {
+    /// The peer asks for lanes and says what it has of them, which is truer than what we thought. Where it has no
+    /// better way to them, it gets from now on what comes of their authors.
+    pub(super) fn handle_want(&mut self, lanes: Vec<(Lane, RangeSet)>, has_better: impl Fn(&NodeId) -> bool) {
         let cursor = self.cursor.get_or_insert_default();
         for (lane, seen) in lanes {
             cursor.remove_lane(&lane);
             cursor.insert_all(&lane, &seen);
+            let author = lane.actor().node;
+            if !has_better(&author) {
+                self.relays.insert(author, true);
+            }
             self.wanted.insert(lane);
         }
+    }
+
+    /// The peer gets the writes of these lanes' authors another way.
+    pub(super) fn handle_prune(&mut self, lanes: impl Iterator<Item = Lane>) {
+        for author in lanes.map(|lane| lane.actor().node) {
+            self.relays.insert(author, false);
+            self.fresh.retain(|lane| lane.actor().node != author);
+        }
+    }
+
+    /// What came of a lane had come another way: neither end is to pass on its author's writes here.
+    pub(super) fn prune(&mut self, lane: Lane) {
+        if self.relays.insert(lane.actor().node, false) != Some(false) {
+            self.pruning.insert(lane);
+        }
+    }
+
+    /// Whether the peer wants this link.
+    pub(super) fn handle_neighbour(&mut self, wanted: bool) {
+        self.wanted_there = wanted;
+    }
+
+    /// Whether this end wants it. Says whether the peer is to be told.
+    pub(super) fn want(&mut self, wanted: bool) -> bool {
+        self.wanted_here = wanted;
+        self.told_wanted != wanted
+    }
+
+    /// Whether either end wants it: such links are published, and writes are passed on over them.
+    pub(super) fn is_neighbour(&self) -> bool {
+        self.wanted_here || self.wanted_there
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.relays.len()
+    }
+
+    /// Since when neither has wanted it.
+    pub(super) fn surplus_since(&mut self, now: Moment) -> Option<Moment> {
+        self.surplus_since = if self.is_neighbour() { None } else { Some(self.surplus_since.unwrap_or(now)) };
+        self.surplus_since
+    }
+
+    /// The peer is to be told what is here of these lanes, for their author may not do it.
+    pub(super) fn retell<'a>(&mut self, lanes: impl Iterator<Item = &'a Lane>) {
+        self.retelling.extend(lanes.cloned());
     }
 
     /// The peer has what it sent.
@@ -137,9 +227,22 @@ impl Link {
         news
     }
 
-    /// Whether the peer waits for lanes that are not this node's own.
-    pub(super) fn is_waiting(&self) -> bool {
-        !self.wanted.is_empty()
+    /// How far the peer has come. What others wrote they send themselves, and it need not tell us that it has it.
+    pub(super) fn progress(&self, replica: &Replica) -> Progress {
+        let (store, author) = (replica.store(), replica.actor().node);
+        let lacks = |known: &CausalContext| {
+            let own = store.lanes_of(&author).filter_map(|lane| Some((lane, store.seen_of(lane)?)));
+            own.map(|(lane, seen)| known.lane(lane).map_or(seen.len(), |known| seen.difference(known).len()))
+                .sum()
+        };
+        // Nothing is known of what it has before it said so: then its digest has said that it has all of it.
+        let behind = self.cursor.as_ref().map_or(0, lacks);
+        Progress { behind, heard_at: self.heard_at, differing_since: self.differing_since }
+    }
+
+    /// Whether the peer may get what others have written.
+    pub(super) fn is_waiting(&self, overlay: &Overlay) -> bool {
+        !self.wanted.is_empty() || !self.relays.is_empty() || overlay.is_partial()
     }
 
     /// The digest of the peer's state came by. Says whether both have differed for too long.
@@ -171,11 +274,14 @@ impl Link {
 
     /// It is time to tell the peer what is new.
     pub(super) fn announce(&mut self) {
-        self.announces = self.is_established();
+        self.announces = self.is_established() && (self.is_neighbour() || !self.told_all);
     }
 
     /// The peer is to be asked for a lane.
     pub(super) fn ask(&mut self, lane: Lane) {
+        if self.relays.get(&lane.actor().node) == Some(&false) {
+            self.relays.remove(&lane.actor().node);
+        }
         self.asking.insert(lane);
     }
 
@@ -186,16 +292,16 @@ impl Link {
     }
 
     /// The next frame of the control channel, if it has room and there is something to say.
-    pub(super) fn next_control(&mut self, replica: &Replica, now: Now) -> Option<Message> {
+    pub(super) fn next_control(&mut self, replica: &Replica, members: &Members, now: Now) -> Option<Message> {
         if !self.control_is_writable {
             return None;
         }
-        let message = self.control(replica, now)?;
+        let message = self.control(replica, members, now)?;
         self.control_is_writable = false;
         Some(message)
     }
 
-    fn control(&mut self, replica: &Replica, now: Now) -> Option<Message> {
+    fn control(&mut self, replica: &Replica, members: &Members, now: Now) -> Option<Message> {
         let store = replica.store();
         if !self.hello_sent {
             self.hello_sent = true;
@@ -213,14 +319,22 @@ impl Link {
                 asks: std::mem::take(&mut self.doubts),
             });
         }
-        // The context comes before a want, so that the peer knows at once what else to send.
-        let news = if std::mem::take(&mut self.announces) { self.news(store) } else { None };
-        if news.is_some() || self.asking.is_empty() {
-            return news;
+        if self.is_established() && self.told_wanted != self.wanted_here {
+            self.told_wanted = self.wanted_here;
+            return Some(Message::Neighbour { wanted: self.wanted_here });
         }
-        let rest = self.asking.iter().nth(MAX_TOLD).cloned();
-        let rest = rest.map(|lane| self.asking.split_off(&lane)).unwrap_or_default();
-        let lanes = std::mem::replace(&mut self.asking, rest).into_iter();
+        // The context comes before a want, so that the peer knows at once what else to send.
+        let announces = std::mem::take(&mut self.announces);
+        if let Some(news) = announces.then(|| self.news(replica, members)).flatten() {
+            return Some(news);
+        }
+        if !self.pruning.is_empty() {
+            return Some(Message::Prune { lanes: first_lanes(&mut self.pruning) });
+        }
+        if self.asking.is_empty() {
+            return None;
+        }
+        let lanes = first_lanes(&mut self.asking).into_iter();
         let lanes = lanes.map(|lane| {
             let seen = store.seen_of(&lane).map(first_ranges).unwrap_or_default();
             (lane, seen)
@@ -230,14 +344,27 @@ impl Link {
     }
 
     /// What the peer was not told yet of what was seen here, as much as fits into a frame.
-    fn news(&mut self, store: &Store) -> Option<Message> {
+    ///
+    /// Authors serve those with whom they are linked: of their writes nothing is told while they say that they
+    /// are. A mesh in which everybody told everybody of every write would mostly talk of what all know.
+    fn news(&mut self, replica: &Replica, members: &Members) -> Option<Message> {
+        let (store, own) = (replica.store(), replica.actor().node);
         if self.told.is_none() || self.telling.is_some() {
             return Some(self.everything(store));
         }
         let news = store.context_since(self.told.replace(store.revision())?);
+        let again: CausalContext = std::mem::take(&mut self.retelling)
+            .into_iter()
+            .filter_map(|lane| Some((lane.clone(), store.seen_of(&lane)?.clone())))
+            .collect();
+        let served = |lane: &Lane| {
+            let author = lane.actor().node;
+            author == own || author == self.peer || members.claims(&author, &self.peer)
+        };
+        let news = news.lanes().filter(|(lane, _)| again.lane(lane).is_none() && !served(lane));
         // What the peer has itself is no news.
         let cursor = self.cursor.as_ref();
-        let seen = news.lanes().filter(|(lane, seen)| {
+        let seen = news.chain(again.lanes()).filter(|(lane, seen)| {
             cursor.and_then(|cursor| cursor.lane(lane)).is_none_or(|known| !known.is_superset(seen))
         });
         let seen: CausalContext = seen.map(|(lane, seen)| (lane.clone(), first_ranges(seen))).collect();
@@ -269,20 +396,33 @@ impl Link {
     }
 
     /// The next frame of the delta channel, if it has room and the peer lacks something: of this node's own
-    /// writes, or of what it asked for.
-    pub(super) fn next_delta(&mut self, replica: &Replica, budget: usize) -> Option<Message> {
-        if !self.delta_is_writable || !self.is_established() {
+    /// writes, of what it asked for, or of what is passed on to it; in a partial view that is everything but what
+    /// it gets another way.
+    pub(super) fn next_delta(
+        &mut self,
+        replica: &Replica,
+        overlay: &Overlay,
+        budget: usize,
+    ) -> Option<Message> {
+        if !self.delta_is_writable || !self.is_established() || self.cursor.is_none() {
             return None;
         }
-        let (store, cursor) = (replica.store(), self.cursor.as_mut()?);
+        let (store, by_default) = (replica.store(), overlay.is_partial() && self.is_neighbour());
+        if by_default || !self.relays.is_empty() {
+            let relays = |lane: &&Lane| *self.relays.get(&lane.actor().node).unwrap_or(&by_default);
+            self.fresh.extend(store.lanes_since(self.passed).filter(relays).cloned());
+        }
+        self.passed = store.revision();
+        let cursor = self.cursor.as_mut()?;
         let lacks = |lane: &Lane| {
             let ours = store.seen_of(lane);
             ours.is_some_and(|ours| cursor.lane(lane).is_none_or(|known| !known.is_superset(ours)))
         };
         self.wanted.retain(&lacks);
+        self.fresh.retain(&lacks);
         let author = replica.actor().node;
         let own = store.lanes_of(&author).filter(|lane| lacks(lane));
-        let lanes: BTreeSet<&Lane> = own.chain(&self.wanted).take(MAX_TOLD).collect();
+        let lanes: BTreeSet<&Lane> = own.chain(&self.wanted).chain(&self.fresh).take(MAX_TOLD).collect();
         if lanes.is_empty() {
             return None;
         }
@@ -291,6 +431,13 @@ impl Link {
         self.delta_is_writable = false;
         Some(Message::Delta(delta))
     }
+}
+
+/// Takes as many lanes as one frame tells.
+fn first_lanes(lanes: &mut BTreeSet<Lane>) -> Vec<Lane> {
+    let rest = lanes.iter().nth(MAX_TOLD).cloned();
+    let rest = rest.map(|lane| lanes.split_off(&lane)).unwrap_or_default();
+    std::mem::replace(lanes, rest).into_iter().collect()
 }
 
 /// What one frame tells of a lane. To say less than one has seen costs a little traffic and nothing else.

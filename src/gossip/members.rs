@@ -6,6 +6,7 @@
 //! so that nobody can revive a node that is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::{Config, MemberState};
 use crate::id::{Generation, NodeId};
@@ -25,34 +26,76 @@ pub struct Member {
     pub state: MemberState,
     /// Since when it cannot.
     unreachable_at: Option<Moment>,
+    /// Whether it could be reached in this life: one that has just joined is not missed so soon.
+    proven: bool,
 }
 
 /// All nodes but this one.
+///
+/// Which links both ends name is kept as records come, so that judging is a walk over what is known and costs no
+/// comparison of names.
 #[derive(Debug)]
 pub(super) struct Members {
     own: NodeId,
-    members: BTreeMap<NodeId, Member>,
+    places: BTreeMap<NodeId, usize>,
+    slots: Vec<Slot>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    member: Member,
+    /// The places of those with which it has a link that both name.
+    confirmed: Vec<usize>,
 }
 
 impl Members {
     pub(super) fn new(own: NodeId) -> Self {
-        Self { own, members: BTreeMap::new() }
+        Self { own, places: BTreeMap::new(), slots: Vec::new() }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Member> {
-        self.members.values()
+        self.places.values().map(|place| &self.slots[*place].member)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
     }
 
     pub(super) fn get(&self, node: &NodeId) -> Option<&Member> {
-        self.members.get(node)
+        self.places.get(node).map(|place| &self.slots[*place].member)
     }
 
     pub(super) fn state(&self, node: &NodeId) -> Option<MemberState> {
-        self.members.get(node).map(|member| member.state)
+        self.get(node).map(|member| member.state)
     }
 
     pub(super) fn addresses(&self, node: &NodeId) -> &[Address] {
-        self.members.get(node).map_or(&[], |member| &member.record.addresses)
+        self.get(node).map_or(&[], |member| &member.record.addresses)
+    }
+
+    /// Whether a node says that it has a link to another.
+    pub(super) fn claims(&self, node: &NodeId, other: &NodeId) -> bool {
+        self.get(node).is_some_and(|member| member.record.links.contains(other))
+    }
+
+    /// Those with whom a link may make sense: all but those that have left, or were out of reach for too long to
+    /// be called any more. Says when time alone will change that.
+    pub(super) fn callable(&self, config: &Config, now: Moment) -> (BTreeSet<NodeId>, Option<Moment>) {
+        let mut next = None;
+        let callable = self.iter().filter(|member| {
+            let forgotten_at = member.unreachable_at.map(|since| since + config.forget_after);
+            match forgotten_at {
+                _ if member.record.leaving => false,
+                Some(at) if member.state == MemberState::Down => {
+                    if at > now {
+                        next = [next, Some(at)].into_iter().flatten().min();
+                    }
+                    at > now
+                }
+                Some(_) | None => true,
+            }
+        });
+        (callable.map(|member| member.node).collect(), next)
     }
 
     /// Takes a node's newest record; says whether the node is new.
@@ -61,19 +104,50 @@ impl Members {
         if node == self.own {
             return false;
         }
-        if let Some(member) = self.members.get_mut(&node) {
-            if member.generation < generation {
-                // A new life begins as the first one did: unconfirmed, but not suspected.
-                member.unreachable_at = Some(now);
-            }
-            member.generation = generation;
-            member.record = record;
-            return false;
+        let known = self.places.get(&node).copied();
+        let place = known.unwrap_or(self.slots.len());
+        if known.is_none() {
+            let member = Member {
+                node,
+                generation,
+                record: NodeRecord::default(),
+                state: MemberState::Alive,
+                unreachable_at: Some(now),
+                proven: false,
+            };
+            self.places.insert(node, place);
+            self.slots.push(Slot { member, confirmed: Vec::new() });
         }
-        let member =
-            Member { node, generation, record, state: MemberState::Alive, unreachable_at: Some(now) };
-        self.members.insert(node, member);
-        true
+        let member = &mut self.slots[place].member;
+        if member.generation < generation {
+            // A new life begins as the first one did: unconfirmed, but not suspected.
+            member.unreachable_at = Some(now);
+            member.proven = false;
+        }
+        member.generation = generation;
+        let before = std::mem::replace(&mut member.record, record);
+        self.confirm(place, &before.links);
+        known.is_none()
+    }
+
+    /// Notes which links of a node are confirmed now and which no longer.
+    fn confirm(&mut self, place: usize, before: &BTreeSet<NodeId>) {
+        let Member { node, record, .. } = &self.slots[place].member;
+        let (node, gone, new): (NodeId, Vec<NodeId>, Vec<NodeId>) = (
+            *node,
+            before.difference(&record.links).copied().collect(),
+            record.links.difference(before).copied().collect(),
+        );
+        for other in gone.iter().filter_map(|other| self.places.get(other).copied()) {
+            self.slots[place].confirmed.retain(|confirmed| *confirmed != other);
+            self.slots[other].confirmed.retain(|confirmed| *confirmed != place);
+        }
+        for other in new.iter().filter_map(|other| self.places.get(other).copied()) {
+            if other != place && self.slots[other].member.record.links.contains(&node) {
+                self.slots[place].confirmed.push(other);
+                self.slots[other].confirmed.push(place);
+            }
+        }
     }
 
     /// Judges everybody anew. Returns those of whom the judgement changed, and when time alone may change it.
@@ -86,14 +160,19 @@ impl Members {
         let reachable = self.reachable(linked);
         let mut changed = Vec::new();
         let mut next: Option<Moment> = None;
-        for member in self.members.values_mut() {
+        for place in self.places.values() {
+            let member = &mut self.slots[*place].member;
             member.unreachable_at =
-                if reachable.contains(&member.node) { None } else { member.unreachable_at.or(Some(now)) };
+                if reachable[*place] { None } else { member.unreachable_at.or(Some(now)) };
+            member.proven |= reachable[*place];
             let state = match member.unreachable_at {
                 _ if member.record.leaving => MemberState::Left,
                 None => MemberState::Alive,
                 Some(since) => {
-                    let (suspect_at, down_at) = (since + config.suspect_after, since + config.down_after);
+                    // Whoever joins has its links in its record a little later than its first word.
+                    let grace = if member.proven { Duration::ZERO } else { config.join_grace };
+                    let (suspect_at, down_at) =
+                        (since + config.suspect_after + grace, since + config.down_after + grace);
                     let (state, later) = if now < suspect_at {
                         // Not proven yet: a node that was down stays so until it is reached.
                         let down = member.state == MemberState::Down;
@@ -115,17 +194,15 @@ impl Members {
         (changed, next)
     }
 
-    /// The nodes that links lead to which both their ends name.
-    fn reachable(&self, linked: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
-        let mut reachable: BTreeSet<NodeId> = linked.clone();
-        let mut edge: Vec<NodeId> = linked.iter().copied().collect();
-        while let Some(node) = edge.pop() {
-            let Some(member) = self.members.get(&node) else { continue };
-            for other in &member.record.links {
-                let confirmed =
-                    self.members.get(other).is_some_and(|other| other.record.links.contains(&node));
-                if confirmed && reachable.insert(*other) {
-                    edge.push(*other);
+    /// Which nodes links lead to that both their ends name.
+    fn reachable(&self, linked: &BTreeSet<NodeId>) -> Vec<bool> {
+        let mut reachable = vec![false; self.slots.len()];
+        let mut edge: Vec<usize> = linked.iter().filter_map(|node| self.places.get(node).copied()).collect();
+        edge.iter().for_each(|place| reachable[*place] = true);
+        while let Some(place) = edge.pop() {
+            for &other in &self.slots[place].confirmed {
+                if !std::mem::replace(&mut reachable[other], true) {
+                    edge.push(other);
                 }
             }
         }
@@ -178,11 +255,64 @@ mod tests {
         assert_eq!(judge(&mut members, &[1, 2], at(8)), [(node(2), MemberState::Alive)]);
     }
 
+    /// SCENARIOS G-10: whoever joins is not suspected before its neighbours had time to name it.
+    #[test]
+    fn a_newcomer_is_given_time_to_be_linked() {
+        let mut members = Members::new(node(0));
+        members.update(view(1, 1, &[0], false), at(0));
+        members.update(view(2, 1, &[], false), at(0));
+        assert_eq!(judge(&mut members, &[1], at(4)), []);
+        members.update(view(1, 1, &[0, 2], false), at(4));
+        members.update(view(2, 1, &[1], false), at(4));
+        assert_eq!(judge(&mut members, &[1], at(20)), []);
+        members.update(view(2, 1, &[], false), at(21));
+        assert_eq!(judge(&mut members, &[1], at(21)), []);
+        assert_eq!(judge(&mut members, &[1], at(22)), [(node(2), MemberState::Suspect)], "once proven");
+    }
+
+    /// Records that come in any order, and change, leave the links that both ends name.
+    #[test]
+    fn confirmed_links_are_those_that_both_ends_name() {
+        use rand::{RngExt, SeedableRng};
+        let mut rng = rand::rngs::Xoshiro256PlusPlus::seed_from_u64(1);
+        let mut members = Members::new(node(0));
+        for _ in 0..2_000 {
+            let links: Vec<u8> = (0..4).map(|_| rng.random_range(0..9)).collect();
+            members.update(view(rng.random_range(1..9), 1, &links, false), at(0));
+            for slot in &members.slots {
+                let names = |one: &Member, other: &Member| one.record.links.contains(&other.node);
+                let expected = members.slots.iter().enumerate().filter(|(_, other)| {
+                    let both = names(&slot.member, &other.member) && names(&other.member, &slot.member);
+                    both && slot.member.node != other.member.node
+                });
+                let expected: BTreeSet<usize> = expected.map(|(place, _)| place).collect();
+                let found: BTreeSet<usize> = slot.confirmed.iter().copied().collect();
+                assert_eq!((found.len(), &found), (slot.confirmed.len(), &expected));
+            }
+        }
+    }
+
+    /// FEATURES P4: a target that is gone is not dialled for ever.
+    #[test]
+    fn whoever_is_gone_for_long_is_called_no_more() {
+        let config = Config::default();
+        let mut members = Members::new(node(0));
+        members.update(view(1, 1, &[0], false), at(0));
+        judge(&mut members, &[1], at(0));
+        judge(&mut members, &[], at(1));
+        judge(&mut members, &[], at(20));
+        let gone_at = at(1) + config.forget_after;
+        assert_eq!(members.callable(&config, at(20)), (BTreeSet::from([node(1)]), Some(gone_at)));
+        assert_eq!(members.callable(&config, gone_at), (BTreeSet::new(), None));
+        judge(&mut members, &[1], gone_at);
+        assert_eq!(members.callable(&config, gone_at).0.len(), 1);
+    }
+
     #[test]
     fn time_alone_is_waited_for() {
         let mut members = Members::new(node(0));
-        members.update(view(1, 1, &[], false), at(0));
-        let config = Config::default();
+        members.update(view(1, 1, &[0], false), at(0));
+        let config = Config { join_grace: Duration::ZERO, ..Config::default() };
         let (_, next) = members.judge(&BTreeSet::new(), &config, at(0));
         assert_eq!(next, Some(at(0) + config.suspect_after));
         let (_, next) = members.judge(&BTreeSet::new(), &config, at(1));

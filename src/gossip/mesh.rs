@@ -15,10 +15,11 @@ use super::dialer::Dialer;
 use super::gaps::Gaps;
 use super::link::Link;
 use super::members::{Member, Members};
+use super::overlay::Overlay;
 use super::timer::{Timer, TimerTable};
 use super::{
     Alarm, Channel, CloseReason, Config, DialId, Durability, Event, LinkId, MemberState, Message, Output,
-    Side, Ticket, Versions,
+    Progress, Side, Ticket, Versions,
 };
 use crate::crdt::{Corrupt, Delta, Revision};
 use crate::id::{Actor, NodeId, TunnelId, TunnelName};
@@ -43,6 +44,7 @@ pub struct Mesh {
     rng: Xoshiro256PlusPlus,
     links: BTreeMap<LinkId, Link>,
     members: Members,
+    overlay: Overlay,
     dialer: Dialer,
     gaps: Gaps,
     timers: TimerTable,
@@ -61,6 +63,8 @@ pub struct Mesh {
     leaving: bool,
     /// When it last took up a new life while running.
     reborn_at: Option<Moment>,
+    /// When the record was published last, and how often in a short time before.
+    published: Option<(Moment, u32)>,
 }
 
 /// An own write that waits for the disk, or behind one that does.
@@ -86,6 +90,7 @@ impl Mesh {
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             links: BTreeMap::new(),
             members: Members::new(actor.node),
+            overlay: Overlay::new(actor.node),
             dialer: Dialer::new(actor.node, &config.seeds, now.monotone),
             gaps: Gaps::default(),
             timers,
@@ -98,6 +103,7 @@ impl Mesh {
             held: BTreeMap::new(),
             leaving: false,
             reborn_at: None,
+            published: None,
             config,
         }
     }
@@ -123,7 +129,17 @@ impl Mesh {
     /// A tunnel to a peer is up, and both its channels take a frame.
     pub fn link_up(&mut self, now: Now, link: LinkId, peer: NodeId, side: Side) {
         if let Side::Connect(dial) = side {
-            self.dialer.answered(dial, peer);
+            let probe_after = self.seed_interval();
+            let is_seed = self.dialer.answered(dial, peer, probe_after, now.monotone, &mut self.rng);
+            self.timers.set_by(Timer::Dial, now.monotone + probe_after / 2);
+            let doubtful = 2 * self.config.heartbeat_interval;
+            let lives = |link: &Link| link.is_established() && now.monotone.since(link.heard_at) < doubtful;
+            let linked = self.links.values().any(|link| link.peer == peer && lives(link));
+            if is_seed && (linked || self.overlay.does_without(&peer, &self.members)) {
+                // It was only to be seen who answers there.
+                self.outputs.push_back(Output::Close { link, reason: CloseReason::Duplicate });
+                return;
+            }
         }
         if peer == self.actor().node {
             self.outputs.push_back(Output::Close { link, reason: CloseReason::Loopback });
@@ -142,6 +158,10 @@ impl Mesh {
         self.timers.set_by(Timer::Want, now.monotone);
         if self.is_linked(&lost.peer) {
             return;
+        }
+        if lost.is_established() {
+            // What it wrote last, it may have told to some and not to others.
+            self.retell(lost.peer, |_| true);
         }
         let stood = now.monotone.since(lost.up_at);
         self.dialer.lost(lost.peer, stood, &self.config, now.monotone, &mut self.rng);
@@ -170,7 +190,11 @@ impl Mesh {
     pub fn handle_message(&mut self, now: Now, link: LinkId, message: Message) {
         let own_digest = match &message {
             Message::Hello { .. } | Message::Heartbeat { .. } => self.cached_digest(),
-            Message::Context { .. } | Message::Want { .. } | Message::Delta(_) => [0; 16],
+            Message::Context { .. }
+            | Message::Want { .. }
+            | Message::Delta(_)
+            | Message::Neighbour { .. }
+            | Message::Prune { .. } => [0; 16],
         };
         let Some(state) = self.links.get_mut(&link) else { return };
         state.heard_at = now.monotone;
@@ -184,18 +208,31 @@ impl Mesh {
                 self.established(now, link);
             }
             Message::Context { complete, seen } => {
-                if self.gaps.notice(&seen, self.replica.store(), now.monotone) {
+                if self.gaps.notice(&seen, complete, self.replica.store(), now.monotone) {
                     self.timers.set_by(Timer::Want, now.monotone);
                 }
                 state.handle_context(complete, seen);
             }
-            Message::Want { lanes } => state.handle_want(lanes),
+            Message::Want { lanes } => {
+                let (members, overlay, peer) = (&self.members, &self.overlay, state.peer);
+                let has_better = |author: &NodeId| !overlay.is_partial() && members.claims(author, &peer);
+                state.handle_want(lanes, has_better);
+            }
             Message::Delta(delta) => self.handle_delta(now, link, &delta),
             Message::Heartbeat { digest, asks } => {
                 state.handle_digest(digest == own_digest, self.config.audit_after, now.monotone);
                 if asks {
                     state.answer();
                 }
+            }
+            Message::Neighbour { wanted } => {
+                state.handle_neighbour(wanted);
+                self.links_changed(now);
+                self.timers.set_by(Timer::Choose, now.monotone + self.config.surplus_after);
+            }
+            Message::Prune { lanes } => {
+                let store = self.replica.store();
+                state.handle_prune(lanes.into_iter().filter(|lane| store.seen_of(lane).is_some()));
             }
         }
         self.busy.insert(link);
@@ -240,6 +277,7 @@ impl Mesh {
                 }
                 Timer::Want => self.ask(now),
                 Timer::Verdict => self.judge(now),
+                Timer::Choose => self.choose(now),
                 Timer::Record => self.publish(now),
                 Timer::Dial => self.dial(now),
             }
@@ -257,10 +295,10 @@ impl Mesh {
                 self.busy.remove(&link);
                 continue;
             };
-            if let Some(message) = state.next_control(&self.replica, now) {
+            if let Some(message) = state.next_control(&self.replica, &self.members, now) {
                 return Some(Output::Send { link, channel: Channel::Control, message });
             }
-            if let Some(message) = state.next_delta(&self.replica, self.config.delta_budget) {
+            if let Some(message) = state.next_delta(&self.replica, &self.overlay, self.config.delta_budget) {
                 return Some(Output::Send { link, channel: Channel::Delta, message });
             }
             self.busy.remove(&link);
@@ -310,6 +348,12 @@ impl Mesh {
             !matches!(state, Some(MemberState::Down | MemberState::Left))
         });
         found
+    }
+
+    /// How far each linked peer has come, by peer.
+    pub fn progress(&self) -> BTreeMap<NodeId, Progress> {
+        let established = self.links.values().filter(|link| link.is_established());
+        established.map(|link| (link.peer, link.progress(&self.replica))).collect()
     }
 
     /// The nodes that an established link leads to.

@@ -59,6 +59,17 @@ pub enum Message {
         /// Whether the sender has not heard the receiver for some time, and wants to on the control channel.
         asks: bool,
     },
+    /// Whether the sender wants this link, on the control channel. Until it says otherwise, it does.
+    Neighbour {
+        /// Whether it does.
+        wanted: bool,
+    },
+    /// Do not pass on the writes of these lanes' authors on this link, on the control channel: they come another
+    /// way. A [`Want`](Self::Want) takes it back.
+    Prune {
+        /// A lane of each, ascending.
+        lanes: Vec<crate::crdt::Lane>,
+    },
 }
 
 #[cfg(test)]

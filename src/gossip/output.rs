@@ -6,6 +6,7 @@ use super::Message;
 use crate::crdt::{Delta, Value};
 use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
 use crate::replica::{Address, AttributeKey, Registration};
+use crate::time::Timestamp;
 
 /// One link between two nodes, as the driver numbers them: never used twice by one mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,6 +56,8 @@ pub enum CloseReason {
     Incompatible,
     /// The peer broke the protocol, or its memory did: an entry failed its checksum.
     Misbehaved,
+    /// Neither end wants it any more: the mesh has grown and others serve.
+    Surplus,
     /// This node is leaving.
     Leaving,
 }
@@ -106,6 +109,15 @@ pub enum Output {
     Event(Event),
 }
 
+/// Where a value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Who wrote it.
+    pub author: Actor,
+    /// When, by the author's clock.
+    pub stamp: Timestamp,
+}
+
 /// What subscribers are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -118,6 +130,8 @@ pub enum Event {
         value: Option<Value>,
         /// How many concurrent values lost.
         siblings: usize,
+        /// Who wrote the winning value, and when.
+        origin: Option<Origin>,
     },
     /// A tunnel was registered somewhere in the mesh.
     Registered(Registration),
@@ -127,6 +141,12 @@ pub enum Event {
         name: TunnelName,
         /// The tunnel.
         tunnel: TunnelId,
+    },
+    /// Somebody says, or does not say any more, that a node's key is not to be believed. Whether it is so, its proof
+    /// says: see [`Replica::revocations_of`](crate::replica::Replica::revocations_of).
+    Revocation {
+        /// Whose key.
+        node: NodeId,
     },
     /// What this node thinks of another changed.
     Member {

@@ -15,6 +15,8 @@ pub(super) enum Timer {
     Want,
     /// Judge who can be reached.
     Verdict,
+    /// Choose with whom to be linked.
+    Choose,
     /// Publish this node's own record.
     Record,
     /// Try to reach nodes.
@@ -22,8 +24,16 @@ pub(super) enum Timer {
 }
 
 impl Timer {
-    const ALL: [Self; 7] =
-        [Self::Heartbeat, Self::Silence, Self::Announce, Self::Want, Self::Verdict, Self::Record, Self::Dial];
+    const ALL: [Self; 8] = [
+        Self::Heartbeat,
+        Self::Silence,
+        Self::Announce,
+        Self::Want,
+        Self::Verdict,
+        Self::Choose,
+        Self::Record,
+        Self::Dial,
+    ];
 }
 
 /// When each timer is due.

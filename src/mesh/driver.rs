@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::changes::ChangeCounters;
 use super::connect::{ConnectError, Connector, DialStatus};
 use super::handle::{CommandError, MeshHandle, Shared, Written};
 use super::input::{Input, LinkStreams, Write};
@@ -107,14 +108,15 @@ impl Driver {
         };
         let gossip = Config { durability, ..gossip };
         let (sender, inputs) = mpsc::channel(INPUTS);
+        let started_at = Instant::now();
         let shared = Shared {
             events: Events::new(event_capacity),
             counters: Arc::new(Counters::default()),
+            changes: ChangeCounters::new(now(started_at, &clock).wall),
             dials: Mutex::new(BTreeMap::new()),
             storage: watch::Sender::new(storage),
         };
         let handle = MeshHandle { node: actor.node, inputs: sender, shared: Arc::new(shared) };
-        let started_at = Instant::now();
         let mesh = Mesh::new(gossip, actor, seed, now(started_at, &clock));
         Ok(Self {
             mesh,
@@ -410,6 +412,7 @@ impl Driver {
                     }
                 }
                 Output::Event(event) => {
+                    self.handle.shared.changes.count(&event, self.handle.node, now.wall);
                     self.handle.shared.events.publish(event);
                 }
             }

@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::changes::{ChangeCounters, Changes};
 use super::connect::DialStatus;
 use super::input::Input;
 use super::journal::Storage;
 use super::traffic::{Counters, Traffic};
 use crate::crdt::Value;
 use crate::daemon::{Events, Subscription};
+use crate::event::Sequence;
 use crate::gossip::{Durability, Event, Mesh, Ticket};
 use crate::id::{NodeId, TunnelId, TunnelName};
 use crate::replica::{Address, AttributeKey, Attributes, Registration, WriteError};
@@ -29,6 +31,7 @@ pub struct MeshHandle {
 pub(super) struct Shared {
     pub(super) events: Events<Event>,
     pub(super) counters: Arc<Counters>,
+    pub(super) changes: ChangeCounters,
     /// Addresses are those of seeds and nodes: few, and replaced rather than added.
     pub(super) dials: Mutex<BTreeMap<Address, DialStatus>>,
     pub(super) storage: watch::Sender<Storage>,
@@ -144,6 +147,15 @@ impl MeshHandle {
         self.write(Durability::Memory, move |mesh, now| mesh.deregister(now, &name, tunnel)).await
     }
 
+    /// Says that a node's key is not to be believed, with what proves it.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError`].
+    pub async fn revoke(&self, node: NodeId, proof: Value) -> Result<Written, CommandError> {
+        self.write(Durability::Disk, move |mesh, now| mesh.revoke(now, node, proof)).await
+    }
+
     /// Who holds tunnels of a name and is not down, the last registered first.
     ///
     /// # Errors
@@ -171,9 +183,19 @@ impl MeshHandle {
         self.shared.events.subscribe()
     }
 
+    /// Subscribes to what changed from that event on, as far as it is still held.
+    pub fn subscribe_from(&self, next: Sequence) -> Subscription<Event> {
+        self.shared.events.subscribe_from(next)
+    }
+
     /// How much was said and heard.
     pub fn traffic(&self) -> Traffic {
         self.shared.counters.read()
+    }
+
+    /// What came of the replicated state here.
+    pub fn changes(&self) -> Changes {
+        self.shared.changes.read()
     }
 
     /// How it goes with the addresses that are dialled.

@@ -134,9 +134,10 @@ impl LinkTasks {
     /// Closes the tunnel under the link.
     pub(super) fn close(&self, reason: GossipReason) {
         self.tunnel.close(match reason {
-            GossipReason::Duplicate | GossipReason::Replaced | GossipReason::Loopback => {
-                CloseReason::Superseded
-            }
+            GossipReason::Duplicate
+            | GossipReason::Replaced
+            | GossipReason::Loopback
+            | GossipReason::Surplus => CloseReason::Superseded,
             GossipReason::Silent => CloseReason::Unresponsive,
             GossipReason::Incompatible | GossipReason::Misbehaved => CloseReason::ProtocolViolation,
             GossipReason::Leaving => CloseReason::ShuttingDown,

@@ -16,6 +16,7 @@
 //! not read holds up the writer of its own link and nobody else.
 
 mod attributes;
+mod changes;
 mod connect;
 mod driver;
 mod handle;
@@ -29,6 +30,7 @@ mod service;
 mod traffic;
 
 pub use attributes::{MeshAttributeError, MeshAttributeRegistry};
+pub use changes::{Changes, PROPAGATION_BOUNDS, Propagation};
 pub use connect::{ConnectError, Connector, DaemonConnector, DialStatus};
 pub use driver::{Driver, DriverConfig};
 pub use handle::{CommandError, MeshHandle, Stopped, Written};

@@ -3,17 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use data_encoding::HEXLOWER;
 use tokio_util::sync::CancellationToken;
 
+use super::admin::Http;
 use super::api::{self, API_VERSION, state_name};
+use super::control::Controls;
 use super::forwards::Forwards;
+use super::metrics::Metrics;
+use super::trust::Keys;
+use crate::clock::WallClock;
 use crate::daemon::PeersView;
-use crate::gossip::{MemberState, Mesh};
+use crate::gossip::{Member, MemberState, Mesh, Progress};
 use crate::id::{Generation, NodeId};
-use crate::mesh::{MeshHandle, Stopped, Storage};
+use crate::mesh::{MeshHandle, PROPAGATION_BOUNDS, Stopped, Storage};
 use crate::replica::{Address, Registration};
 use crate::tunnel::Tunnel;
 
@@ -31,6 +37,8 @@ pub(super) struct Facts {
     pub(super) admin: PathBuf,
     pub(super) data_dir: PathBuf,
     pub(super) started_at: Instant,
+    /// What each certificate is for, and when it ends to be valid, in seconds since 1970.
+    pub(super) certificates: Vec<(&'static str, f64)>,
 }
 
 /// The running node.
@@ -40,6 +48,11 @@ pub(super) struct Agent {
     pub(super) mesh: MeshHandle,
     pub(super) peers: PeersView,
     pub(super) forwards: Forwards,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) http: Http,
+    /// What the node can be told while it runs, where somebody can do it.
+    pub(super) controls: Controls,
+    pub(super) keys: Arc<Keys>,
     /// Cancelled when the node begins to stop.
     pub(super) stop: CancellationToken,
 }
@@ -84,9 +97,11 @@ impl Agent {
             listen: facts.listen.to_string(),
             advertised: facts.advertised.iter().map(ToString::to_string).collect(),
             admin: facts.admin.display().to_string(),
+            http: self.http.listening().await.map(|address| address.to_string()),
             data_dir: facts.data_dir.display().to_string(),
             ready: reasons.is_empty(),
             reasons,
+            certificate_expires_at: self.keys.certificate_expires_at().map(|at| at.0),
             storage: storage.into(),
             nodes: summary.counts,
             tunnels: summary.tunnels,
@@ -109,13 +124,8 @@ impl Agent {
 
     /// All nodes, this one first.
     pub(super) async fn nodes(&self) -> Result<Vec<api::Node>, Stopped> {
-        let (members, linked) = self
-            .mesh
-            .view(|mesh| {
-                let members: Vec<_> = mesh.members().cloned().collect();
-                (members, mesh.linked().collect::<BTreeSet<_>>())
-            })
-            .await?;
+        let (members, progress) =
+            self.mesh.view(|mesh| (mesh.members().cloned().collect::<Vec<_>>(), mesh.progress())).await?;
         let facts = &self.facts;
         let local = api::Node {
             node: facts.node.to_string(),
@@ -127,24 +137,77 @@ impl Agent {
             generation: facts.generation.0,
             version: env!("CARGO_PKG_VERSION").into(),
             addresses: facts.advertised.iter().map(ToString::to_string).collect(),
+            links: progress.keys().map(ToString::to_string).collect(),
+            behind: None,
+            in_sync: None,
+            sent_bytes: 0,
+            received_bytes: 0,
         };
-        let others = members.into_iter().map(|member| {
-            let linked = linked.contains(&member.node);
-            let tunnel = self.peers.node(member.node).into_iter().next().filter(|_| linked);
-            let rtt = tunnel.map(|peer| peer.tunnel.rtt().as_micros());
-            api::Node {
-                node: member.node.to_string(),
-                name: member.record.label,
-                state: state_name(member.state).into(),
-                local: false,
-                linked,
-                rtt_micros: rtt.and_then(|micros| u64::try_from(micros).ok()),
-                generation: member.generation.0,
-                version: member.record.version,
-                addresses: member.record.addresses.iter().map(ToString::to_string).collect(),
-            }
-        });
+        let others = members.into_iter().map(|member| self.other(member, &progress));
         Ok(std::iter::once(local).chain(others).collect())
+    }
+
+    fn other(&self, member: Member, progress: &BTreeMap<NodeId, Progress>) -> api::Node {
+        let progress = progress.get(&member.node);
+        let tunnel = self.peers.node(member.node).into_iter().next().filter(|_| progress.is_some());
+        let rtt = tunnel.as_ref().map(|peer| peer.tunnel.rtt().as_micros());
+        let path = tunnel.map(|peer| peer.tunnel.path()).unwrap_or_default();
+        api::Node {
+            node: member.node.to_string(),
+            name: member.record.label,
+            state: if self.keys.denied().contains(member.node) {
+                "revoked".into()
+            } else {
+                state_name(member.state).into()
+            },
+            local: false,
+            linked: progress.is_some(),
+            rtt_micros: rtt.and_then(|micros| u64::try_from(micros).ok()),
+            generation: member.generation.0,
+            version: member.record.version,
+            addresses: member.record.addresses.iter().map(ToString::to_string).collect(),
+            links: member.record.links.iter().map(ToString::to_string).collect(),
+            behind: progress.map(|progress| progress.behind),
+            in_sync: progress.map(|progress| progress.differing_since.is_none()),
+            sent_bytes: path.sent_bytes,
+            received_bytes: path.received_bytes,
+        }
+    }
+
+    /// How far the replicated state has come everywhere.
+    pub(super) async fn convergence(&self) -> Result<api::Convergence, Stopped> {
+        let read = self.mesh.view(|mesh| {
+            let names = mesh.members().map(|member| (member.node, member.record.label.clone()));
+            let names: BTreeMap<_, _> = names.collect();
+            (mesh.digest(), names, mesh.progress(), Census::of(mesh))
+        });
+        let (digest, names, progress, census) = read.await?;
+        let changes = self.mesh.changes();
+        let mut peers: Vec<_> = progress
+            .into_iter()
+            .map(|(node, progress)| api::PeerProgress {
+                node: node.to_string(),
+                name: names.get(&node).cloned().unwrap_or_default(),
+                behind: progress.behind,
+                in_sync: progress.differing_since.is_none(),
+            })
+            .collect();
+        peers.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(api::Convergence {
+            api_version: API_VERSION.into(),
+            digest: HEXLOWER.encode(&digest),
+            peers,
+            propagation: api::Propagation {
+                bounds_ms: PROPAGATION_BOUNDS.to_vec(),
+                counts: changes.propagation.buckets.to_vec(),
+                sum_ms: u64::try_from(changes.propagation.sum.as_millis()).unwrap_or(u64::MAX),
+            },
+            local_changes: changes.local,
+            remote_changes: changes.remote,
+            removals: changes.removals,
+            siblings: census.siblings,
+            tombstones: census.tombstones,
+        })
     }
 
     /// All registrations, by name and tunnel.
@@ -204,6 +267,13 @@ impl Agent {
         if *self.mesh.storage().borrow() == Storage::NoRoom {
             reasons.push("the disk is full: no durable write is taken until there is room".to_owned());
         }
+        if self.keys.denied().contains(self.facts.node) {
+            reasons.push("this node was revoked: no other lets it in".to_owned());
+        }
+        let expires_at = self.keys.certificate_expires_at();
+        if expires_at.is_some_and(|at| at <= WallClock::system().now()) {
+            reasons.push("the node's certificate has ended: no other lets it in".to_owned());
+        }
         let counts = &summary.counts;
         let known = counts.alive + counts.suspect + counts.down;
         if counts.linked == 0 && !seeds.is_empty() {
@@ -239,7 +309,7 @@ impl Summary {
         Self {
             counts,
             tunnels: mesh.replica().registrations().count(),
-            attributes: mesh.replica().attributes("").count(),
+            attributes: usize::try_from(Census::of(mesh).attributes).unwrap_or(usize::MAX),
             digest: mesh.digest(),
             linked: addresses,
         }
@@ -252,6 +322,36 @@ fn storage_name(storage: &Storage) -> &'static str {
         Storage::Durable => "durable",
         Storage::NoRoom => "full",
         Storage::Failed(_) => "failed",
+    }
+}
+
+/// How many keys there are, without looking at their values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Census {
+    pub(super) attributes: u64,
+    pub(super) tunnels: u64,
+    pub(super) nodes: u64,
+    /// Removed, and remembered.
+    pub(super) tombstones: u64,
+    /// Values that lost against a concurrent one.
+    pub(super) siblings: u64,
+}
+
+impl Census {
+    pub(super) fn of(mesh: &Mesh) -> Self {
+        let mut census = Self::default();
+        let store = mesh.replica().store();
+        let mut live = |prefix: &str| {
+            let mut live = 0;
+            for (_, register) in store.prefix(prefix) {
+                let values = register.entries().iter().filter(|entry| entry.value.is_some()).count() as u64;
+                *(if values > 0 { &mut live } else { &mut census.tombstones }) += 1;
+                census.siblings += values.saturating_sub(1);
+            }
+            live
+        };
+        let [attributes, tunnels, nodes] = ["attr/", "tunnel/", "node/"].map(&mut live);
+        Self { attributes, tunnels, nodes, ..census }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The other end of the admin API, for the command line.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,12 +9,13 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
+use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::api::{CONNECT_PROTOCOL, Event, Problem};
@@ -23,10 +25,56 @@ const MAX_ANSWER: usize = 256 * 1024 * 1024;
 /// The longest event: a value in base64 and a little more.
 const MAX_EVENT: usize = 1024 * 1024;
 
-/// Asks the node behind one admin socket, with a connection for each request.
+/// Where a node's admin API is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Agent {
+    /// On a unix socket.
+    Unix(PathBuf),
+    /// On a port of loopback, behind a token.
+    Http {
+        /// `HOST:PORT`.
+        address: String,
+        /// What is in the node's `admin.token`.
+        token: Token,
+    },
+}
+
+/// A token, which is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// Takes the token that a file holds.
+    pub fn new(text: &str) -> Self {
+        Self(text.trim().to_owned())
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+impl fmt::Display for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => path.display().fmt(f),
+            Self::Http { address, .. } => write!(f, "http://{address}"),
+        }
+    }
+}
+
+impl<P: Into<PathBuf>> From<P> for Agent {
+    fn from(path: P) -> Self {
+        Self::Unix(path.into())
+    }
+}
+
+/// Asks the node behind one admin API, with a connection for each request.
 #[derive(Debug, Clone)]
 pub struct Client {
-    socket: PathBuf,
+    agent: Agent,
     /// How long a request may take; a stream, until it begins.
     timeout: Duration,
 }
@@ -36,10 +84,10 @@ pub struct Client {
 #[non_exhaustive]
 pub enum ClientError {
     /// Nobody listens on the socket, or we may not open it.
-    #[error("no node answers on {}", .socket.display())]
+    #[error("no node answers on {agent}")]
     Unreachable {
-        /// The socket.
-        socket: PathBuf,
+        /// Where it was looked for.
+        agent: Box<Agent>,
         /// Why.
         #[source]
         source: io::Error,
@@ -62,9 +110,9 @@ pub enum ClientError {
 }
 
 impl Client {
-    /// Will ask the node behind `socket`.
-    pub fn new(socket: impl Into<PathBuf>, timeout: Duration) -> Self {
-        Self { socket: socket.into(), timeout }
+    /// Will ask the node behind that admin API, for instance the path of its socket.
+    pub fn new(agent: impl Into<Agent>, timeout: Duration) -> Self {
+        Self { agent: agent.into(), timeout }
     }
 
     /// `GET` of a document.
@@ -185,23 +233,54 @@ impl Client {
         method: Method,
         path: &str,
         body: Bytes,
-        protocol: Option<&str>,
+        protocol: Option<&'static str>,
     ) -> Result<Response<Incoming>, ClientError> {
-        let unreachable = |source| ClientError::Unreachable { socket: self.socket.clone(), source };
-        let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
-        let broken = |error: hyper::Error| ClientError::Broken(error.into());
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        tokio::spawn(async move {
-            // What breaks the connection shows in the answer.
-            connection.with_upgrades().await.ok();
-        });
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "snomesh");
+        let mut request =
+            self.request(method, path, body).map_err(|error| ClientError::Broken(error.into()))?;
         if let Some(protocol) = protocol {
-            request = request.header(header::CONNECTION, "upgrade").header(header::UPGRADE, protocol);
+            let headers = request.headers_mut();
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static(protocol));
         }
-        let request = request.body(Full::new(body)).map_err(|error| ClientError::Broken(error.into()))?;
-        sender.send_request(request).await.map_err(broken)
+        let unreachable = |source| ClientError::Unreachable { agent: Box::new(self.agent.clone()), source };
+        match &self.agent {
+            Agent::Unix(path) => {
+                converse(UnixStream::connect(path).await.map_err(unreachable)?, request).await
+            }
+            Agent::Http { address, .. } => {
+                converse(TcpStream::connect(address).await.map_err(unreachable)?, request).await
+            }
+        }
     }
+
+    fn request(&self, method: Method, path: &str, body: Bytes) -> hyper::http::Result<Request<Full<Bytes>>> {
+        let is_post = method == Method::POST;
+        let mut request = Request::builder().method(method).uri(path);
+        if is_post {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let request = match &self.agent {
+            Agent::Unix(_) => request.header(header::HOST, "snomesh"),
+            Agent::Http { address, token } => request
+                .header(header::HOST, address)
+                .header(header::AUTHORIZATION, format!("Bearer {}", token.0)),
+        };
+        request.body(Full::new(body))
+    }
+}
+
+/// Sends one request and reads the head of its answer.
+async fn converse<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let broken = |error: hyper::Error| ClientError::Broken(error.into());
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    tokio::spawn(async move {
+        // What breaks the connection shows in the answer.
+        connection.with_upgrades().await.ok();
+    });
+    sender.send_request(request).await.map_err(broken)
 }
 
 /// Events as they come.

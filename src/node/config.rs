@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::CaSource;
+use super::forwards::Wanted;
+use super::{CaSource, Controls};
+use crate::daemon::DaemonConfig;
 use crate::gossip;
 use crate::replica::Address;
 use crate::tunnel::quic::Gate;
@@ -38,6 +40,17 @@ pub struct NodeConfig {
     pub join: Vec<Address>,
     /// The socket of the admin API. `None`: `admin.sock` in the data directory.
     pub admin: Option<PathBuf>,
+    /// The address of loopback on which the admin API is open to whoever has the token. `None`: none, until somebody
+    /// asks for the dashboard.
+    pub http: Option<SocketAddr>,
+    /// The file of that token. `None`: `admin.token` in the data directory.
+    pub token_file: Option<PathBuf>,
+    /// What it offers and binds from the start, as its configuration wants it.
+    pub(super) wanted: Wanted,
+    /// What the node can be told while it runs.
+    pub controls: Controls,
+    /// Limits of the daemon; its `drain_timeout` is the one below.
+    pub daemon: DaemonConfig,
     /// The mesh's authority.
     pub ca: CaSource,
     /// Where the replicated state is kept.
@@ -62,6 +75,11 @@ impl NodeConfig {
             advertise: Vec::new(),
             join: Vec::new(),
             admin: None,
+            http: None,
+            token_file: None,
+            wanted: Wanted::default(),
+            controls: Controls::default(),
+            daemon: DaemonConfig::default(),
             ca: CaSource::Own,
             store: StateStore::default(),
             rebuild_from_mesh: false,

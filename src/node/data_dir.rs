@@ -8,14 +8,19 @@
 //! node.crt       the node's certificate, renewed at every start while the authority's key is at hand
 //! generation     the number of the node's last life
 //! state.redb     the replicated state
+//! seeds          where the mesh was found when the node joined it
+//! invitations.json  the invitations that are open, without their secrets
+//! revoked        the revocations that this node has seen, with their proofs
 //! forwards.json  what this node exposes and binds
 //! admin.sock     the admin API, while the node runs
 //! ```
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
+use std::ops::Deref;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -25,14 +30,15 @@ use rustls::pki_types::pem::PemObject;
 use super::files::{self, FileError};
 use crate::auth::{CaError, CredentialsError, Identity, IdentityError, MeshCa, MeshCredentials};
 use crate::id::{Generation, NodeId};
+use crate::replica::Address;
 use crate::time::UnixMillis;
-use crate::tunnel::quic::node_of_certificate;
+use crate::tunnel::quic::{certificate_expiry, node_of_certificate};
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long an authority holds: a mesh that outlives it has to move its nodes to another one.
 const CA_VALIDITY: Duration = YEAR.saturating_mul(10);
 /// How long a node's certificate holds after a start.
-const NODE_VALIDITY: Duration = YEAR;
+pub(super) const NODE_VALIDITY: Duration = YEAR;
 
 /// Where the mesh's authority comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -56,6 +62,8 @@ pub struct Trust {
     pub credentials: MeshCredentials,
     /// The hash of the authority's public key, which names the mesh.
     pub mesh: NodeId,
+    /// The authority itself, if its key is at hand.
+    pub authority: Option<Arc<MeshCa>>,
 }
 
 /// A data directory cannot be used. What is in it is as before.
@@ -170,7 +178,7 @@ impl DataDirError {
 /// A node's directory, locked for as long as this value lives.
 #[derive(Debug)]
 pub struct DataDir {
-    path: PathBuf,
+    files: NodeFiles,
     /// Closing it releases the lock, also when the process is killed.
     _lock: File,
 }
@@ -205,17 +213,93 @@ impl DataDir {
         }
         lock.set_len(0).map_err(failed)?;
         writeln!(lock, "{}", std::process::id()).map_err(failed)?;
-        Ok(Self { path: path.into(), _lock: lock })
+        Ok(Self { files: NodeFiles { path: path.into() }, _lock: lock })
     }
+}
 
+impl Deref for DataDir {
+    type Target = NodeFiles;
+
+    fn deref(&self) -> &NodeFiles {
+        &self.files
+    }
+}
+
+/// The files of a node's directory, whoever has it locked.
+#[derive(Debug, Clone)]
+pub struct NodeFiles {
+    path: PathBuf,
+}
+
+impl NodeFiles {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// The mesh that it belongs to, if it belongs to one.
+    ///
+    /// # Errors
+    ///
+    /// [`DataDirError::File`], [`DataDirError::Authority`].
+    pub fn known_mesh(&self) -> Result<Option<NodeId>, DataDirError> {
+        let path = self.file("ca.crt");
+        let Some(text) = files::read(&path)? else { return Ok(None) };
+        let failed = |source| DataDirError::Authority { path: path.clone(), source };
+        let certificate = CertificateDer::from_pem_slice(text.as_bytes());
+        let certificate = certificate.map_err(|source| failed(CaError::Certificate(source)))?;
+        node_of_certificate(&certificate).ok_or_else(|| failed(CaError::OtherKey)).map(Some)
+    }
+
+    /// Takes what a node of the mesh gave: from now on the directory is that of a node of that mesh.
+    ///
+    /// # Errors
+    ///
+    /// [`DataDirError::Credentials`] if it does not fit together; nothing was changed then.
+    pub fn enrol(
+        &self,
+        identity: &Identity,
+        certificate: &str,
+        authority: &str,
+        seeds: &[Address],
+    ) -> Result<(), DataDirError> {
+        let path = self.file("node.crt");
+        let checked = MeshCredentials::from_pem(identity.clone(), certificate, authority);
+        let checked = checked.and_then(|credentials| credentials.tls().map(|_| ()));
+        checked.map_err(|source| DataDirError::Credentials { path: path.clone(), source })?;
+        let seeds: String = seeds.iter().map(|seed| format!("{seed}\n")).collect();
+        files::write(&self.file("seeds"), &seeds, 0o600)?;
+        files::write(&path, certificate, 0o644)?;
+        // Last: with it the directory belongs to the mesh.
+        files::write(&self.file("ca.crt"), authority, 0o644)?;
+        Ok(())
+    }
+
+    /// Where the mesh was found when the node joined it.
+    ///
+    /// # Errors
+    ///
+    /// [`DataDirError::File`].
+    pub fn seeds(&self) -> Result<Vec<Address>, DataDirError> {
+        let text = files::read(&self.file("seeds"))?.unwrap_or_default();
+        Ok(text.lines().filter_map(|line| line.trim().parse().ok()).collect())
+    }
+
     /// A file in it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// The certificates that are here: what each is for, and when it ends to be valid, in seconds since 1970.
+    pub(super) fn certificates(&self) -> Vec<(&'static str, f64)> {
+        let expiry = |name: &str| {
+            let pem = files::read(&self.file(name)).ok()??;
+            certificate_expiry(&CertificateDer::from_pem_slice(pem.as_bytes()).ok()?)
+        };
+        #[expect(clippy::cast_precision_loss, reason = "seconds are exact for millions of years")]
+        let known =
+            [("node", "node.crt"), ("ca", "ca.crt")].map(|(kind, name)| Some((kind, expiry(name)? as f64)));
+        known.into_iter().flatten().collect()
     }
 
     /// The node's identity, made on the first start.
@@ -272,9 +356,10 @@ impl DataDir {
         };
         let path = self.file("node.crt");
         let failed = |source| DataDirError::Authority { path: authority.path.clone(), source };
-        let certificate = match &authority.key {
-            Some(key) => {
-                let ca = MeshCa::from_pem(&authority.certificate, key).map_err(failed)?;
+        let ca = authority.key.as_ref().map(|key| MeshCa::from_pem(&authority.certificate, key)).transpose();
+        let ca = ca.map_err(failed)?;
+        let certificate = match &ca {
+            Some(ca) => {
                 let signed = ca.sign(identity, NODE_VALIDITY).map_err(failed)?;
                 files::write(&path, &signed.pem, 0o644)?;
                 signed.pem
@@ -290,7 +375,7 @@ impl DataDir {
         if authority.path != remembered {
             files::write(&remembered, &authority.certificate, 0o644)?;
         }
-        Ok(Trust { credentials, mesh })
+        Ok(Trust { credentials, mesh, authority: ca.map(Arc::new) })
     }
 
     fn own_authority(&self) -> Result<Authority, DataDirError> {

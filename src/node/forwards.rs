@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::files::{self, FileError};
+use super::metrics::Metrics;
 use crate::id::{TunnelId, TunnelName};
 use crate::mesh::{CommandError, Destination, MeshHandle, Policy, Route, RouteError, Router};
 use crate::replica::Attributes;
@@ -29,12 +30,15 @@ pub(super) struct Opener {
     pub(super) mesh: MeshHandle,
     pub(super) router: Router,
     pub(super) targets: TargetTable,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Opener {
     /// Opens a stream for a visitor of a bind, whose end is told in the terms of a stream.
     async fn open_for_visitor(self, route: Arc<Route>, visitor: IpAddr) -> Result<TunnelStream, OpenError> {
-        self.router.open(&route, Some(visitor)).await.map_err(|error| {
+        let opened = self.router.open(&route, Some(visitor)).await;
+        self.metrics.opened(&route.destination.to_string(), result_of(&opened));
+        opened.map_err(|error| {
             let described: &dyn std::error::Error = &error;
             tracing::info!(destination = %route.destination, error = described, "visitor not served");
             match error {
@@ -44,6 +48,18 @@ impl Opener {
                 RouteError::Stopped(_) => OpenError::Closed(Closed::Locally(CloseReason::ShuttingDown)),
             }
         })
+    }
+}
+
+/// How an attempt went, in a word.
+fn result_of(opened: &Result<TunnelStream, RouteError>) -> &'static str {
+    match opened {
+        Ok(_) => "ok",
+        Err(RouteError::NotFound { .. }) => "not_found",
+        Err(RouteError::NoWay { .. }) => "no_route",
+        Err(RouteError::Open(OpenError::Refused(_))) => "refused",
+        Err(RouteError::Open(_)) => "failed",
+        Err(RouteError::Stopped(_)) => "stopped",
     }
 }
 
@@ -70,6 +86,7 @@ struct Exposure {
     target: Target,
     tunnel: TunnelId,
     attributes: Attributes,
+    keeper: Keeper,
 }
 
 #[derive(Debug)]
@@ -79,6 +96,39 @@ struct Binding {
     bound: Listen,
     route: Arc<Route>,
     stop: CancellationToken,
+    keeper: Keeper,
+    /// Empty when nobody listens there any more.
+    ended: TaskTracker,
+}
+
+impl Binding {
+    fn leads_to(&self, destination: &Destination, policy: Policy) -> bool {
+        self.route.destination == *destination && self.route.policy == policy
+    }
+}
+
+/// Who remembers a forward, and so who may take it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeper {
+    /// `forwards.json`: it was asked for at the admin API.
+    Forwards,
+    /// The configuration's files.
+    Configuration,
+}
+
+/// What the configuration wants to be forwarded.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Wanted {
+    pub(super) tunnels: BTreeMap<TunnelName, (Target, Attributes)>,
+    /// By where to listen, as text.
+    pub(super) binds: BTreeMap<String, (Listen, Destination, Policy)>,
+}
+
+/// What a configuration changed, a sentence each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Applied {
+    pub(super) done: Vec<String>,
+    pub(super) failed: Vec<String>,
 }
 
 /// `forwards.json`.
@@ -127,6 +177,12 @@ pub(super) enum ForwardError {
         listen: Listen,
         /// Where it leads.
         destination: Destination,
+    },
+    /// It stands in the configuration, which is where it is changed.
+    #[error("{what} stands in the configuration")]
+    Configured {
+        /// Which tunnel or bind.
+        what: String,
     },
     /// It holds, but will not after a restart.
     #[error("the change holds only until the node stops: {0}")]
@@ -179,6 +235,55 @@ impl Forwards {
         }
     }
 
+    /// Makes what the configuration wants hold, by difference: what is as it was is not touched.
+    pub(super) async fn configure(&self, wanted: &Wanted) -> Applied {
+        let mut applied = Applied::default();
+        let mut note = |done: String, outcome: Result<(), ForwardError>| match outcome {
+            Ok(()) => applied.done.push(done),
+            Err(error) => applied.failed.push(format!("not {done}: {error}")),
+        };
+        let mut state = self.state.lock().await;
+        let configured = |keeper: &Keeper| *keeper == Keeper::Configuration;
+        let gone = state.exposed.iter().filter(|(_, exposure)| configured(&exposure.keeper));
+        let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
+        for name in gone.iter().filter(|name| !wanted.tunnels.contains_key(*name)) {
+            note(format!("tunnel \"{name}\" taken back"), self.withdraw(&mut state, name).await);
+        }
+        let gone = state.binds.iter().filter(|(_, binding)| configured(&binding.keeper));
+        let gone = gone.filter(|(_, binding)| {
+            let wanted = wanted.binds.get(&binding.asked.to_string());
+            !wanted.is_some_and(|(_, destination, policy)| binding.leads_to(destination, *policy))
+        });
+        let gone: Vec<_> = gone.map(|(listen, _)| listen.clone()).collect();
+        for listen in &gone {
+            if let Some(binding) = state.binds.remove(listen) {
+                self.close(&binding).await;
+                note(format!("bind {listen} taken back"), self.save(&state).map_err(Into::into));
+            }
+        }
+        for (name, (target, attributes)) in &wanted.tunnels {
+            let same = state.exposed.get(name).is_some_and(|exposure| {
+                configured(&exposure.keeper)
+                    && exposure.target == *target
+                    && exposure.attributes == *attributes
+            });
+            if !same {
+                let offer = (name.clone(), target.clone(), attributes.clone());
+                let outcome = self.offer(&mut state, offer, Keeper::Configuration).await;
+                note(format!("tunnel \"{name}\" offered at {target}"), outcome.map(drop));
+            }
+        }
+        for (listen, destination, policy) in wanted.binds.values() {
+            let holds = |binding: &Binding| configured(&binding.keeper) && binding.asked == *listen;
+            if !state.binds.values().any(holds) {
+                let route = (destination.clone(), *policy);
+                let outcome = self.listen(&mut state, listen.clone(), route, Keeper::Configuration).await;
+                note(format!("bind {listen} to \"{destination}\" made"), outcome.map(drop));
+            }
+        }
+        applied
+    }
+
     /// Offers a local service to the mesh. A name that this node exposes already leads to the new target.
     pub(super) async fn expose(
         &self,
@@ -187,6 +292,18 @@ impl Forwards {
         attributes: Attributes,
     ) -> Result<TunnelId, ForwardError> {
         let mut state = self.state.lock().await;
+        refuse_configured(state.exposed.get(&name).map(|exposure| exposure.keeper), || {
+            format!("tunnel \"{name}\"")
+        })?;
+        self.offer(&mut state, (name, target, attributes), Keeper::Forwards).await
+    }
+
+    async fn offer(
+        &self,
+        state: &mut State,
+        (name, target, attributes): (TunnelName, Target, Attributes),
+        keeper: Keeper,
+    ) -> Result<TunnelId, ForwardError> {
         let known = state.exposed.get(&name).map(|exposure| exposure.tunnel);
         let tunnel = known.unwrap_or_else(draw_tunnel);
         let declared = Declared { target: target.clone(), id: Some(tunnel) };
@@ -199,8 +316,8 @@ impl Forwards {
             };
             return Err(error.into());
         }
-        state.exposed.insert(name, Exposure { target, tunnel, attributes });
-        self.save(&state)?;
+        state.exposed.insert(name, Exposure { target, tunnel, attributes, keeper });
+        self.save(state)?;
         Ok(tunnel)
     }
 
@@ -208,11 +325,19 @@ impl Forwards {
     pub(super) async fn unexpose(&self, name: &TunnelName) -> Result<bool, ForwardError> {
         let mut state = self.state.lock().await;
         let Some(exposure) = state.exposed.get(name) else { return Ok(false) };
-        self.opener.mesh.deregister(name.clone(), exposure.tunnel).await?;
-        self.opener.targets.withdraw(name);
-        state.exposed.remove(name);
-        self.save(&state)?;
+        refuse_configured(Some(exposure.keeper), || format!("tunnel \"{name}\""))?;
+        self.withdraw(&mut state, name).await?;
         Ok(true)
+    }
+
+    async fn withdraw(&self, state: &mut State, name: &TunnelName) -> Result<(), ForwardError> {
+        if let Some(exposure) = state.exposed.get(name) {
+            self.opener.mesh.deregister(name.clone(), exposure.tunnel).await?;
+            self.opener.targets.withdraw(name);
+            state.exposed.remove(name);
+            self.save(state)?;
+        }
+        Ok(())
     }
 
     /// Lets local programs reach a destination at an address of this machine; port 0 takes a free one, a range its
@@ -224,31 +349,45 @@ impl Forwards {
         policy: Policy,
     ) -> Result<Listen, ForwardError> {
         let mut state = self.state.lock().await;
-        if let Some(Binding { route, .. }) = state.binds.get(&listen.to_string()) {
-            let same = route.destination == destination && route.policy == policy;
-            let bound =
-                || ForwardError::Bound { listen: listen.clone(), destination: route.destination.clone() };
-            return same.then(|| listen.clone()).ok_or_else(bound);
+        self.listen(&mut state, listen, (destination, policy), Keeper::Forwards).await
+    }
+
+    async fn listen(
+        &self,
+        state: &mut State,
+        listen: Listen,
+        (destination, policy): (Destination, Policy),
+        keeper: Keeper,
+    ) -> Result<Listen, ForwardError> {
+        if let Some(binding) = state.binds.get(&listen.to_string()) {
+            let bound = || {
+                let destination = binding.route.destination.clone();
+                ForwardError::Bound { listen: listen.clone(), destination }
+            };
+            return binding.leads_to(&destination, policy).then(|| listen.clone()).ok_or_else(bound);
         }
         let route = Arc::new(Route::new(destination, policy, listen.kind()));
         let stop = self.stop.child_token();
-        let started = self.listen(&listen, Arc::clone(&route), stop.clone()).await;
+        let ended = TaskTracker::new();
+        let started = self.serve(&listen, Arc::clone(&route), &stop, &ended).await;
         let bound = started.map_err(|source| ForwardError::Listen { listen: listen.clone(), source })?;
+        ended.close();
         if let Listen::Tcp(address) = &bound {
             self.opener.targets.keep_from_tcp(address.port(), true);
         }
-        let binding = Binding { asked: listen, bound: bound.clone(), route, stop };
+        let binding = Binding { asked: listen, bound: bound.clone(), route, stop, keeper, ended };
         state.binds.insert(bound.to_string(), binding);
-        self.save(&state)?;
+        self.save(state)?;
         Ok(bound)
     }
 
     /// Begins to serve visitors, and says where.
-    async fn listen(
+    async fn serve(
         &self,
         listen: &Listen,
         route: Arc<Route>,
-        stop: CancellationToken,
+        stop: &CancellationToken,
+        ended: &TaskTracker,
     ) -> io::Result<Listen> {
         let opener = self.opener.clone();
         let open = move |visitor: IpAddr| opener.clone().open_for_visitor(Arc::clone(&route), visitor);
@@ -259,23 +398,32 @@ impl Forwards {
             Listen::Udp(address) => {
                 let proxy = UdpListenerProxy::bind(*address).await?;
                 let bound = proxy.local_addr()?;
-                self.tasks.spawn(proxy.run(move |source| open(source.ip()), stop));
+                let serving = proxy.run(move |source| open(source.ip()), stop.clone());
+                self.tasks.spawn(ended.track_future(serving));
                 return Ok(Listen::Udp(bound));
             }
         };
         let bound = proxy.local_addr()?;
-        self.tasks.spawn(proxy.run(open, stop));
+        self.tasks.spawn(ended.track_future(proxy.run(open, stop.clone())));
         Ok(bound)
+    }
+
+    /// Ends a bind, so that its address is free.
+    async fn close(&self, binding: &Binding) {
+        binding.stop.cancel();
+        binding.ended.wait().await;
+        if let Listen::Tcp(address) = &binding.bound {
+            self.opener.targets.keep_from_tcp(address.port(), false);
+        }
     }
 
     /// Stops listening there; visitors are cut off. Says whether there was such a bind.
     pub(super) async fn unbind(&self, listen: &Listen) -> Result<bool, ForwardError> {
         let mut state = self.state.lock().await;
+        let keeper = state.binds.get(&listen.to_string()).map(|binding| binding.keeper);
+        refuse_configured(keeper, || format!("the bind of {listen}"))?;
         let Some(binding) = state.binds.remove(&listen.to_string()) else { return Ok(false) };
-        binding.stop.cancel();
-        if let Listen::Tcp(address) = &binding.bound {
-            self.opener.targets.keep_from_tcp(address.port(), false);
-        }
+        self.close(&binding).await;
         self.save(&state)?;
         Ok(true)
     }
@@ -314,12 +462,15 @@ impl Forwards {
     }
 
     fn save(&self, state: &State) -> Result<(), FileError> {
-        let exposed = state.exposed.iter().map(|(name, exposure)| SavedExposure {
+        let ours = |keeper: Keeper| keeper == Keeper::Forwards;
+        let exposed = state.exposed.iter().filter(|(_, exposure)| ours(exposure.keeper));
+        let exposed = exposed.map(|(name, exposure)| SavedExposure {
             name: name.to_string(),
             target: exposure.target.to_string(),
             attributes: exposure.attributes.iter().map(|(name, value)| (name.into(), value.into())).collect(),
         });
-        let binds = state.binds.values().map(|binding| SavedBind {
+        let binds = state.binds.values().filter(|binding| ours(binding.keeper));
+        let binds = binds.map(|binding| SavedBind {
             // A free port stays the same one after a restart; of a range it is again the lowest.
             listen: match &binding.asked {
                 range @ Listen::Ports(..) => range.to_string(),
@@ -332,6 +483,14 @@ impl Forwards {
         let text = serde_json::to_string_pretty(&saved).expect("texts and numbers are JSON");
         files::write(&self.file, &text, 0o600)
     }
+}
+
+/// What stands in the configuration is changed there, or it would be back after the next reload.
+fn refuse_configured(keeper: Option<Keeper>, what: impl FnOnce() -> String) -> Result<(), ForwardError> {
+    if keeper == Some(Keeper::Configuration) {
+        return Err(ForwardError::Configured { what: what() });
+    }
+    Ok(())
 }
 
 /// Draws an id that no other tunnel of any node has.

@@ -248,12 +248,19 @@ mod tests {
         for far_first in [false, true] {
             let Rig { mut input, mut output, mut far, ended, _tunnel } = rig().await;
             let near_to_far = async {
-                input.write_all(&[7; 100_000]).await.unwrap();
-                drop(input);
-                let mut read = 0;
-                while let Some(chunk) = far.recv.read_chunk(usize::MAX).await.unwrap() {
-                    read += chunk.len();
-                }
+                // At once: what lies in between holds less than this.
+                let write = async {
+                    input.write_all(&[7; 100_000]).await.unwrap();
+                    drop(input);
+                };
+                let read = async {
+                    let mut read = 0;
+                    while let Some(chunk) = far.recv.read_chunk(usize::MAX).await.unwrap() {
+                        read += chunk.len();
+                    }
+                    read
+                };
+                let ((), read) = tokio::join!(write, read);
                 assert_eq!(read, 100_000);
             };
             let far_to_near = async {

@@ -7,15 +7,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::admin::{self, AdminError, AdminSocket};
+use super::admin::{self, AdminError, AdminSocket, Http, HttpError};
 use super::agent::{Agent, Facts};
-use super::forwards::{Forwards, Opener};
-use super::{DataDir, DataDirError, NodeConfig, StateStore};
+use super::files::FileError;
+use super::forwards::{Applied, Forwards, Opener, Wanted};
+use super::metrics::Metrics;
+use super::trust::{Keys, Revocations, keep_door};
+use super::{DataDir, DataDirError, NodeConfig, NodeFiles, StateStore, pulse};
 use crate::auth::{CredentialsError, MutualTls};
 use crate::clock::WallClock;
 use crate::daemon::{DaemonConfig, Drained, ModularDaemon};
@@ -26,7 +30,7 @@ use crate::mesh::{
 };
 use crate::service::{Loopback, RouteService, ServiceRegistry, TargetService, TargetTable};
 use crate::store::{self, StateFile, StoreError};
-use crate::tunnel::quic::{BindError, GatedSocket, QuicConfig, QuicEndpoint, bind_socket};
+use crate::tunnel::quic::{BindError, GatedSocket, Guest, QuicConfig, QuicEndpoint, bind_socket};
 use crate::tunnel::{CloseReason, Tunnel};
 
 /// How many events a subscriber may be behind before it misses some.
@@ -38,6 +42,21 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 const MIN_GOODBYE: Duration = Duration::from_millis(50);
 
 type Daemon = ModularDaemon<MeshRegistry, ServiceRegistry, MutualTls>;
+
+/// What a node is put together from.
+struct Parts {
+    data_dir: DataDir,
+    endpoint: QuicEndpoint,
+    socket: AdminSocket,
+    driver: Driver,
+    /// The thread of the disk, if there is one.
+    disk: Option<std::thread::JoinHandle<()>>,
+    facts: Facts,
+    keys: Arc<Keys>,
+    revocations: Revocations,
+    /// Those who want to join, if this node can make nodes of them.
+    door: Option<mpsc::Receiver<Guest>>,
+}
 
 /// A running node: identity, daemon, mesh and admin API. Several may run in one process.
 ///
@@ -79,6 +98,15 @@ pub enum StartError {
     /// The admin socket cannot be had.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// A file of its directory cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The door for guests cannot be opened.
+    #[error("the door for those who join cannot be opened: {what}")]
+    Door {
+        /// Why.
+        what: String,
+    },
     /// The state file cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -94,6 +122,9 @@ pub enum StartError {
     /// The system gives no thread for the disk.
     #[error("cannot start the thread of the disk")]
     Thread(#[source] io::Error),
+    /// The admin API cannot be had over TCP.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// The protocol's settings cannot work together.
     #[error("the settings cannot work together")]
     Gossip(#[from] ConfigError),
@@ -119,11 +150,13 @@ impl Node {
         let generation = data_dir.next_generation(WallClock::system().now(), drawn, known)?;
         let actor = Actor { node: identity.node_id(), generation };
         let advertised = config.advertised(listen);
+        let mut seeds = config.join.clone();
+        seeds.extend(data_dir.seeds()?.into_iter().filter(|seed| !config.join.contains(seed)));
         let driver_config = DriverConfig {
             gossip: gossip::Config {
                 label: config.name.clone(),
                 addresses: advertised.clone(),
-                seeds: config.join.clone(),
+                seeds: seeds.clone(),
                 ..config.gossip.clone()
             },
             actor,
@@ -138,33 +171,41 @@ impl Node {
                 (driver, Some(disk))
             }
         };
+        let revocations = Revocations::open(
+            data_dir.file("revoked"),
+            trust.credentials.authorities.clone(),
+            trust.credentials.denied.clone(),
+        )?;
+        let mesh = trust.mesh;
+        let files = NodeFiles::clone(&data_dir);
+        let keys = Keys::new(files, config.ca.clone(), trust, endpoint.clone(), advertised.clone())?;
+        let door = keys.open_door().map_err(|error| StartError::Door { what: error.to_string() })?;
+        let keys = Arc::new(keys);
         let facts = Facts {
             node: actor.node,
             name: config.name.clone(),
             generation,
-            mesh: trust.mesh,
+            mesh,
             listen,
             advertised,
-            seeds: config.join.clone(),
+            seeds,
             admin: config.admin_path(),
             data_dir: config.data_dir.clone(),
             started_at: Instant::now(),
+            certificates: data_dir.certificates(),
         };
-        Ok(Self::compose(&config, data_dir, endpoint, socket, driver, disk, facts).await)
+        let parts = Parts { data_dir, endpoint, socket, driver, disk, facts, keys, revocations, door };
+        Self::compose(&config, parts).await
     }
 
-    async fn compose(
-        config: &NodeConfig,
-        data_dir: DataDir,
-        endpoint: QuicEndpoint,
-        socket: AdminSocket,
-        driver: Driver,
-        disk: Option<std::thread::JoinHandle<()>>,
-        facts: Facts,
-    ) -> Self {
+    async fn compose(config: &NodeConfig, parts: Parts) -> Result<Self, StartError> {
+        let Parts { data_dir, endpoint, socket, driver, disk, facts, keys, revocations, door } = parts;
         let mesh = driver.handle();
+        let metrics = Arc::new(Metrics::default());
         let (stop, stop_driver, tasks) =
             (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let token = config.token_file.clone().unwrap_or_else(|| data_dir.file("admin.token"));
+        let http = Http::prepare(token, Arc::clone(&metrics), stop.clone())?;
         let targets = TargetTable::new();
         targets.keep_from_udp(facts.listen.port());
         targets.keep_from_path(&facts.admin);
@@ -177,7 +218,7 @@ impl Node {
         let daemon: Daemon = builder
             .registry(MeshRegistry::new(mesh.clone()))
             .services(services)
-            .config(DaemonConfig { drain_timeout: config.drain_timeout, ..DaemonConfig::default() })
+            .config(DaemonConfig { drain_timeout: config.drain_timeout, ..config.daemon.clone() })
             .build();
         let (accepting, incoming) = (daemon.clone(), endpoint.incoming());
         tasks.spawn(async move { accepting.run(incoming).await });
@@ -189,13 +230,34 @@ impl Node {
             router: Router::new(mesh.clone(), peers.clone()).with_local(&facts.name, loopback),
             mesh: mesh.clone(),
             targets,
+            metrics: Arc::clone(&metrics),
         };
         let forwards = Forwards::new(opener, data_dir.file("forwards.json"));
         forwards.restore().await;
-        let agent = Arc::new(Agent { facts, mesh, peers, forwards, stop: stop.clone() });
-        let admin = tokio::spawn(admin::serve(socket, admin::router(Arc::clone(&agent)), stop.clone()));
+        for failed in forwards.configure(&config.wanted).await.failed {
+            tracing::error!("{failed}");
+        }
+        tasks.spawn(revocations.keep(mesh.clone(), peers.clone(), stop.clone()));
+        if let Some(guests) = door {
+            tasks.spawn(keep_door(guests, Arc::clone(&keys), stop.clone()));
+        }
+        let controls = config.controls.clone();
+        let alive = controls.alive.clone();
+        tasks.spawn(pulse::watch(
+            mesh.clone(),
+            Arc::clone(&metrics),
+            move || alive.as_ref().into_iter().for_each(|alive| alive()),
+            stop.clone(),
+        ));
+        let agent = Agent { facts, mesh, peers, forwards, keys, metrics, http, controls, stop: stop.clone() };
+        let agent = Arc::new(agent);
+        if let Some(listen) = config.http {
+            agent.http.listen(listen, &agent).await?;
+        }
+        let router = admin::numbered(admin::router(Arc::clone(&agent)));
+        let admin = tokio::spawn(admin::serve(socket, router, stop.clone()));
         tracing::info!(node = %agent.facts.node, listen = %agent.facts.listen, "node started");
-        Self { agent, daemon, endpoint, stop, stop_driver, driver, disk, admin, tasks, data_dir }
+        Ok(Self { agent, daemon, endpoint, stop, stop_driver, driver, disk, admin, tasks, data_dir })
     }
 
     /// The node's id.
@@ -221,6 +283,16 @@ impl Node {
     /// The socket of its admin API.
     pub fn admin_path(&self) -> &Path {
         &self.agent.facts.admin
+    }
+
+    /// Makes another configuration hold, as far as that needs no restart.
+    pub(super) async fn reconfigure(&self, wanted: &Wanted) -> Applied {
+        self.agent.forwards.configure(wanted).await
+    }
+
+    /// A reload of the configuration was tried.
+    pub(super) fn note_reload(&self, taken_over: Result<(), ()>) {
+        self.agent.metrics.reloaded(taken_over);
     }
 
     /// Its directory.
@@ -264,6 +336,7 @@ impl Node {
                 tracing::error!("the thread of the disk has failed");
             }
         }
+        self.agent.http.stopped().await;
         self.endpoint.close(CloseReason::ShuttingDown);
         let _slow = timeout(GOODBYE_TIMEOUT, self.endpoint.wait_idle()).await;
         self.tasks.close();

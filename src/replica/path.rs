@@ -6,6 +6,7 @@
 //! attr/mesh/<name>                     an attribute of the mesh
 //! attr/node/<node id>/<name>           an attribute of a node
 //! attr/tunnel/<tunnel name>/<name>     an attribute of all tunnels of that name
+//! revoked/<node id>                    that a node's key is not to be believed, signed by the mesh's authority
 //! ```
 //!
 //! A key that is none of these comes from a later version: it is replicated like any other and shows in no view.
@@ -31,6 +32,8 @@ pub enum Path {
     },
     /// An attribute.
     Attribute(AttributeKey),
+    /// That a node's key is not to be believed. Whether that is so only its signature says, not who wrote it.
+    Revocation(NodeId),
 }
 
 impl Path {
@@ -49,6 +52,7 @@ impl Path {
                 Some(Self::Registration { name: name.parse().ok()?, tunnel: tunnel.parse().ok()? })
             }
             "attr" => rest.parse().ok().map(Self::Attribute),
+            "revoked" => rest.parse().ok().map(Self::Revocation),
             _ => None,
         }
     }
@@ -59,6 +63,7 @@ impl Path {
             Self::Node(node) => format!("node/{node}"),
             Self::Registration { name, tunnel } => format!("tunnel/{name}/{tunnel}"),
             Self::Attribute(attribute) => format!("attr/{attribute}"),
+            Self::Revocation(node) => format!("revoked/{node}"),
         };
         key.parse().expect("the parts of a path are made of a key's characters and shorter than a key")
     }
@@ -67,7 +72,8 @@ impl Path {
     pub fn class(&self) -> Class {
         match self {
             Self::Node(_) | Self::Registration { .. } => Class::Registry,
-            Self::Attribute(_) => Class::Attribute,
+            // It outlives the life, and the node, that said it.
+            Self::Attribute(_) | Self::Revocation(_) => Class::Attribute,
         }
     }
 }
@@ -202,6 +208,7 @@ mod tests {
         let tunnel: TunnelName = "t".repeat(63).parse().unwrap();
         let name: AttributeName = "n".repeat(128).parse().unwrap();
         survives(&Path::Node(node));
+        survives(&Path::Revocation(node));
         survives(&Path::Registration { name: tunnel.clone(), tunnel: TunnelId(7) });
         for scope in [Scope::Mesh, Scope::Node(node), Scope::Tunnel(tunnel)] {
             survives(&Path::Attribute(AttributeKey { scope, name: name.clone() }));

@@ -8,7 +8,7 @@ use crate::crdt::{
     CausalContext, Class, Corrupt, Delta, Dot, Entry, Item, Key, Lane, Observed, RangeSet, Register, Store,
     Value,
 };
-use crate::id::{Actor, Generation, TunnelId, TunnelName};
+use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
 use crate::time::{Exhausted, Hlc, Timestamp, UnixMillis};
 
 /// One node's copy of the replicated state, and its pen.
@@ -196,6 +196,20 @@ impl Replica {
         }
         let observed = register.observed_in(&own, is_stale);
         self.write(wall, key, path.class(), observed, None).map(Some)
+    }
+
+    /// Says that a node's key is not to be believed. Nothing if that was said in the very same words.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::Exhausted`].
+    pub fn revoke(
+        &mut self,
+        wall: UnixMillis,
+        node: NodeId,
+        proof: Value,
+    ) -> Result<Option<Prepared>, WriteError> {
+        self.prepare(wall, &Path::Revocation(node), Some(proof))
     }
 
     /// Says what this node wants to be known of itself.

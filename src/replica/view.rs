@@ -68,7 +68,7 @@ impl Replica {
         keys.take_while(move |(key, _)| key.as_str().starts_with(&prefix)).filter_map(|(key, register)| {
             match Path::of(key)? {
                 Path::Attribute(key) => attribute(&key, register),
-                Path::Node(_) | Path::Registration { .. } => None,
+                Path::Node(_) | Path::Registration { .. } | Path::Revocation(_) => None,
             }
         })
     }
@@ -78,7 +78,7 @@ impl Replica {
         let prefix = format!("attr/tunnel/{tunnel}/");
         let keys = self.store().prefix(&prefix).filter_map(|(key, register)| match Path::of(key)? {
             Path::Attribute(key) => Some((key.name.clone(), attribute(&key, register)?.value)),
-            Path::Node(_) | Path::Registration { .. } => None,
+            Path::Node(_) | Path::Registration { .. } | Path::Revocation(_) => None,
         });
         keys.collect()
     }
@@ -115,7 +115,21 @@ impl Replica {
     pub fn nodes(&self) -> impl Iterator<Item = NodeView> {
         self.store().prefix("node/").filter_map(|(key, register)| match Path::of(key)? {
             Path::Node(node) => self.node_at(node, register),
-            Path::Registration { .. } | Path::Attribute(_) => None,
+            Path::Registration { .. } | Path::Attribute(_) | Path::Revocation(_) => None,
+        })
+    }
+
+    /// What was said of one node's key, all siblings: proofs, true or not.
+    pub fn revocations_of(&self, node: &NodeId) -> Vec<Value> {
+        let register = self.store().register(&Path::Revocation(*node).to_key());
+        register.map(proofs).unwrap_or_default()
+    }
+
+    /// The nodes that somebody said are not to be believed, with what was said.
+    pub fn revocations(&self) -> impl Iterator<Item = (NodeId, Vec<Value>)> {
+        self.store().prefix("revoked/").filter_map(|(key, register)| match Path::of(key)? {
+            Path::Revocation(node) => Some((node, proofs(register))),
+            _ => None,
         })
     }
 
@@ -142,6 +156,10 @@ impl Replica {
         let record = NodeRecord::of_value(value.as_ref()?).ok()?;
         Some(NodeView { node, generation: dot.lane.actor().generation, record, stamp: *stamp })
     }
+}
+
+fn proofs(register: &Register) -> Vec<Value> {
+    register.values().into_iter().filter_map(|entry| entry.value.clone()).collect()
 }
 
 fn attribute(key: &AttributeKey, register: &Register) -> Option<Attribute> {

@@ -11,8 +11,8 @@ use bytes::Bytes;
 #[expect(deprecated, reason = "the place of what is deprecated")]
 use super::baggage::Baggage;
 use super::{
-    CloseReason, Closed, DatagramError, IncomingStreams, Side, Sided, Tunnel, TunnelControl, TunnelDownlink,
-    TunnelMonitoring, TunnelStream, TunnelUplink,
+    CloseReason, Closed, DatagramError, IncomingStreams, PathStats, Side, Sided, Tunnel, TunnelControl,
+    TunnelDownlink, TunnelMonitoring, TunnelStream, TunnelUplink,
 };
 use crate::id::NodeId;
 
@@ -31,6 +31,7 @@ trait DynTunnel: std::fmt::Debug + Send + Sync {
     fn read_datagram(&self) -> Boxed<'_, Result<Bytes, Closed>>;
     fn streams(&self) -> usize;
     fn rtt(&self) -> Duration;
+    fn path(&self) -> PathStats;
     fn remote(&self) -> Arc<str>;
     fn identity(&self) -> Option<NodeId>;
 }
@@ -78,6 +79,10 @@ impl<T: Tunnel> DynTunnel for T {
 
     fn rtt(&self) -> Duration {
         Tunnel::rtt(self)
+    }
+
+    fn path(&self) -> PathStats {
+        Tunnel::path(self)
     }
 
     fn remote(&self) -> Arc<str> {
@@ -191,6 +196,10 @@ impl Tunnel for ArcTunnel {
 
     fn rtt(&self) -> Duration {
         self.0.tunnel.rtt()
+    }
+
+    fn path(&self) -> PathStats {
+        self.0.tunnel.path()
     }
 
     fn remote(&self) -> Arc<str> {

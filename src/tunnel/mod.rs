@@ -153,6 +153,11 @@ pub trait Tunnel:
     /// The present estimate of the round-trip time; zero in memory.
     fn rtt(&self) -> Duration;
 
+    /// What went over the connection so far, and how its path is; all zero in memory.
+    fn path(&self) -> PathStats {
+        PathStats::default()
+    }
+
     /// Where the peer is, for people: an address and port, or a name for tunnels that have none.
     fn remote(&self) -> Arc<str>;
 
@@ -167,6 +172,21 @@ pub trait Tunnel:
     {
         ArcTunnel::new(self)
     }
+}
+
+/// What went over a connection so far, and how its path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PathStats {
+    /// Bytes of UDP payload sent.
+    pub sent_bytes: u64,
+    /// Bytes of UDP payload received.
+    pub received_bytes: u64,
+    /// Packets that were declared lost.
+    pub lost_packets: u64,
+    /// The congestion window, in bytes.
+    pub congestion_window: u64,
+    /// The largest UDP payload that the path is known to carry, in bytes.
+    pub mtu: u16,
 }
 
 /// A datagram was not sent.

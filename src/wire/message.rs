@@ -23,6 +23,8 @@ const CONTEXT: u8 = 2;
 const WANT: u8 = 3;
 const DELTA: u8 = 4;
 const HEARTBEAT: u8 = 5;
+const NEIGHBOUR: u8 = 6;
+const PRUNE: u8 = 7;
 
 /// In a delta: its entries bear no signature. Other tags are reserved for modes in which they do.
 const UNSIGNED: u8 = 0;
@@ -145,6 +147,18 @@ impl Encoder {
                 writer.raw(digest);
                 writer.byte(u8::from(*asks));
             }
+            Message::Neighbour { wanted } => {
+                writer.byte(NEIGHBOUR);
+                writer.byte(u8::from(*wanted));
+            }
+            Message::Prune { lanes } => {
+                writer.byte(PRUNE);
+                told.begin(&mut writer, lanes.iter());
+                writer.count(lanes.len());
+                for lane in lanes {
+                    told.lane(&mut writer, lane);
+                }
+            }
         }
         writer.finish()
     }
@@ -174,6 +188,8 @@ impl Decoder {
             WANT => read_want(&mut reader, heard)?,
             DELTA => Message::Delta(read_delta(&mut reader, heard)?),
             HEARTBEAT => Message::Heartbeat { digest: reader.array()?, asks: reader.flag()? },
+            NEIGHBOUR => Message::Neighbour { wanted: reader.flag()? },
+            PRUNE => read_prune(&mut reader, heard)?,
             tag => return Err(Malformed::Unknown { what: "message", tag: tag.into() }),
         };
         reader.finish()?;
@@ -193,6 +209,20 @@ fn read_want(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Message, Malf
     }
     heard.finish()?;
     Ok(Message::Want { lanes })
+}
+
+fn read_prune(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Message, Malformed> {
+    heard.begin(reader)?;
+    let mut lanes: Vec<Lane> = Vec::new();
+    for _ in 0..reader.count(MAX_LANES, "count of lanes")? {
+        let lane = heard.lane(reader)?;
+        if lanes.last().is_some_and(|last| *last >= lane) {
+            return Err(Malformed::NotCanonical);
+        }
+        lanes.push(lane);
+    }
+    heard.finish()?;
+    Ok(Message::Prune { lanes })
 }
 
 fn write_delta(writer: &mut Writer, told: &mut Told, delta: &Delta) {

@@ -62,6 +62,9 @@ fn any_message() -> impl Strategy<Value = Message> {
         (any_context(), prop::collection::vec(any_item(), 0..5))
             .prop_map(|(accounted, items)| Message::Delta(Delta { accounted, items })),
         any::<([u8; 16], bool)>().prop_map(|(digest, asks)| Message::Heartbeat { digest, asks }),
+        any::<bool>().prop_map(|wanted| Message::Neighbour { wanted }),
+        prop::collection::btree_set(any_lane(), 0..5)
+            .prop_map(|lanes| Message::Prune { lanes: lanes.into_iter().collect() }),
     ]
 }
 
@@ -143,7 +146,7 @@ proptest! {
     }
 
     #[test]
-    fn noise_is_refused(kind in 0u8..7, noise in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn noise_is_refused(kind in 0u8..9, noise in prop::collection::vec(any::<u8>(), 0..200)) {
         let mut bytes = vec![kind];
         bytes.extend(noise);
         if let Ok(message) = decode_body(&bytes) {

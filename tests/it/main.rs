@@ -6,9 +6,15 @@
     reason = "a helper of a test fails as the test does: by a panic that says where"
 )]
 
+mod admin;
+mod browser;
+mod config;
 mod crash;
+mod dashboard;
 mod demo;
+mod http;
 mod mesh;
 mod program;
 mod route;
+mod trust;
 mod usage;

@@ -108,9 +108,14 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts a node in `directory/name` and waits until it serves.
     pub(crate) fn start(directory: &Path, name: &str, args: &[&str]) -> Self {
+        Self::start_on(directory, name, "127.0.0.1:0", args)
+    }
+
+    /// Starts a node that listens at that address.
+    pub(crate) fn start_on(directory: &Path, name: &str, listen: &str, args: &[&str]) -> Self {
         let (data_dir, log) = (directory.join(name), directory.join(format!("{name}.log")));
         let mut child = Command::new(env!("CARGO_BIN_EXE_snomesh"))
-            .args(["up", "--name", name, "--listen", "127.0.0.1:0", "--output", "json", "--data-dir"])
+            .args(["up", "--name", name, "--listen", listen, "--output", "json", "--data-dir"])
             .arg(&data_dir)
             .args(args)
             .env_clear()
@@ -199,10 +204,15 @@ impl Agent {
         assert_eq!(self.end(Signal::TERM), Some(143));
     }
 
-    /// Sends a signal and waits for the end; gives back the exit code.
-    pub(crate) fn end(mut self, signal: Signal) -> Option<i32> {
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
+    }
+
+    /// Sends a signal and waits for the end; gives back the exit code.
+    pub(crate) fn end(mut self, signal: Signal) -> Option<i32> {
+        self.signal(signal);
         let mut code = None;
         until("the end of the node", || {
             let status = self.child.try_wait().unwrap();

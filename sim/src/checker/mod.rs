@@ -48,6 +48,12 @@ pub(crate) enum Checker {
     Corruption,
     /// The core does not panic, whatever comes.
     Panic,
+    /// Two nodes have one tunnel between them at rest, and none to a node that is gone.
+    Links,
+    /// After a daemon has ended no task of it is left.
+    Tasks,
+    /// Where nothing goes wrong both tiers end in the same state.
+    Tiers,
 }
 
 impl Checker {
@@ -70,6 +76,9 @@ impl Checker {
         Self::Discipline,
         Self::Corruption,
         Self::Panic,
+        Self::Links,
+        Self::Tasks,
+        Self::Tiers,
     ];
 
     /// How reports call it.
@@ -92,6 +101,9 @@ impl Checker {
             Self::Discipline => "discipline",
             Self::Corruption => "corruption",
             Self::Panic => "panic",
+            Self::Links => "links",
+            Self::Tasks => "tasks",
+            Self::Tiers => "tiers",
         }
     }
 
@@ -115,6 +127,9 @@ impl Checker {
             Self::Discipline => "the core sends only on open channels that can take a frame",
             Self::Corruption => "a flipped bit is refused",
             Self::Panic => "the core does not panic, whatever comes",
+            Self::Links => "tier quic: at rest two nodes have one tunnel, and none to a node that is gone",
+            Self::Tasks => "tier quic: after a daemon has ended no task of it is left",
+            Self::Tiers => "tier quic: where nothing goes wrong both tiers end in the same state",
         }
     }
 }

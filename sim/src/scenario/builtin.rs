@@ -33,6 +33,8 @@ builtin! {
     "frozen-node",
     "clock-far-ahead",
     "swarm",
+    "calm",
+    "restart-in-memory",
 }
 
 /// The scenario of that name.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use builtin::{BUILTIN, builtin};
 pub(crate) use fault::{DiskFate, Fault, FaultKind, Groups, NodeSet};
-pub(crate) use schedule::{Action, Operation, Schedule};
+pub(crate) use schedule::{Action, Operation, Schedule, value_of};
 pub(crate) use value::{Bytes, Chance, Drawn, Quantity, Skew};
 
 use crate::coverage::Point;
@@ -35,6 +35,9 @@ pub(crate) struct Scenario {
     /// The seed that the file was written for: what is left to draw is drawn with it, unless another is given.
     #[serde(default)]
     pub(crate) seed: Option<Seed>,
+    /// How much of the product runs.
+    #[serde(default, skip_serializing_if = "Tier::is_core")]
+    pub(crate) tier: Tier,
     /// How many nodes.
     pub(crate) nodes: Drawn<u64>,
     /// How long faults and writes may happen; then everything heals.
@@ -68,6 +71,32 @@ pub(crate) struct Scenario {
     pub(crate) schedule: Option<Schedule>,
     /// What must hold in the end, and must have happened.
     pub(crate) expect: Expect,
+}
+
+/// How much of the product runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Tier {
+    /// The core alone, on simulated links: fast, thousands of nodes.
+    #[default]
+    Core,
+    /// Whole daemons on QUIC over simulated sockets: up to 64 nodes.
+    Quic,
+}
+
+impl Tier {
+    /// How it is written.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Core => "core",
+            Self::Quic => "quic",
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    fn is_core(&self) -> bool {
+        *self == Self::Core
+    }
 }
 
 /// Whether writes wait for a disk.
@@ -306,6 +335,19 @@ impl Scenario {
         let schedule = rest.schedule.take();
         let text = toml::to_string(&rest).expect("a scenario has nothing that TOML lacks");
         text + &schedule.map(|schedule| schedule.text()).unwrap_or_default()
+    }
+
+    /// Why its tier cannot run it, if it cannot.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        match self.tier {
+            Tier::Core => None,
+            #[cfg(feature = "quic")]
+            Tier::Quic => crate::quic::refusal(self),
+            #[cfg(not(feature = "quic"))]
+            Tier::Quic => {
+                Some("this program was built without that tier; build it with --features quic".to_owned())
+            }
+        }
     }
 
     /// The version of the language that this program reads.

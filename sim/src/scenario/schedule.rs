@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use snomesh::crdt::Value;
 use snomesh::id::{TunnelId, TunnelName};
 use snomesh::replica::AttributeKey;
 
@@ -31,6 +32,14 @@ pub(crate) struct Operation {
     pub(crate) node: usize,
     /// What.
     pub(crate) action: Action,
+}
+
+/// The value that a text, filled up to a length, is.
+pub(crate) fn value_of(text: &str, len: usize) -> Value {
+    let mut bytes = text.as_bytes().to_vec();
+    bytes.truncate(Value::MAX_LEN);
+    bytes.resize(bytes.len().max(len.min(Value::MAX_LEN)), b'.');
+    Value::try_from(&bytes[..]).expect("the length was cut to the limit")
 }
 
 /// What a node can be told to do.

@@ -59,6 +59,12 @@ impl<T: Quantity> Drawn<T> {
         self.low
     }
 
+    /// The largest that may be drawn.
+    #[cfg(feature = "quic")]
+    pub(crate) fn high(&self) -> T {
+        self.high
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let Some((low, high)) = text.split_once("..") else { return T::parse(text).map(Self::fixed) };
         let (low, high) = (T::parse(low.trim())?, T::parse(high.trim())?);

@@ -28,7 +28,9 @@ impl World<'_> {
         let bytes = pipe.encoder.encode(message);
         let peer = self.network.connections[connection].ends[1 - end].node;
         self.count_sent(node, link, message);
-        if self.now >= self.times.deadline && !matches!(message, Message::Heartbeat { .. }) {
+        if self.now >= self.times.deadline
+            && !matches!(message, Message::Heartbeat { .. } | Message::Hello { .. })
+        {
             self.noise.0 += 1;
             self.noise.1 = format!("from n{node} to n{peer}: {message:?}");
         }
@@ -63,7 +65,10 @@ impl World<'_> {
                 }
             }
             Message::Want { .. } => self.coverage.hit(Point::Wants),
-            Message::Hello { .. } | Message::Heartbeat { .. } => {}
+            Message::Hello { .. }
+            | Message::Heartbeat { .. }
+            | Message::Neighbour { .. }
+            | Message::Prune { .. } => {}
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use snomesh::time::Moment;
 
-use super::World;
+use super::{Started, World};
 use crate::checker::{Broken, Checker};
 use crate::coverage::Point;
 use crate::disk::Damage;
@@ -46,6 +46,10 @@ impl World<'_> {
             return;
         }
         let life = self.nodes[node].life;
+        if let Some(process) = &self.nodes[node].process {
+            let generation = process.mesh.actor().generation;
+            self.starts.push(Started { at: self.now, node, life, generation });
+        }
         self.record(Some(node), Kind::Start, u64::from(life), 0, b"");
         if life > 1 {
             self.coverage.hit(Point::Restarts);

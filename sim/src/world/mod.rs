@@ -17,6 +17,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use snomesh::crdt::CausalContext;
+use snomesh::id::Generation;
+#[cfg(feature = "quic")]
+use snomesh::id::NodeId;
 use snomesh::time::Moment;
 
 use crate::checker::{Broken, Checker, Reference, Resting, Violation, at_rest};
@@ -58,14 +61,52 @@ pub(crate) struct World<'a> {
     feeding: Option<usize>,
     /// Frames that were sent on channels since the deadline, and the last of them.
     noise: (u64, String),
+    /// Which machines were started.
+    starts: Vec<Started>,
+}
+
+/// A machine was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Started {
+    /// When.
+    pub(crate) at: Moment,
+    /// Which one.
+    pub(crate) node: usize,
+    /// How often it has been started by now.
+    pub(crate) life: u32,
+    /// What it lives as.
+    pub(crate) generation: Generation,
+}
+
+/// A run of this tier for another tier to repeat.
+#[cfg(feature = "quic")]
+#[derive(Debug)]
+pub(crate) struct Rehearsal {
+    /// What it came to, with the operations.
+    pub(crate) outcome: Outcome,
+    /// Which machines were started.
+    pub(crate) starts: Vec<Started>,
+    /// What went wrong, and when.
+    pub(crate) faults: Vec<Planned>,
+    /// How far each machine's clock was off in the beginning.
+    pub(crate) skew_millis: Vec<i64>,
+    /// How many events the ring of each machine holds.
+    pub(crate) rings: Vec<u64>,
+    /// When what happens.
+    pub(crate) times: Times,
+    /// What the first node that runs in the end believes.
+    pub(crate) view: View,
 }
 
 /// The times at which a run changes its character.
 #[derive(Debug, Clone, Copy)]
-struct Times {
-    heal: Moment,
-    deadline: Moment,
-    end: Moment,
+pub(crate) struct Times {
+    /// From then nothing is wrong any more.
+    pub(crate) heal: Moment,
+    /// Until then all must agree.
+    pub(crate) deadline: Moment,
+    /// Then it is over.
+    pub(crate) end: Moment,
 }
 
 /// What a run came to.
@@ -129,6 +170,7 @@ impl<'a> World<'a> {
             noted_at: Moment(0),
             feeding: None,
             noise: (0, String::new()),
+            starts: Vec::new(),
         };
         world.schedule_faults();
         world.schedule_starts();
@@ -156,11 +198,40 @@ impl<'a> World<'a> {
 
     /// Runs to the end, or to the first thing that does not hold.
     pub(crate) fn run(mut self) -> Outcome {
+        self.play();
+        self.finish()
+    }
+
+    /// How many machines there are.
+    #[cfg(feature = "quic")]
+    pub(crate) fn count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Runs with machines of these names, and keeps what another tier needs to do the same.
+    #[cfg(feature = "quic")]
+    pub(crate) fn rehearse(mut self, ids: &[NodeId]) -> Rehearsal {
+        for (machine, id) in self.nodes.iter_mut().zip(ids) {
+            machine.id = *id;
+        }
+        let skew_millis = self.nodes.iter().map(|machine| machine.skew_millis).collect();
+        let rings = self.nodes.iter().map(|machine| machine.ring).collect();
+        self.play();
+        let view = self.running().next().map(|(_, process)| View::of(&process.mesh)).unwrap_or_default();
+        let (faults, times) = (self.faults.planned().to_vec(), self.times);
+        let starts = std::mem::take(&mut self.starts);
+        Rehearsal { outcome: self.finish(), starts, faults, skew_millis, rings, times, view }
+    }
+
+    fn play(&mut self) {
         let watched = catch_unwind(AssertUnwindSafe(|| self.run_events()));
         if let Err(panic) = watched {
             let node = self.feeding;
             self.violated(node, Broken::new(Checker::Panic, panicked(panic.as_ref())));
         }
+    }
+
+    fn finish(self) -> Outcome {
         let expected = self.scenario.expect.at_least.iter();
         let unmet = expected.filter(|(point, least)| self.coverage.count(**point) < **least);
         let unmet = unmet.map(|(point, least)| (*point, *least)).collect();
@@ -348,7 +419,13 @@ impl<'a> World<'a> {
     }
 }
 
-fn header(scenario: &Scenario, seed: Seed, nodes: usize, times: Times, planned: &[Planned]) -> Header {
+pub(crate) fn header(
+    scenario: &Scenario,
+    seed: Seed,
+    nodes: usize,
+    times: Times,
+    planned: &[Planned],
+) -> Header {
     let fault = |planned: &Planned| HeaderFault {
         kind: planned.kind.name().to_owned(),
         at_ns: planned.at.0,

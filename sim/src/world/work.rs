@@ -13,7 +13,7 @@ use crate::checker::{Broken, Checker};
 use crate::coverage::Point;
 use crate::queue::Event;
 use crate::random::{self, Generator};
-use crate::scenario::{Action, Durable, Operation, Workload};
+use crate::scenario::{Action, Durable, Operation, Workload, value_of};
 use crate::trace::Kind;
 
 /// How many names tunnels are registered under.
@@ -153,11 +153,7 @@ impl World<'_> {
         }
         match action {
             Action::Set { key, text, len } => {
-                let mut bytes = text.clone().into_bytes();
-                bytes.truncate(Value::MAX_LEN);
-                bytes.resize(bytes.len().max((*len).min(Value::MAX_LEN)), b'.');
-                let value = Value::try_from(&bytes[..]).expect("the length was cut to the limit");
-                self.set(node, key, value);
+                self.set(node, key, value_of(text, *len));
             }
             Action::Repeat(key) => {
                 let process = self.nodes[node].process.as_ref();

@@ -1,17 +1,24 @@
 //! What a delta changes: the state, and everything that follows from it.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use super::Mesh;
-use crate::crdt::{Corrupt, Delta};
+use crate::crdt::{Corrupt, Delta, Lane};
 use crate::gossip::timer::Timer;
-use crate::gossip::{Alarm, CloseReason, Durability, Event, LinkId, Member, Output};
+use crate::gossip::{Alarm, CloseReason, Durability, Event, LinkId, Member, Origin, Output};
 use crate::id::NodeId;
 use crate::replica::Path;
 use crate::time::Now;
+
+/// How long consequences of records wait for more of them in a large mesh.
+const CROWD_PAUSE: Duration = Duration::from_millis(200);
 
 impl Mesh {
     pub(super) fn handle_delta(&mut self, now: Now, link: LinkId, delta: &Delta) {
         let Some(peer) = self.links.get(&link).map(|link| link.peer) else { return };
         self.fence_double(now, delta);
+        let stale = self.stale_lanes(delta, peer);
         match self.replica.merge(now.wall, delta) {
             Err(Corrupt { .. }) => {
                 self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Corrupt { peer })));
@@ -20,6 +27,7 @@ impl Mesh {
             Ok(beyond) => {
                 if let Some(link) = self.links.get_mut(&link) {
                     link.handle_delta(delta);
+                    stale.into_iter().for_each(|lane| link.prune(lane));
                     if link.handle_drift(!beyond.is_zero()) {
                         self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Drift { peer, beyond })));
                     }
@@ -35,9 +43,30 @@ impl Mesh {
         self.fence_later_life(now);
     }
 
+    /// The lanes of which a delta brings nothing that is new here. Of its own writes a peer never brings too much.
+    fn stale_lanes(&self, delta: &Delta, peer: NodeId) -> BTreeSet<Lane> {
+        let store = self.replica.store();
+        let (mut stale, mut fresh) = (BTreeSet::new(), BTreeSet::new());
+        let mut note = |lane: &Lane, known: bool| {
+            let set = if known { &mut stale } else { &mut fresh };
+            if lane.actor().node != peer && !set.contains(lane) {
+                set.insert(lane.clone());
+            }
+        };
+        for (lane, counters) in delta.accounted.lanes() {
+            note(lane, store.seen_of(lane).is_some_and(|seen| seen.is_superset(counters)));
+        }
+        for dot in delta.items.iter().flat_map(|item| &item.entries).map(|entry| &entry.dot) {
+            note(&dot.lane, store.seen(dot));
+        }
+        stale.retain(|lane| !fresh.contains(lane));
+        stale
+    }
+
     /// Tells subscribers what changed, and draws the consequences.
     pub(super) fn observe_changes(&mut self, now: Now, tell: bool) {
-        self.busy.extend(self.links.iter().filter(|(_, link)| link.is_waiting()).map(|(id, _)| *id));
+        self.busy
+            .extend(self.links.iter().filter(|(_, link)| link.is_waiting(&self.overlay)).map(|(id, _)| *id));
         self.timers.set_by(Timer::Announce, now.monotone + self.config.announce_interval);
         let mut stale = Vec::new();
         for path in self.replica.take_changed() {
@@ -46,10 +75,13 @@ impl Mesh {
                     self.observe_record(now, node);
                     continue;
                 }
+                Path::Revocation(node) => Event::Revocation { node },
                 Path::Attribute(key) => {
                     let found = self.replica.attribute(&key);
                     let siblings = found.as_ref().map_or(0, |found| found.siblings.len());
-                    Event::Attribute { key, value: found.map(|found| found.value), siblings }
+                    let origin =
+                        found.as_ref().map(|found| Origin { author: found.author, stamp: found.stamp });
+                    Event::Attribute { key, value: found.map(|found| found.value), siblings, origin }
                 }
                 Path::Registration { name, tunnel } => match self.replica.registration(&name, tunnel) {
                     Some(registration) => Event::Registered(registration),
@@ -71,21 +103,23 @@ impl Mesh {
     /// A node has said something new of itself.
     pub(super) fn observe_record(&mut self, now: Now, node: NodeId) {
         let Some(view) = self.replica.node(&node) else { return };
-        let leaving = view.record.leaving;
+        let before = self.members.get(&node).map(|member| member.record.links.clone()).unwrap_or_default();
         let new = self.members.update(view, now.monotone);
         if node == self.actor().node {
             return;
         }
-        if leaving {
-            self.dialer.remove(node);
-        } else {
-            self.dialer.add(node, &self.config, now.monotone);
-            self.timers.set_by(Timer::Dial, now.monotone);
+        let links = self.members.get(&node).map(|member| member.record.links.clone()).unwrap_or_default();
+        let lost: BTreeSet<NodeId> = before.difference(&links).copied().collect();
+        if !lost.is_empty() {
+            self.retell(node, |peer| lost.contains(peer));
         }
         if new {
             self.tell_member(node);
         }
-        self.timers.set_by(Timer::Verdict, now.monotone);
+        // In a large mesh records come in crowds: what follows from them is done once for many.
+        let pause = if self.members.len() < self.config.full_mesh { Duration::ZERO } else { CROWD_PAUSE };
+        self.timers.set_by(Timer::Choose, now.monotone + 5 * pause);
+        self.timers.set_by(Timer::Verdict, now.monotone + pause);
     }
 
     pub(super) fn tell_member(&mut self, node: NodeId) {

@@ -1,6 +1,7 @@
 //! What is done when a timer is due.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use rand::RngExt;
 
@@ -52,8 +53,14 @@ impl Mesh {
 
     pub(super) fn judge(&mut self, now: Now) {
         let (changed, next) = self.members.judge(&self.linked_set(), &self.config, now.monotone);
+        let changed_any = !changed.is_empty();
         for Member { node, generation, state, .. } in changed {
             self.outputs.push_back(Output::Event(Event::Member { node, generation, state }));
+        }
+        if changed_any {
+            // Who is there and who is not decides with whom to be linked.
+            let pause = if self.overlay.is_partial() { Duration::from_secs(1) } else { Duration::ZERO };
+            self.timers.set_by(Timer::Choose, now.monotone + pause);
         }
         self.timers.set(Timer::Verdict, next);
     }
@@ -63,14 +70,10 @@ impl Mesh {
             return;
         }
         let linked: BTreeSet<NodeId> = self.links.values().map(|link| link.peer).collect();
-        let (members, outputs) = (&self.members, &mut self.outputs);
+        let (members, overlay, outputs) = (&self.members, &self.overlay, &mut self.outputs);
         let addresses = |node: &NodeId| members.addresses(node);
-        let next = self.dialer.dial(
-            now.monotone,
-            |node| linked.contains(node),
-            addresses,
-            |output| outputs.push_back(output),
-        );
+        let served = |node: &NodeId| linked.contains(node) || overlay.does_without(node, members);
+        let next = self.dialer.dial(now.monotone, served, addresses, |output| outputs.push_back(output));
         self.timers.set(Timer::Dial, next);
     }
 }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use rand::RngExt;
 
+use super::links::RESTLESS_WITHIN;
 use super::{Mesh, Unpersisted};
 use crate::crdt::{Class, Delta, Lane, RangeSet, Value};
 use crate::gossip::{Alarm, Durability, Event, Output, Ticket};
-use crate::id::{Actor, Generation, TunnelId, TunnelName};
+use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
 use crate::replica::{AttributeKey, Attributes, NodeRecord, Prepared, WriteError};
 use crate::time::Now;
 
@@ -79,6 +80,16 @@ impl Mesh {
     ) -> Result<Option<Ticket>, WriteError> {
         let prepared = self.replica.deregister(now.wall, name, tunnel)?;
         self.held.remove(&(name.clone(), tunnel));
+        Ok(self.commit(now, prepared))
+    }
+
+    /// Says that a node's key is not to be believed, with what proves it. `None` if that was said in the same words.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; nothing was written.
+    pub fn revoke(&mut self, now: Now, node: NodeId, proof: Value) -> Result<Option<Ticket>, WriteError> {
+        let prepared = self.replica.revoke(now.wall, node, proof)?;
         Ok(self.commit(now, prepared))
     }
 
@@ -185,12 +196,18 @@ impl Mesh {
             label: self.config.label.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             addresses: self.config.addresses.clone(),
-            links: self.linked_set(),
+            links: self.neighbours(),
             leaving: self.leaving,
         };
         // Nothing can come after the end of time; the next change tries again.
-        if let Ok(prepared) = self.replica.publish(now.wall, &record) {
-            self.commit(now, prepared);
+        if let Ok(prepared) = self.replica.publish(now.wall, &record)
+            && self.commit(now, prepared).is_some()
+        {
+            let often = match self.published {
+                Some((at, often)) if now.monotone.since(at) < RESTLESS_WITHIN => often.saturating_add(1),
+                Some(_) | None => 0,
+            };
+            self.published = Some((now.monotone, often));
         }
     }
 }

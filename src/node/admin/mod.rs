@@ -1,4 +1,5 @@
-//! The admin API: HTTP and JSON on a unix socket that only the node's owner may open.
+//! The admin API: HTTP and JSON on a unix socket that only the node's owner may open, and, if wanted, on a port of
+//! loopback that a token guards.
 //!
 //! | method and path | what |
 //! |---|---|
@@ -23,12 +24,22 @@
 //!
 //! Errors are [`Problem`](super::api::Problem)s. **Invariant:** nothing changes by a `GET`.
 
+mod guard;
+mod http;
+mod number;
+mod openapi;
 mod problem;
 mod routes;
 mod server;
 mod stream;
+#[cfg(test)]
+pub(super) mod testing;
+mod ui;
 
+pub use http::HttpError;
 pub use server::AdminError;
 
+pub(super) use http::Http;
+pub(super) use number::numbered;
 pub(super) use routes::router;
 pub(super) use server::{AdminSocket, serve};

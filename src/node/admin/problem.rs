@@ -4,19 +4,26 @@ use axum::body::Body;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use super::http::HttpError;
 use crate::mesh::{CommandError, RouteError, Stopped};
 use crate::node::api::{Code, Problem};
 use crate::node::forwards::ForwardError;
+use crate::node::trust::KeysError;
 
 impl Problem {
     /// A problem without a hint.
     pub(super) fn new(status: StatusCode, code: Code, title: impl Into<String>) -> Self {
-        Self { status: status.as_u16(), code, title: title.into(), hint: None }
+        Self { status: status.as_u16(), code, title: title.into(), hint: None, request_id: None }
     }
 
     /// What the client sent is not legal.
     pub(super) fn invalid(title: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, Code::Invalid, title)
+    }
+
+    /// Something that should not be.
+    pub(super) fn bug(title: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, title)
     }
 
     /// There is no such thing.
@@ -36,7 +43,45 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_string(&self).expect("texts and numbers are JSON");
-        (status, [(header::CONTENT_TYPE, "application/problem+json")], Body::from(body)).into_response()
+        let kind = [(header::CONTENT_TYPE, "application/problem+json")];
+        let mut response = (status, kind, Body::from(body)).into_response();
+        // For whoever numbers requests.
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<HttpError> for Problem {
+    fn from(error: HttpError) -> Self {
+        let (title, hint) = (error.to_string(), error.hint());
+        let problem = Self::new(StatusCode::CONFLICT, Code::Conflict, title);
+        match hint {
+            Some(hint) => problem.hint(hint),
+            None => problem,
+        }
+    }
+}
+
+impl From<KeysError> for Problem {
+    fn from(error: KeysError) -> Self {
+        let title = error.to_string();
+        match error {
+            KeysError::NoAuthority => Self::new(StatusCode::FORBIDDEN, Code::Forbidden, title)
+                .hint("ask the node that began the mesh: ca.key is in its directory"),
+            KeysError::NoAddress => Self::new(StatusCode::CONFLICT, Code::Conflict, title)
+                .hint("start it with --listen IP:PORT or --advertise HOST:PORT"),
+            KeysError::Itself | KeysError::TooMany => Self::new(StatusCode::CONFLICT, Code::Conflict, title),
+            KeysError::Command(error) => error.into(),
+            KeysError::DataDir(error) => {
+                let problem = Self::new(StatusCode::CONFLICT, Code::Conflict, title);
+                match error.hint() {
+                    Some(hint) => problem.hint(hint),
+                    None => problem,
+                }
+            }
+            KeysError::Credentials(_) => Self::new(StatusCode::CONFLICT, Code::Conflict, title),
+            KeysError::File(_) | KeysError::Endpoint(_) | KeysError::Authority(_) => Self::bug(title),
+        }
     }
 }
 
@@ -102,6 +147,8 @@ impl From<ForwardError> for Problem {
             ForwardError::Listen { .. } => Self::invalid(title),
             ForwardError::Bound { listen, .. } => Self::new(StatusCode::CONFLICT, Code::Conflict, title)
                 .hint(format!("snomesh unbind {listen}")),
+            ForwardError::Configured { .. } => Self::new(StatusCode::CONFLICT, Code::Conflict, title)
+                .hint("change it there, then: snomesh config reload"),
             ForwardError::Save(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, title),
         }
     }

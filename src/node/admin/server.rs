@@ -10,7 +10,8 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -114,24 +115,54 @@ impl Drop for AdminSocket {
     }
 }
 
-/// Serves until `stop` is cancelled, then lets answers under way come to their end.
-pub(in crate::node) async fn serve(socket: AdminSocket, router: Router, stop: CancellationToken) {
+/// Where clients come from.
+pub(in crate::node) trait Listener: Send + 'static {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Waits for the next one; nothing if it may not come in.
+    fn accept(&self) -> impl Future<Output = io::Result<Option<Self::Stream>>> + Send;
+}
+
+impl Listener for AdminSocket {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<Option<UnixStream>> {
+        let (stream, _) = self.listener.accept().await?;
+        if is_allowed(&stream) {
+            return Ok(Some(stream));
+        }
+        tracing::warn!("another user was turned away from the admin socket");
+        Ok(None)
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<Option<TcpStream>> {
+        Ok(Some(Self::accept(self).await?.0))
+    }
+}
+
+/// Serves until `stop` is cancelled, then lets answers under way come to their end. Each listener has places of its
+/// own, [`MAX_CONNECTIONS`]: however full the port of loopback is, the owner's socket is not.
+pub(in crate::node) async fn serve<L: Listener>(listener: L, router: Router, stop: CancellationToken) {
     let (places, connections) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), TaskTracker::new());
     loop {
         let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = socket.listener.accept() => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) if is_allowed(&stream) => {
+            Ok(Some(stream)) => {
                 let serving = converse(stream, router.clone(), stop.clone());
                 connections.spawn(async move {
                     serving.await;
                     drop(place);
                 });
             }
-            Ok(_) => tracing::warn!("another user was turned away from the admin socket"),
+            Ok(None) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept an admin connection");
                 sleep(ACCEPT_PAUSE).await;
@@ -147,7 +178,10 @@ fn is_allowed(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == our_user() || peer.uid() == 0)
 }
 
-async fn converse(stream: UnixStream, router: Router, stop: CancellationToken) {
+async fn converse<S>(stream: S, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -170,6 +204,8 @@ async fn converse(stream: UnixStream, router: Router, stop: CancellationToken) {
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[tokio::test]
@@ -183,6 +219,52 @@ mod tests {
         assert!(matches!(AdminSocket::bind(&path), Err(AdminError::InUse { .. })));
         drop(socket);
         assert!(!path.exists());
+    }
+
+    /// HARDENING C6: whoever begins a request and does not go on is not waited for.
+    #[tokio::test(start_paused = true)]
+    async fn half_a_request_holds_its_place_for_a_while_only() {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let served = tokio::spawn(converse(server, Router::new(), CancellationToken::new()));
+        let begun_at = tokio::time::Instant::now();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nx: ").await.unwrap();
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+        served.await.unwrap();
+        assert_eq!(begun_at.elapsed().as_secs(), HEADER_TIMEOUT.as_secs());
+    }
+
+    /// HARDENING C6: the next one waits until a place is free, and is then served.
+    #[tokio::test]
+    async fn there_are_only_so_many_places() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let router = Router::new().route("/", axum::routing::get(async || "here"));
+        let serving = tokio::spawn(serve(listener, router, stop.clone()));
+        let ask = async |stream: &mut TcpStream| {
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 200");
+        };
+        let mut held = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            ask(&mut stream).await;
+            held.push(stream);
+        }
+        let mut late = TcpStream::connect(address).await.unwrap();
+        late.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        // All places are taken: there is nothing to read until one is free.
+        tokio::task::yield_now().await;
+        assert!(late.try_read(&mut [0; 1]).is_err());
+        drop(held.pop());
+        let mut answer = [0; 12];
+        late.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        stop.cancel();
+        drop((held, late));
+        serving.await.unwrap();
     }
 
     #[tokio::test]

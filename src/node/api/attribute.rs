@@ -1,23 +1,27 @@
 //! Attributes.
 
 use data_encoding::BASE64;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::crdt::Value;
 use crate::replica;
 
 /// `GET /v1/attributes`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AttributeList {
     /// [`API_VERSION`].
     pub api_version: String,
     /// The attributes, by key.
     pub attributes: Vec<Attribute>,
+    /// The last of these keys, if there are more: ask for those `after` it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next: Option<String>,
 }
 
 /// One attribute.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Attribute {
     /// Its full name.
@@ -33,7 +37,7 @@ pub struct Attribute {
 }
 
 /// Bytes: always in base64, and as text where they are one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Bytes {
     /// RFC 4648, with padding.
@@ -44,7 +48,7 @@ pub struct Bytes {
 }
 
 /// What a `PUT` or `DELETE` of an attribute did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Write {
     /// [`API_VERSION`].

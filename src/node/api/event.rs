@@ -1,5 +1,6 @@
 //! What happens.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Bytes, state_name};
@@ -7,7 +8,7 @@ use crate::gossip::{self, Alarm};
 use crate::replica;
 
 /// One event of `GET /v1/events` and `GET /v1/watch/attributes`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
 pub enum Event {
     /// An attribute changed, or, while a snapshot is sent, is so.
@@ -19,6 +20,12 @@ pub enum Event {
         value: Option<Bytes>,
         /// How many concurrent values lost.
         siblings: usize,
+        /// The id of the node that wrote the winning value.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        author: Option<String>,
+        /// When, by that node's clock.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        written_at: Option<u64>,
     },
     /// A tunnel was registered.
     Registered {
@@ -28,6 +35,9 @@ pub enum Event {
         tunnel: String,
         /// The node that holds it.
         holder: String,
+        /// When it was registered, by that node's clock.
+        #[serde(default)]
+        written_at: u64,
     },
     /// A registration went.
     Deregistered {
@@ -35,6 +45,11 @@ pub enum Event {
         name: String,
         /// Its id.
         tunnel: String,
+    },
+    /// Somebody says that a node's key is not to be believed any more.
+    Revocation {
+        /// Whose key.
+        node: String,
     },
     /// What this node thinks of another changed.
     Member {
@@ -78,6 +93,8 @@ impl From<&replica::Attribute> for Event {
             key: attribute.key.to_string(),
             value: Some((&attribute.value).into()),
             siblings: attribute.siblings.len(),
+            author: Some(attribute.author.node.to_string()),
+            written_at: Some(attribute.stamp.to_wall().0),
         }
     }
 }
@@ -85,15 +102,18 @@ impl From<&replica::Attribute> for Event {
 impl From<&gossip::Event> for Event {
     fn from(event: &gossip::Event) -> Self {
         match event {
-            gossip::Event::Attribute { key, value, siblings } => Self::Attribute {
+            gossip::Event::Attribute { key, value, siblings, origin } => Self::Attribute {
                 key: key.to_string(),
                 value: value.as_ref().map(Bytes::from),
                 siblings: *siblings,
+                author: origin.map(|origin| origin.author.node.to_string()),
+                written_at: origin.map(|origin| origin.stamp.to_wall().0),
             },
             gossip::Event::Registered(registration) => Self::Registered {
                 name: registration.name.to_string(),
                 tunnel: registration.tunnel.to_string(),
                 holder: registration.holder.node.to_string(),
+                written_at: registration.stamp.to_wall().0,
             },
             gossip::Event::Deregistered { name, tunnel } => {
                 Self::Deregistered { name: name.to_string(), tunnel: tunnel.to_string() }
@@ -103,6 +123,7 @@ impl From<&gossip::Event> for Event {
                 generation: generation.0,
                 state: state_name(*state).into(),
             },
+            gossip::Event::Revocation { node } => Self::Revocation { node: node.to_string() },
             gossip::Event::LinkUp { peer } => Self::LinkUp { peer: peer.to_string() },
             gossip::Event::LinkDown { peer } => Self::LinkDown { peer: peer.to_string() },
             gossip::Event::Alarm(alarm) => Self::Alarm { message: alarm_text(alarm) },

@@ -4,19 +4,25 @@
 //! milliseconds since 1970 UTC, ids are their text. A client ignores fields that it does not know.
 
 mod attribute;
+mod control;
+mod convergence;
 mod event;
 mod node;
 mod problem;
 mod route;
 mod status;
+mod trust;
 mod tunnel;
 
 pub use attribute::{Attribute, AttributeList, Bytes, Write};
+pub use control::{LogLevel, LogState, Reload, UiCode, UiLink, UiSession};
+pub use convergence::{Convergence, PeerProgress, Propagation};
 pub use event::Event;
 pub use node::{Node, NodeList, state_name};
 pub use problem::{Code, Problem};
 pub use route::{CONNECT_PROTOCOL, Candidate, Resolution};
 pub use status::{Counts, Digest, Seed, Status};
+pub use trust::{Invite, Invited, Reloaded, Revoke, Revoked};
 pub use tunnel::{Bind, BindList, Expose, Exposed, Tunnel, TunnelList};
 
 /// The version of the API, which every document names.

@@ -1,11 +1,12 @@
 //! Nodes.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::gossip::MemberState;
 
 /// `GET /v1/nodes`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeList {
     /// [`API_VERSION`].
@@ -15,14 +16,14 @@ pub struct NodeList {
 }
 
 /// One node, as the one that is asked sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Node {
     /// Its id.
     pub node: String,
     /// What people call it; need not be unique.
     pub name: String,
-    /// `alive`, `suspect`, `down` or `left`.
+    /// `alive`, `suspect`, `down`, `left` or `revoked`.
     pub state: String,
     /// Whether it is the one that was asked.
     pub local: bool,
@@ -37,6 +38,21 @@ pub struct Node {
     pub version: String,
     /// Where it listens.
     pub addresses: Vec<String>,
+    /// The ids of the nodes that it says it has links to.
+    #[serde(default)]
+    pub links: Vec<String>,
+    /// How many writes of the one that was asked this node neither has nor is about to get, if linked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub behind: Option<u64>,
+    /// Whether its last heartbeat told of the same state, if linked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub in_sync: Option<bool>,
+    /// Bytes of UDP payload sent to it over the present link.
+    #[serde(default)]
+    pub sent_bytes: u64,
+    /// Bytes of UDP payload received from it over the present link.
+    #[serde(default)]
+    pub received_bytes: u64,
 }
 
 /// What the API calls a state of a member.

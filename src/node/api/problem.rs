@@ -1,9 +1,10 @@
 //! What went wrong.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// An error: RFC 9457, `application/problem+json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
     /// The HTTP status.
@@ -15,10 +16,13 @@ pub struct Problem {
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub hint: Option<String>,
+    /// The number of the request, as the node's log has it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub request_id: Option<String>,
 }
 
 /// What kind of error, for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Code {
@@ -32,8 +36,14 @@ pub enum Code {
     MethodNotAllowed,
     /// The way is there, and what stands at its end does not answer.
     Unreachable,
+    /// No token was shown, or a wrong one.
+    Unauthorized,
+    /// Whoever asks may not do that, or not from there.
+    Forbidden,
     /// Something else is in the way, for instance on an address.
     Conflict,
+    /// The configuration is not valid.
+    Configuration,
     /// It took too long.
     TimedOut,
     /// The disk is full: the node is read only.
@@ -55,8 +65,13 @@ mod tests {
 
     #[test]
     fn problems_have_codes_for_programs() {
-        let problem =
-            Problem { status: 404, code: Code::NotFound, title: "no tunnel \"web\"".into(), hint: None };
+        let problem = Problem {
+            status: 404,
+            code: Code::NotFound,
+            title: "no tunnel \"web\"".into(),
+            hint: None,
+            request_id: None,
+        };
         assert_eq!(json(&problem), r#"{"status":404,"code":"not_found","title":"no tunnel \"web\""}"#);
     }
 }

@@ -1,11 +1,12 @@
 //! The node itself and its state as a whole.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Bind, Exposed};
 
 /// `GET /v1/status`: the node and what it is doing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
     /// [`API_VERSION`].
@@ -28,12 +29,17 @@ pub struct Status {
     pub advertised: Vec<String>,
     /// The socket of this API.
     pub admin: String,
+    /// The address of loopback on which it is open to whoever has the token.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub http: Option<String>,
     /// Its directory.
     pub data_dir: String,
     /// Whether it serves as it should.
     pub ready: bool,
     /// Why not, one sentence each.
     pub reasons: Vec<String>,
+    /// When the node's certificate ends.
+    pub certificate_expires_at: Option<u64>,
     /// How durable what it acknowledges is: `durable`, `memory`, or `full` while the disk takes no durable write.
     pub storage: String,
     /// How many other nodes it knows, by what it thinks of them.
@@ -53,7 +59,7 @@ pub struct Status {
 }
 
 /// How many other nodes there are, by what this one thinks of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Counts {
     /// They can be reached.
@@ -69,7 +75,7 @@ pub struct Counts {
 }
 
 /// An address that a node was told to join.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Seed {
     /// The address.
@@ -82,7 +88,7 @@ pub struct Seed {
 }
 
 /// `GET /v1/digest`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Digest {
     /// [`API_VERSION`].

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Bytes;
 use crate::mesh::Policy;
 
 /// `GET /v1/tunnels`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TunnelList {
     /// [`API_VERSION`].
@@ -18,7 +19,7 @@ pub struct TunnelList {
 }
 
 /// One registration of a tunnel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Tunnel {
     /// The name that it is found by.
@@ -40,7 +41,7 @@ pub struct Tunnel {
 }
 
 /// The body of `PUT /v1/tunnels/{name}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Expose {
     /// `HOST:PORT` of the local service.
@@ -51,7 +52,7 @@ pub struct Expose {
 }
 
 /// A local service that a node offers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Exposed {
     /// The name of its tunnel.
@@ -63,7 +64,7 @@ pub struct Exposed {
 }
 
 /// A local port that leads into a tunnel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Bind {
     /// Where it listens.
@@ -80,7 +81,7 @@ fn default_policy() -> String {
 }
 
 /// `GET /v1/binds`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BindList {
     /// [`API_VERSION`].

@@ -90,7 +90,7 @@ async fn get(
         }
     }
     // The end of a line for people; programs that want the very bytes have `-o name` or a pipe.
-    if screen.format() == Format::Table && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+    if screen.format().is_for_people() && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
         screen.raw(b"\n")?;
     }
     Ok(())

@@ -93,7 +93,7 @@ impl From<compat::CompatTlsError> for Failure {
 }
 
 pub(super) fn server(global: &Global, args: &ServerArgs, screen: &mut Screen) -> Result<Exit, Failure> {
-    telemetry::init(telemetry::Level::Node, global.verbose, global.quiet);
+    telemetry::init_server(global.verbose, global.quiet);
     harden();
     let tls = server_tls(&args.cert, &args.key)?;
     let public = PublicPorts { ip: args.tcp, ports: args.ports.0..=args.ports.1 };
@@ -120,7 +120,7 @@ pub(super) fn server(global: &Global, args: &ServerArgs, screen: &mut Screen) ->
 }
 
 pub(super) fn client(global: &Global, args: &ClientArgs, screen: &mut Screen) -> Result<Exit, Failure> {
-    telemetry::init(telemetry::Level::Node, global.verbose, global.quiet);
+    telemetry::init_server(global.verbose, global.quiet);
     harden();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let exit = runtime.block_on(async { stay_public(args, screen, &mut Signals::new()?).await });

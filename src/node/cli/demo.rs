@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::failure::{Exit, Failure, describe};
-use super::screen::{Format, Screen};
+use super::screen::Screen;
 use super::up::{Signals, harden};
 use super::{Global, telemetry};
 use crate::node::demo::{Directory, Step, Tour};
@@ -24,8 +24,8 @@ pub(super) struct Demo {
 const WIDTH: usize = 68;
 
 pub(super) fn run(global: &Global, demo: Demo, screen: &mut Screen) -> Result<Exit, Failure> {
-    telemetry::init(telemetry::Level::Client, global.verbose, global.quiet);
-    if screen.format() != Format::Table {
+    telemetry::init(global.verbose, global.quiet);
+    if !screen.format().is_for_people() {
         return Err(Failure::usage("a demonstration is for people: it has no other output than its own"));
     }
     harden();

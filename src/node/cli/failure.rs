@@ -17,6 +17,7 @@ Exit codes:
   2    usage: an argument, a name, a key or a value is not legal
   3    no node answers on the admin socket
   4    not found
+  5    not authorised: a token, an invitation or a right that is missing or does not hold
   6    timed out
   7    conflict: an address, a name or a directory is in use
   8    degraded: the node runs, but is not ready
@@ -33,6 +34,7 @@ pub(super) enum Exit {
     Usage,
     NoAgent,
     NotFound,
+    Unauthorised,
     TimedOut,
     Conflict,
     Degraded,
@@ -51,6 +53,7 @@ impl From<Exit> for ExitCode {
             Exit::Usage => 2,
             Exit::NoAgent => 3,
             Exit::NotFound => 4,
+            Exit::Unauthorised => 5,
             Exit::TimedOut => 6,
             Exit::Conflict => 7,
             Exit::Degraded => 8,
@@ -91,7 +94,7 @@ impl Failure {
 }
 
 /// An error and its causes in one line, none of them twice.
-pub(super) fn describe(error: &dyn Error) -> String {
+pub(in crate::node) fn describe(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -130,10 +133,18 @@ impl From<ClientError> for Failure {
                     Code::Unavailable => Exit::NoAgent,
                     Code::Unreachable => Exit::Unreachable,
                     Code::Internal => Exit::Unexpected,
+                    Code::Unauthorized | Code::Forbidden => Exit::Unauthorised,
+                    Code::Configuration => Exit::Configuration,
                 };
                 Self { exit, what: problem.title.clone(), hint: problem.hint.clone() }
             }
         }
+    }
+}
+
+impl From<DataDirError> for Failure {
+    fn from(error: DataDirError) -> Self {
+        StartError::DataDir(error).into()
     }
 }
 
@@ -153,6 +164,10 @@ impl From<StartError> for Failure {
                 (Exit::Conflict, inner.hint())
             }
             StartError::Admin(inner) => (Exit::Configuration, inner.hint()),
+            StartError::Http(inner @ crate::node::HttpError::Listen { .. }) => (Exit::Conflict, inner.hint()),
+            StartError::Http(inner) => (Exit::Configuration, inner.hint()),
+            StartError::File(inner) => (Exit::Configuration, inner.hint()),
+            StartError::Door { .. } => (Exit::Configuration, None),
             StartError::Credentials(_) | StartError::Endpoint(_) | StartError::Gossip(_) => {
                 (Exit::Configuration, None)
             }

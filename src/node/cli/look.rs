@@ -15,7 +15,7 @@ pub(super) async fn status(client: &Client, screen: &mut Screen) -> Result<Exit,
     match screen.format() {
         Format::Json | Format::Jsonl => screen.json(&status)?,
         Format::Name => screen.line(&status.node)?,
-        Format::Table => for_people(&status, screen)?,
+        Format::Table | Format::Wide => for_people(&status, screen)?,
     }
     Ok(exit)
 }
@@ -110,7 +110,7 @@ pub(super) async fn digest(client: &Client, screen: &mut Screen) -> Result<(), F
     let digest: Digest = client.get("/v1/digest").await?;
     match screen.format() {
         Format::Json | Format::Jsonl => screen.json(&digest)?,
-        Format::Table | Format::Name => screen.line(&digest.digest)?,
+        Format::Table | Format::Wide | Format::Name => screen.line(&digest.digest)?,
     }
     Ok(())
 }
@@ -121,7 +121,7 @@ pub(super) fn version(screen: &mut Screen) -> Result<(), Failure> {
         Format::Json | Format::Jsonl => {
             screen.json(&json!({ "apiVersion": API_VERSION, "version": version }))?;
         }
-        Format::Table | Format::Name => screen.line(format!("snomesh {version}"))?,
+        Format::Table | Format::Wide | Format::Name => screen.line(format!("snomesh {version}"))?,
     }
     Ok(())
 }

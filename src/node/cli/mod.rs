@@ -2,16 +2,18 @@
 
 mod attr;
 mod compat;
+mod config;
 mod connect;
+mod debug;
 mod demo;
 mod failure;
 mod forward;
 mod look;
-mod parse;
 mod resolve;
 mod screen;
 mod stream;
 mod telemetry;
+mod trust;
 mod up;
 
 use std::path::PathBuf;
@@ -20,10 +22,11 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
+pub(super) use self::failure::describe;
 use self::failure::{EXIT_CODES, Exit, Failure};
 use self::screen::{Color, Format, Screen};
 use crate::id::TunnelName;
-use crate::node::Client;
+use crate::node::{Agent, Client, Token, files, parse};
 use crate::service::Listen;
 
 /// Peer-to-peer mesh of QUIC daemons that share one eventually consistent registry.
@@ -42,9 +45,13 @@ struct Global {
     /// The node's directory; its admin socket is in there
     #[arg(long, global = true, value_name = "DIR", env = "SNOMESH_DATA_DIR")]
     data_dir: Option<PathBuf>,
-    /// The admin socket of the node to talk to [default: admin.sock in the data directory]
-    #[arg(long, global = true, value_name = "PATH", env = "SNOMESH_AGENT")]
-    agent: Option<PathBuf>,
+    /// The node to talk to: PATH of its admin socket, or http://127.0.0.1:PORT
+    /// [default: admin.sock in the data directory]
+    #[arg(long, global = true, value_name = "PATH|URL", env = "SNOMESH_AGENT")]
+    agent: Option<String>,
+    /// The file of the token for http://; admin.token in the node's directory
+    #[arg(long, global = true, value_name = "FILE", env = "SNOMESH_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
     /// How to print: for people, or stable for programs
     #[arg(
         short,
@@ -77,6 +84,19 @@ struct Global {
     color: Color,
 }
 
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true
+)]
+struct Cert {
+    #[command(subcommand)]
+    command: Option<trust::Cert>,
+    #[command(flatten)]
+    own: Option<compat::CertArgs>,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a node: identity and mesh on the first start, then in the foreground
@@ -94,6 +114,14 @@ enum Command {
     /// Attributes, which every node may read and write
     #[command(subcommand)]
     Attr(attr::Attr),
+    /// Let another machine join the mesh: prints a token for it
+    Invite(trust::Invite),
+    /// Become a node of the mesh that an invitation is of
+    Join(Box<trust::Join>),
+    /// Cut a node off for ever, on all nodes
+    Revoke(trust::Revoke),
+    /// The node's certificate; with a PATH, a new one for a server of snocat's protocol
+    Cert(Cert),
     /// Offer a local service to the mesh, under a name
     Expose(forward::Expose),
     /// Take an offer back
@@ -120,8 +148,14 @@ enum Command {
     Server(compat::ServerArgs),
     /// Make a target public at a server of snocat's protocol version 0 (not part of a mesh)
     Client(compat::ClientArgs),
-    /// Make a certificate for such a server
-    Cert(compat::CertArgs),
+    /// Print a link to the node's dashboard, which works once
+    Ui,
+    /// What is configured, where, and whether it is valid
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Look into a running node
+    #[command(subcommand)]
+    Debug(debug::Debug),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -163,11 +197,17 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let Cli { global, command } = cli;
     let mut screen = Screen::new(global.output, global.color, global.quiet);
     match command {
-        Command::Up(up) => return up::run(&global, up, &mut screen),
+        Command::Up(up) => return up::run(&global, &up, &mut screen),
+        Command::Config(ref config) => {
+            if let Some(done) = config::run(&global, config, &mut screen) {
+                return done;
+            }
+        }
+        Command::Join(join) => return trust::join(&global, &join, &mut screen),
         Command::Demo(demo) => return demo::run(&global, demo, &mut screen),
         Command::Server(args) => return compat::server(&global, &args, &mut screen),
         Command::Client(args) => return compat::client(&global, &args, &mut screen),
-        Command::Cert(args) => return compat::cert(args, &mut screen),
+        Command::Cert(Cert { own: Some(args), .. }) => return compat::cert(args, &mut screen),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "snomesh", &mut std::io::stdout());
             return Ok(Exit::Success);
@@ -178,7 +218,7 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         }
         _ => {}
     }
-    telemetry::init(telemetry::Level::Client, global.verbose, global.quiet);
+    telemetry::init(global.verbose, global.quiet);
     let client = Client::new(global.agent()?, global.timeout);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let exit = runtime.block_on(ask(&client, &global, command, &mut screen));
@@ -197,7 +237,13 @@ async fn ask(
         Command::Node(Inventory::Ls) => look::nodes(client, screen).await?,
         Command::Tunnel(Inventory::Ls) => look::tunnels(client, screen).await?,
         Command::Digest => look::digest(client, screen).await?,
+        Command::Invite(invite) => trust::invite(client, screen, &invite).await?,
+        Command::Revoke(revoke) => trust::revoke(client, screen, revoke).await?,
+        Command::Cert(Cert { command: Some(cert), .. }) => trust::cert(client, screen, cert).await?,
         Command::Attr(attr) => return attr::run(client, screen, attr).await,
+        Command::Ui => debug::ui(client, screen).await?,
+        Command::Debug(debug) => debug::run(client, screen, debug).await?,
+        Command::Config(_) => return config::reload(client, screen, global.color).await,
         Command::Events => return stream::events(client, screen).await,
         Command::Expose(expose) => forward::expose(client, screen, expose).await?,
         Command::Unexpose { name } => forward::unexpose(client, screen, &name).await?,
@@ -206,6 +252,7 @@ async fn ask(
         Command::Resolve(to) => resolve::resolve(client, screen, &to).await?,
         Command::Unbind { listen } => forward::unbind(client, screen, &listen).await?,
         Command::Up(_)
+        | Command::Join(_)
         | Command::Demo(_)
         | Command::Server(_)
         | Command::Client(_)
@@ -230,12 +277,21 @@ impl Global {
         })
     }
 
-    /// The admin socket of the node to talk to.
-    fn agent(&self) -> Result<PathBuf, Failure> {
-        match &self.agent {
-            Some(agent) => Ok(agent.clone()),
-            None => Ok(self.data_dir()?.join("admin.sock")),
-        }
+    /// The node to talk to.
+    fn agent(&self) -> Result<Agent, Failure> {
+        let Some(agent) = &self.agent else { return Ok(self.data_dir()?.join("admin.sock").into()) };
+        let Some(address) = agent.strip_prefix("http://") else {
+            return Ok(agent.strip_prefix("unix:").unwrap_or(agent).into());
+        };
+        let file = match &self.token_file {
+            Some(file) => file.clone(),
+            None => self.data_dir()?.join("admin.token"),
+        };
+        let hint = "name its file: --token-file FILE; the node says where it is: snomesh config show";
+        let unread = |what: String| Failure::new(Exit::Unauthorised, what).hint(hint);
+        let token = files::read_secret(&file).map_err(|error| unread(describe(&error)))?;
+        let token = token.ok_or_else(|| unread(format!("there is no token in {}", file.display())))?;
+        Ok(Agent::Http { address: address.trim_end_matches('/').to_owned(), token: Token::new(&token) })
     }
 }
 

@@ -13,12 +13,21 @@ use serde::Serialize;
 pub(super) enum Format {
     // Aligned columns for people; may change.
     Table,
+    // The same with more columns and nothing cut off.
+    Wide,
     // One document, as the admin API gives it; stable.
     Json,
     // One line of JSON for each item.
     Jsonl,
     // The names alone, a line each.
     Name,
+}
+
+impl Format {
+    /// Whether a person reads it, who wants to be told what to do next.
+    pub(super) fn is_for_people(self) -> bool {
+        matches!(self, Self::Table | Self::Wide)
+    }
 }
 
 /// When to use colours.
@@ -79,7 +88,7 @@ impl Screen {
     pub(super) fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
         let text = match self.format {
             Format::Jsonl => serde_json::to_string(value),
-            Format::Table | Format::Json | Format::Name => serde_json::to_string_pretty(value),
+            Format::Table | Format::Wide | Format::Json | Format::Name => serde_json::to_string_pretty(value),
         };
         self.line(text.expect("texts and numbers are JSON"))
     }
@@ -122,17 +131,17 @@ impl Screen {
             Format::Json => self.json(document),
             Format::Jsonl => items.iter().try_for_each(|item| self.json(item)),
             Format::Name => items.iter().try_for_each(|item| self.line(escape(name(item)))),
-            Format::Table => {
-                for line in table.lines() {
-                    self.line(line)?;
-                }
-                Ok(())
-            }
+            Format::Table | Format::Wide => self.table(table),
         }
     }
 
+    /// Prints a table.
+    pub(super) fn table(&mut self, table: &Table) -> io::Result<()> {
+        table.lines().iter().try_for_each(|line| self.line(line))
+    }
+
     fn is_talkative(&self) -> bool {
-        self.format == Format::Table && !self.quiet
+        self.format.is_for_people() && !self.quiet
     }
 }
 

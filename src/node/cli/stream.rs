@@ -18,7 +18,7 @@ pub(super) async fn events(client: &Client, screen: &mut Screen) -> Result<Exit,
 pub(super) async fn watch(client: &Client, screen: &mut Screen, prefix: &str) -> Result<Exit, Failure> {
     let stream = client.stream(&format!("/v1/watch/attributes?prefix={}", encode(prefix))).await?;
     print(stream, screen, |event, synced| match event {
-        Event::Attribute { key, value: Some(value), siblings } => {
+        Event::Attribute { key, value: Some(value), siblings, .. } => {
             let mark = if synced { '+' } else { '=' };
             let siblings = match siblings {
                 0 => String::new(),
@@ -50,7 +50,7 @@ async fn print(
                     screen.line(escape(key))?;
                 }
             }
-            Format::Table => screen.line(line(&event, synced))?,
+            Format::Table | Format::Wide => screen.line(line(&event, synced))?,
         }
         synced = match event {
             Event::Synced => true,
@@ -63,15 +63,16 @@ async fn print(
 
 fn describe(event: &Event) -> String {
     match event {
-        Event::Attribute { key, value: Some(value), siblings } => {
+        Event::Attribute { key, value: Some(value), siblings, .. } => {
             format!("attribute     {key} = {} ({siblings} siblings)", excerpt(&shown(value), EXCERPT))
         }
         Event::Attribute { key, value: None, .. } => format!("attribute     {key} removed"),
-        Event::Registered { name, tunnel, holder } => {
+        Event::Registered { name, tunnel, holder, .. } => {
             format!("registered    {name} as {tunnel} by {}", short(holder))
         }
         Event::Deregistered { name, tunnel } => format!("deregistered  {name} as {tunnel}"),
         Event::Member { node, state, .. } => format!("member        {} is {state}", short(node)),
+        Event::Revocation { node } => format!("revocation    {}", short(node)),
         Event::LinkUp { peer } => format!("link up       {}", short(peer)),
         Event::LinkDown { peer } => format!("link down     {}", short(peer)),
         Event::Alarm { message } => format!("alarm         {}", escape(message)),

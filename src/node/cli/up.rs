@@ -1,7 +1,9 @@
 //! `snomesh up`: a node in the foreground.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use rustix::fs::Mode;
@@ -10,95 +12,227 @@ use rustix::process::{
 };
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
 use super::failure::{Exit, Failure};
-use super::screen::{Format, Screen};
+use super::screen::{Color, Screen, complain};
 use super::{Global, parse, telemetry};
-use crate::node::api::API_VERSION;
-use crate::node::{CaSource, Node, NodeConfig, StateStore};
+use crate::daemon::DaemonConfig;
+use crate::node::api::{API_VERSION, Reload};
+use crate::node::forwards::{Applied, Wanted};
+use crate::node::settings::{Fault, Settings, Sources, default_file};
+use crate::node::{CaSource, Controls, LogControl, Node, NodeConfig, Reloaded, StateStore, notify};
 use crate::replica::Address;
 
+/// What stands before the settings of every command that reads them.
+#[derive(Debug, Args)]
+pub(super) struct Files {
+    /// A configuration file; of several a later one has the last word [default: see `snomesh config path`]
+    #[arg(short, long, value_name = "FILE", value_delimiter = ':', env = "SNOMESH_CONFIG")]
+    pub(super) config: Vec<PathBuf>,
+}
+
+// The twins of these flags in the environment are read with the configuration, which knows where a value comes from.
 #[derive(Debug, Args)]
 pub(super) struct Up {
-    /// What people call this node [default: the machine's name]
-    #[arg(long, value_parser = parse::label, env = "SNOMESH_NAME")]
-    pub(super) name: Option<String>,
-    /// The UDP address to listen on: IP:PORT or PORT; port 0 takes a free one
-    #[arg(long, value_name = "ADDR", value_parser = parse::listen, default_value = "127.0.0.1:7667", env = "SNOMESH_LISTEN")]
-    pub(super) listen: SocketAddr,
-    /// Where others reach this node, HOST:PORT [default: where it listens]
-    #[arg(long, value_name = "ADDR", value_delimiter = ',', env = "SNOMESH_ADVERTISE")]
-    pub(super) advertise: Vec<Address>,
-    /// A node of the mesh to join, HOST:PORT; tried for ever
-    #[arg(long, value_name = "ADDR", value_delimiter = ',', env = "SNOMESH_JOIN")]
-    pub(super) join: Vec<Address>,
-    /// The admin socket [default: admin.sock in the data directory]
-    #[arg(long, value_name = "PATH", env = "SNOMESH_ADMIN")]
-    pub(super) admin: Option<PathBuf>,
-    /// The certificate of the mesh's authority [default: a new mesh on the first start]
-    #[arg(long, value_name = "FILE", env = "SNOMESH_CA")]
-    pub(super) ca: Option<PathBuf>,
-    /// Its private key, to make this node's certificate with; needed on the first start only
-    #[arg(long, value_name = "FILE", requires = "ca", env = "SNOMESH_CA_KEY")]
-    pub(super) ca_key: Option<PathBuf>,
-    /// Where to keep the state: on disk, or in memory to learn it from the peers after every start
-    #[arg(long, value_enum, value_name = "WHERE", default_value = "disk", env = "SNOMESH_STORE")]
-    pub(super) store: Store,
+    #[command(flatten)]
+    files: Files,
+    /// What people call this node [default: the machine's name] [env: SNOMESH_NAME]
+    #[arg(long, value_parser = parse::label)]
+    name: Option<String>,
+    /// The UDP address to listen on: IP:PORT or PORT; port 0 takes a free one [default: 127.0.0.1:7667]
+    /// [env: SNOMESH_LISTEN]
+    #[arg(long, value_name = "ADDR", value_parser = parse::listen)]
+    listen: Option<SocketAddr>,
+    /// Where others reach this node, HOST:PORT [default: where it listens] [env: SNOMESH_ADVERTISE]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    advertise: Vec<Address>,
+    /// A node of the mesh to join, HOST:PORT; tried for ever [env: SNOMESH_JOIN]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    join: Vec<Address>,
+    /// The admin socket [default: admin.sock in the data directory] [env: SNOMESH_ADMIN]
+    #[arg(long, value_name = "PATH")]
+    admin: Option<PathBuf>,
+    /// Open the admin API on loopback too, behind a token: IP:PORT or PORT [env: SNOMESH_ADMIN_HTTP]
+    #[arg(long, value_name = "ADDR", value_parser = parse::listen)]
+    http: Option<SocketAddr>,
+    /// The certificate of the mesh's authority [default: a new mesh on the first start] [env: SNOMESH_CA]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Its private key, to make this node's certificate with; needed on the first start only [env: SNOMESH_CA_KEY]
+    #[arg(long, value_name = "FILE", requires = "ca")]
+    ca_key: Option<PathBuf>,
+    /// Where to keep the state: on disk, or in memory to learn it from the peers after every start [default: disk]
+    /// [env: SNOMESH_STORE]
+    #[arg(long, value_enum, value_name = "WHERE")]
+    store: Option<Store>,
     /// Set a damaged state file aside and learn the state from the peers
     #[arg(long)]
-    pub(super) rebuild_from_mesh: bool,
+    rebuild_from_mesh: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum Store {
+enum Store {
     Disk,
     Memory,
 }
 
-pub(super) fn run(global: &Global, up: Up, screen: &mut Screen) -> Result<Exit, Failure> {
-    telemetry::init(telemetry::Level::Node, global.verbose, global.quiet);
-    harden();
-    // Whoever asks the node where it lives may stand in another directory.
-    let data_dir = std::path::absolute(global.data_dir()?)?;
-    let config = NodeConfig {
-        listen: up.listen,
-        advertise: up.advertise,
-        join: up.join,
-        admin: up.admin.map(std::path::absolute).transpose()?,
-        ca: match up.ca {
-            Some(certificate) => CaSource::Files { certificate, key: up.ca_key },
-            None => CaSource::Own,
-        },
-        store: match up.store {
-            Store::Disk => StateStore::Disk,
-            Store::Memory => StateStore::Memory,
-        },
-        rebuild_from_mesh: up.rebuild_from_mesh,
-        ..NodeConfig::new(up.name.unwrap_or_else(parse::machine_name), data_dir)
+/// Where the settings come from, without the flags of `up`.
+pub(super) fn sources(global: &Global, files: &Files) -> Sources {
+    let mut sources = Sources {
+        named: files.config.clone(),
+        default: default_file(),
+        flags: BTreeMap::new(),
+        env: Sources::environment(),
     };
+    let given = global.data_dir.as_ref().map(|path| path.as_os_str().to_owned());
+    if let Some(given) = given.filter(|given| sources.env.get("SNOMESH_DATA_DIR") != Some(given)) {
+        sources.flags.insert("node.data_dir", vec![given.to_string_lossy().into_owned()]);
+    }
+    if let Some(level) = telemetry::asked_for(global.verbose, global.quiet) {
+        sources.flags.insert("log.level", vec![level.to_owned()]);
+    }
+    sources
+}
+
+impl Up {
+    fn sources(&self, global: &Global) -> Sources {
+        let mut sources = sources(global, &self.files);
+        let path = |path: &PathBuf| path.to_string_lossy().into_owned();
+        let flags = [
+            ("node.name", self.name.clone()),
+            ("quic.listen", self.listen.map(|listen| listen.to_string())),
+            ("admin.unix", self.admin.as_ref().map(path)),
+            ("admin.http", self.http.map(|listen| listen.to_string())),
+            ("identity.ca", self.ca.as_ref().map(path)),
+            ("identity.ca_key", self.ca_key.as_ref().map(path)),
+            ("registry.store", self.store.map(|store| format!("{store:?}").to_lowercase())),
+        ];
+        sources.flags.extend(flags.into_iter().filter_map(|(key, text)| Some((key, vec![text?]))));
+        for (key, addresses) in [("mesh.seeds", &self.join), ("quic.advertise", &self.advertise)] {
+            if !addresses.is_empty() {
+                sources.flags.insert(key, addresses.iter().map(ToString::to_string).collect());
+            }
+        }
+        sources
+    }
+}
+
+pub(super) fn run(global: &Global, up: &Up, screen: &mut Screen) -> Result<Exit, Failure> {
+    let sources = up.sources(global);
+    let settings = load(&sources, global.color)?;
+    let log = telemetry::start(&settings.log_level, &settings.log_format);
+    harden();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let exit = runtime.block_on(serve(config, global, screen));
+    let start = Start { sources, settings, rebuild_from_mesh: up.rebuild_from_mesh, log };
+    let exit = runtime.block_on(serve(start, global, screen));
     // What is still resolving a name must not keep the process.
     runtime.shutdown_background();
     exit
 }
 
-async fn serve(config: NodeConfig, global: &Global, screen: &mut Screen) -> Result<Exit, Failure> {
+/// Reads the settings; everything that is wrong is said, the last of it by the failure.
+pub(super) fn load(sources: &Sources, color: Color) -> Result<Settings, Failure> {
+    sources.load().map_err(|mut faults| {
+        let last = faults.pop();
+        for Fault { place, what, hint } in faults {
+            let what = place.map_or_else(|| what.clone(), |place| format!("{place}: {what}"));
+            complain(color, &what, hint.as_deref());
+        }
+        let Fault { place, what, hint } = last.expect("what is not valid has a fault");
+        let what = place.map_or_else(|| what.clone(), |place| format!("{place}: {what}"));
+        Failure { exit: Exit::Configuration, what, hint }
+    })
+}
+
+fn node_config(settings: &Settings, controls: Controls) -> Result<NodeConfig, Failure> {
+    // Whoever asks the node where it lives may stand in another directory.
+    let data_dir = std::path::absolute(&settings.data_dir)?;
+    Ok(NodeConfig {
+        listen: settings.listen,
+        advertise: settings.advertise.clone(),
+        join: settings.seeds.clone(),
+        admin: settings.admin.as_ref().map(std::path::absolute).transpose()?,
+        http: settings.http,
+        token_file: settings.token_file.as_ref().map(std::path::absolute).transpose()?,
+        ca: match &settings.ca {
+            Some(certificate) => {
+                CaSource::Files { certificate: certificate.clone(), key: settings.ca_key.clone() }
+            }
+            None => CaSource::Own,
+        },
+        store: if settings.in_memory { StateStore::Memory } else { StateStore::Disk },
+        drain_timeout: settings.drain_timeout,
+        daemon: DaemonConfig {
+            max_tunnels: settings.max_tunnels,
+            max_tunnels_per_node: settings.max_tunnels_per_node,
+            max_streams: settings.max_streams,
+            ..DaemonConfig::default()
+        },
+        wanted: wanted(settings),
+        controls,
+        ..NodeConfig::new(&settings.name, data_dir)
+    })
+}
+
+/// What a node is started with.
+struct Start {
+    sources: Sources,
+    settings: Settings,
+    rebuild_from_mesh: bool,
+    log: Arc<dyn LogControl>,
+}
+
+fn wanted(settings: &Settings) -> Wanted {
+    let tunnels = settings.tunnels.iter();
+    let tunnels =
+        tunnels.map(|(name, tunnel)| (name.clone(), (tunnel.target.clone(), tunnel.attributes.clone())));
+    let binds = settings
+        .binds
+        .iter()
+        .map(|(listen, bind)| (listen.clone(), (bind.listen.clone(), bind.destination.clone(), bind.policy)));
+    Wanted { tunnels: tunnels.collect(), binds: binds.collect() }
+}
+
+async fn serve(start: Start, global: &Global, screen: &mut Screen) -> Result<Exit, Failure> {
+    let Start { sources, settings, rebuild_from_mesh, log } = start;
     let mut signals = Signals::new()?;
-    let (name, joins) = (config.name.clone(), !config.join.is_empty());
+    let mut hangup = signal(SignalKind::hangup())?;
+    // One at a time; who asks meanwhile waits.
+    let (requests, mut reloads) = mpsc::channel(1);
+    let alive: Arc<dyn Fn() + Send + Sync> = Arc::new(notify::alive);
+    let controls = Controls {
+        log: Some(Arc::clone(&log)),
+        reload: Some(requests),
+        alive: notify::is_watched().then_some(alive),
+    };
+    let (name, joins) = (settings.name.clone(), !settings.seeds.is_empty());
+    let config = NodeConfig { rebuild_from_mesh, ..node_config(&settings, controls)? };
     let node = Node::start(config).await?;
     // A node serves whether or not somebody reads what it says.
     let _unread = announce(&node, &name, screen);
-    if screen.format() == Format::Table {
+    if screen.format().is_for_people() {
         let _unread = advise(&node, joins, global, screen);
     }
-    let exit = tokio::select! {
-        exit = signals.recv() => exit,
-        what = node.disk_failed() => {
-            return Err(Failure::new(Exit::Disk, format!("the disk failed: {what}"))
-                .hint("nothing that was acknowledged before is lost; look after the disk before the next start"));
+    let status = format!("{name} listens on udp/{}", node.listen_addr());
+    notify::ready(&status);
+    let reloader = Reloader { sources, started: settings, log };
+    let exit = loop {
+        let asked = tokio::select! {
+            exit = signals.recv() => break exit,
+            what = node.disk_failed() => return Err(disk_failed(&what)),
+            _ = hangup.recv() => None,
+            asked = reloads.recv() => asked,
+        };
+        notify::reloading();
+        let outcome = reloader.reload(&node).await;
+        notify::ready(&status);
+        if let Some(asked) = asked {
+            // Whoever asked may have gone meanwhile.
+            asked.send(outcome).ok();
         }
     };
+    notify::stopping();
     let _unread = screen.say("draining; once more to stop at once");
     tokio::select! {
         drained = node.shutdown() => tracing::debug!(?drained, "drained"),
@@ -107,9 +241,52 @@ async fn serve(config: NodeConfig, global: &Global, screen: &mut Screen) -> Resu
     Ok(exit)
 }
 
+fn disk_failed(what: &str) -> Failure {
+    Failure::new(Exit::Disk, format!("the disk failed: {what}"))
+        .hint("nothing that was acknowledged before is lost; look after the disk before the next start")
+}
+
+/// What it takes to read the configuration again.
+struct Reloader {
+    sources: Sources,
+    /// What the running node was started with.
+    started: Settings,
+    log: Arc<dyn LogControl>,
+}
+
+impl Reloader {
+    async fn reload(&self, node: &Node) -> Reloaded {
+        let new = match self.sources.load() {
+            Ok(new) => new,
+            Err(faults) => {
+                node.note_reload(Err(()));
+                let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+                faults.iter().for_each(
+                    |fault| tracing::error!(%fault, "the configuration is not valid and not taken over"),
+                );
+                return Err(faults.join("; "));
+            }
+        };
+        let Applied { done: mut applied, mut failed } = node.reconfigure(&wanted(&new)).await;
+        if new.log_level != self.log.spec() {
+            match self.log.set(&new.log_level) {
+                Ok(()) => applied.push(format!("log.level is {}", new.log_level)),
+                Err(error) => failed.push(format!("log.level: {error}")),
+            }
+        }
+        let needs_restart = self.started.needs_restart(&new);
+        node.note_reload(if failed.is_empty() { Ok(()) } else { Err(()) });
+        tracing::info!(?applied, ?needs_restart, "the configuration was read again");
+        failed
+            .iter()
+            .for_each(|failed| tracing::error!(%failed, "a part of the configuration does not hold"));
+        Ok(Reload { api_version: API_VERSION.into(), applied, needs_restart, failed })
+    }
+}
+
 fn announce(node: &Node, name: &str, screen: &mut Screen) -> Result<(), Failure> {
     let (id, admin, data) = (node.id(), node.admin_path().display(), node.data_dir().display());
-    if screen.format() != Format::Table {
+    if !screen.format().is_for_people() {
         let document = json!({
             "apiVersion": API_VERSION,
             "node": id.to_string(),
@@ -134,17 +311,13 @@ fn advise(node: &Node, joins: bool, global: &Global, screen: &mut Screen) -> Res
         screen.next("Nobody can dial this node: it listens everywhere and advertises nothing.")?;
         screen.next("If others shall, name its address: --advertise HOST:PORT")?;
     }
-    let data = node.data_dir().display();
-    if !joins {
-        screen.next("Add a node on this machine:")?;
-        let listen = node.listen_addr();
-        screen.next(format!("  snomesh up --data-dir DIR --listen 0 --join {listen} \\"))?;
-        screen.next(format!("    --ca {data}/ca.crt --ca-key {data}/ca.key"))?;
-    }
     let snomesh = match (&global.agent, &global.data_dir) {
         (Some(_), _) | (None, None) => "snomesh".to_owned(),
         (None, Some(given)) => format!("snomesh --data-dir {}", given.display()),
     };
+    if !joins {
+        screen.next(format!("Add a node:       {snomesh} invite (here), snomesh join TOKEN --up (there)"))?;
+    }
     screen.next(format!("What it does:     {snomesh} status"))?;
     screen.next(format!("Offer a service:  {snomesh} expose web 8080"))?;
     Ok(())

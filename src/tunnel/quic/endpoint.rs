@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use quinn::{AsyncUdpSocket, Incoming, Runtime, TokioRuntime, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::config::{QuicConfig, TlsSettings, UnfitTls, client_config, endpoint_config, server_config};
+use super::guest::{Door, Guest};
 use super::newcomers::{Newcomers, Treatment};
 use super::peer::name_of_expected;
 use super::tunnel::{QuinnTunnel, closed_by};
@@ -26,6 +28,7 @@ pub struct QuicEndpoint {
     endpoint: quinn::Endpoint,
     client: Arc<Mutex<quinn::ClientConfig>>,
     config: QuicConfig,
+    door: Door,
 }
 
 /// An endpoint could not be made, or could not take new settings; the old ones hold then.
@@ -131,7 +134,7 @@ impl QuicEndpoint {
         let endpoint =
             quinn::Endpoint::new_with_abstract_socket(own, Some(server), socket, Arc::new(TokioRuntime))
                 .map_err(BindError::Drive)?;
-        Ok(Self { endpoint, client, config })
+        Ok(Self { endpoint, client, config, door: Door::default() })
     }
 
     /// Takes other TLS settings for connections to come; those that stand are not touched. The endpoint's own keys
@@ -145,6 +148,16 @@ impl QuicEndpoint {
         self.endpoint.set_server_config(Some(server_config(tls.server, &tls.secret)?));
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
         Ok(())
+    }
+
+    /// Opens the door for those who are not members yet, under TLS settings of its own. They come while somebody takes
+    /// tunnels from [`incoming`](Self::incoming).
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::Tls`].
+    pub fn admit_guests(&self, tls: rustls::ServerConfig) -> Result<mpsc::Receiver<Guest>, BindError> {
+        Ok(self.door.open(tls)?)
     }
 
     /// Where the socket is bound.
@@ -238,6 +251,7 @@ impl TunnelSource for QuicIncoming {
 impl QuicIncoming {
     fn begin(&mut self, attempt: Incoming) {
         match self.judge(&attempt) {
+            Treatment::Take if Door::is_guest(&attempt) => self.endpoint.door.enter(attempt),
             Treatment::Take => self.handshake(attempt),
             Treatment::Ignore => attempt.ignore(),
             Treatment::Prove => {

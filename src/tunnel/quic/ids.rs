@@ -43,9 +43,9 @@ impl ConnectionIdGenerator for ConnectionIds {
     }
 
     fn validate(&self, id: &ConnectionId) -> Result<(), InvalidCid> {
-        let mut expected: [u8; LEN] = id.as_ref().try_into().map_err(|_other_length| InvalidCid)?;
+        let mut expected = <[u8; LEN]>::try_from(&id[..]).map_err(|_other_length| InvalidCid)?;
         self.seal(&mut expected);
-        if *id.as_ref() == expected { Ok(()) } else { Err(InvalidCid) }
+        if id[..] == expected { Ok(()) } else { Err(InvalidCid) }
     }
 
     fn cid_len(&self) -> usize {

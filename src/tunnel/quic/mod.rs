@@ -13,6 +13,7 @@
 mod config;
 mod endpoint;
 mod gate;
+mod guest;
 mod ids;
 mod newcomers;
 mod peer;
@@ -25,7 +26,8 @@ mod tests;
 pub use config::{ALPN, EndpointSecret, QuicConfig, TlsSettings, UnfitTls};
 pub use endpoint::{BindError, DialError, QuicEndpoint, QuicIncoming, bind_socket};
 pub use gate::{Gate, GatedSocket};
-pub use peer::{expected_node, node_of_certificate};
+pub use guest::{AskError, GUEST_ALPN, Guest, ask_as_guest};
+pub use peer::{certificate_expiry, expected_node, node_of_certificate};
 pub use tunnel::QuinnTunnel;
 
 pub(super) use stream::{QuicRecv, QuicSend};

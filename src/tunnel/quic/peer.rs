@@ -18,6 +18,14 @@ pub fn node_of_certificate(certificate: &CertificateDer<'_>) -> Option<NodeId> {
     <[u8; 32]>::try_from(hash.as_ref()).ok().map(NodeId::from_bytes)
 }
 
+/// When a certificate ends to be valid, in seconds since 1970.
+///
+/// `None` if the bytes are not a certificate.
+pub fn certificate_expiry(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, parsed) = parse_x509_certificate(certificate).ok()?;
+    Some(parsed.validity().not_after.timestamp())
+}
+
 /// The node that a dialler expects, read from the server name that its verifier is given; `None` for any.
 pub fn expected_node(name: &ServerName<'_>) -> Option<NodeId> {
     match name {

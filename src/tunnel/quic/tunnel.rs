@@ -17,7 +17,7 @@ use crate::id::NodeId;
 use crate::tunnel::close::CloseCell;
 use crate::tunnel::stream::{IncomingKind, RecvKind, SendKind};
 use crate::tunnel::{
-    CloseReason, Closed, DatagramError, IncomingStreams, RecvHalf, SendHalf, Side, Sided, Tunnel,
+    CloseReason, Closed, DatagramError, IncomingStreams, PathStats, RecvHalf, SendHalf, Side, Sided, Tunnel,
     TunnelControl, TunnelDownlink, TunnelMonitoring, TunnelStream, TunnelUplink,
 };
 
@@ -281,6 +281,17 @@ impl Tunnel for QuinnTunnel {
 
     fn rtt(&self) -> Duration {
         self.shared.connection.rtt()
+    }
+
+    fn path(&self) -> PathStats {
+        let stats = self.shared.connection.stats();
+        PathStats {
+            sent_bytes: stats.udp_tx.bytes,
+            received_bytes: stats.udp_rx.bytes,
+            lost_packets: stats.path.lost_packets,
+            congestion_window: stats.path.cwnd,
+            mtu: stats.path.current_mtu,
+        }
     }
 
     fn remote(&self) -> Arc<str> {

@@ -13,7 +13,6 @@ use super::{Answer, Body, bytes};
 use crate::crdt::Value;
 use crate::gossip::Durability;
 use crate::mesh::Written;
-use crate::node::admin::stream;
 use crate::node::agent::Agent;
 use crate::node::api::{API_VERSION, Attribute, AttributeList, Code, Problem, Write};
 use crate::replica::AttributeKey;
@@ -22,7 +21,6 @@ pub(super) fn routes() -> Router<Arc<Agent>> {
     Router::new()
         .route("/v1/attributes", get(attributes))
         .route("/v1/attributes/{*key}", get(attribute).put(set).delete(unset))
-        .route("/v1/watch/attributes", get(watch))
 }
 
 async fn attributes(
@@ -30,10 +28,20 @@ async fn attributes(
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Answer<AttributeList> {
     let prefix = query.get("prefix").cloned().unwrap_or_default();
+    let limit = query.get("limit").map(|limit| limit.parse::<usize>());
+    let limit = limit.transpose().map_err(|_no_number| Problem::invalid("limit is a number"))?;
+    let limit = limit.unwrap_or(usize::MAX);
+    let after = query.get("after").cloned();
     let read = agent.mesh.view(move |mesh| {
-        mesh.replica().attributes(&prefix).map(|attribute| Attribute::from(&attribute)).collect()
+        let all = mesh.replica().attributes(&prefix);
+        let mut rest = all
+            .skip_while(|attribute| after.as_ref().is_some_and(|after| attribute.key.to_string() <= *after));
+        let attributes: Vec<_> = rest.by_ref().take(limit).map(|found| Attribute::from(&found)).collect();
+        let next = rest.next().and_then(|_more| attributes.last()).map(|last| last.key.clone());
+        (attributes, next)
     });
-    Ok(Json(AttributeList { api_version: API_VERSION.into(), attributes: read.await? }))
+    let (attributes, next) = read.await?;
+    Ok(Json(AttributeList { api_version: API_VERSION.into(), attributes, next }))
 }
 
 async fn attribute(
@@ -80,14 +88,6 @@ async fn unset(
     let (key, durability) = (attribute_key(&key)?, durability(&query)?);
     let changed = agent.mesh.unset_with(durability, key.clone()).await? == Written::Yes;
     Ok(Json(Write { api_version: API_VERSION.into(), key: key.to_string(), changed }))
-}
-
-async fn watch(
-    State(agent): State<Arc<Agent>>,
-    Query(mut query): Query<BTreeMap<String, String>>,
-) -> Result<Response, Problem> {
-    let prefix = query.remove("prefix").unwrap_or_default();
-    Ok(stream::watch_attributes(agent.mesh.clone(), prefix).await?)
 }
 
 /// How durable a write has to be before it is acknowledged.

@@ -1,8 +1,11 @@
 //! What is answered to what.
 
 mod attribute;
+mod control;
 mod route;
+mod trust;
 mod tunnel;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +14,14 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::stream;
+use super::ui;
 use crate::node::agent::Agent;
 use crate::node::api::{API_VERSION, Code, Digest, NodeList, Problem, Status};
 
@@ -38,18 +41,34 @@ pub(in crate::node) fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/nodes", get(nodes))
         .route("/v1/digest", get(digest))
-        .route("/v1/events", get(events))
+        .merge(trust::routes())
         .merge(tunnel::routes())
         .merge(route::routes())
         .merge(attribute::routes())
+        .merge(control::routes())
+        .merge(watch::routes())
+        .merge(ui::routes())
         .fallback(async || Problem::not_found("there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             let status = StatusCode::METHOD_NOT_ALLOWED;
             Problem::new(status, Code::MethodNotAllowed, "this path does not take this method")
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn(json_only))
         .layer(middleware::from_fn(in_time))
         .with_state(agent)
+}
+
+/// A `POST` says that it brings JSON: a form of another site cannot.
+async fn json_only(request: Request, next: Next) -> Response {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim();
+    if request.method() == Method::POST && !kind.eq_ignore_ascii_case("application/json") {
+        let title = "a POST takes application/json";
+        let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::Invalid, title);
+        return problem.hint("send Content-Type: application/json").into_response();
+    }
+    next.run(request).await
 }
 
 async fn in_time(request: Request, next: Next) -> Response {
@@ -78,10 +97,6 @@ async fn nodes(State(agent): State<Arc<Agent>>) -> Answer<NodeList> {
 
 async fn digest(State(agent): State<Arc<Agent>>) -> Answer<Digest> {
     Ok(Json(Digest { api_version: API_VERSION.into(), digest: agent.digest().await? }))
-}
-
-async fn events(State(agent): State<Arc<Agent>>) -> Response {
-    stream::events(&agent.mesh)
 }
 
 /// The bytes of a body within the limit.

@@ -40,7 +40,7 @@ pub(super) fn target(text: &str) -> Result<crate::service::Target, String> {
 pub(super) fn key(text: &str) -> Result<AttributeKey, String> {
     let scoped = ["mesh/", "node/", "tunnel/"].iter().any(|scope| text.starts_with(scope));
     let full = if scoped { text.to_owned() } else { format!("mesh/{text}") };
-    full.parse().map_err(|error| super::failure::describe(&error as &crate::replica::AttributeKeyError))
+    full.parse().map_err(|error| super::cli::describe(&error as &crate::replica::AttributeKeyError))
 }
 
 /// `NAME=VALUE`.

@@ -1,0 +1,296 @@
+//! One machine: the daemon while it runs, put together as the program does it, and what outlives it.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::Rng;
+use rustls::crypto::CryptoProvider;
+use snomesh::auth::{Identity, MeshCa, MeshCredentials, Validity};
+use snomesh::clock::WallClock;
+use snomesh::daemon::{DaemonConfig, ModularDaemon, Peer, PeersView, RecvError, TunnelObserver};
+use snomesh::gossip::{Alarm, Config, Event, MemberState};
+use snomesh::id::{Actor, Generation, NodeId, TunnelId};
+use snomesh::mesh::{
+    ConnectError, Connector, DaemonConnector, Driver, DriverConfig, MeshHandle, MeshRegistry,
+};
+use snomesh::replica::Address;
+use snomesh::service::{RouteService, ServiceRegistry};
+use snomesh::time::UnixMillis;
+use snomesh::tunnel::quic::{QuicConfig, QuicEndpoint};
+use snomesh::tunnel::{ArcTunnel, CloseReason, Closed, Tunnel};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::entropy;
+use super::follower::{Follower, follow};
+use super::network::{Network, Socket, address_of};
+use crate::coverage::Point;
+use crate::node::{EPOCH_MILLIS, config_of};
+use crate::random::{Generator, Seed};
+use crate::scenario::Scenario;
+
+/// How long the other nodes have to take a good-bye, and the least that they get: as in the program.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+const MIN_GOODBYE: Duration = Duration::from_millis(50);
+
+type Daemon = ModularDaemon<MeshRegistry, ServiceRegistry>;
+
+/// The identities of all machines of a run, and the authority that vouches for them.
+#[derive(Debug)]
+pub(super) struct Identities {
+    authority: MeshCa,
+    machines: Vec<Identity>,
+}
+
+impl Identities {
+    pub(super) fn new(seed: Seed, count: usize) -> Self {
+        let identity = |purpose, number: usize| {
+            let mut secret = [0; 32];
+            seed.generator(purpose, &[number as u64]).fill_bytes(&mut secret);
+            Identity::from_secret(&secret)
+        };
+        let authority = MeshCa::with_key(&identity("authority", 0), "simulated mesh", FOREVER);
+        Self {
+            authority: authority.expect("an Ed25519 key signs for itself"),
+            machines: (0..count).map(|number| identity("identity", number)).collect(),
+        }
+    }
+
+    /// The names of the machines, in order.
+    pub(super) fn ids(&self) -> Vec<NodeId> {
+        self.machines.iter().map(Identity::node_id).collect()
+    }
+
+    fn credentials(&self, machine: usize) -> MeshCredentials {
+        let identity = self.machines[machine].clone();
+        let signed = self.authority.sign(&identity, FOREVER).expect("an Ed25519 key signs");
+        MeshCredentials::from_pem(identity, &signed.pem, self.authority.certificate_pem())
+            .expect("the certificate was just made for this identity")
+    }
+}
+
+/// Whatever the clocks of machines show, certificates hold: 1970 to 2096.
+const FOREVER: Validity = Validity { from: UnixMillis(0), until: UnixMillis(4_000_000_000_000) };
+
+/// What all machines of a run share.
+#[derive(Debug, Clone)]
+pub(super) struct Surroundings<'a> {
+    pub(super) scenario: &'a Scenario,
+    pub(super) seed: Seed,
+    pub(super) network: Network,
+    pub(super) provider: Arc<CryptoProvider>,
+    pub(super) began_at: Instant,
+}
+
+/// One simulated machine.
+#[derive(Debug)]
+pub(super) struct Machine {
+    number: usize,
+    pub(super) id: NodeId,
+    credentials: MeshCredentials,
+    skew_millis: Arc<AtomicI64>,
+    ring: NonZeroUsize,
+    /// What runs, if anything does.
+    pub(super) process: Option<Process>,
+    /// Whether it has said good-bye.
+    pub(super) left: bool,
+}
+
+/// The daemon and all that belongs to it.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) mesh: MeshHandle,
+    pub(super) peers: PeersView,
+    pub(super) followers: Vec<Arc<Mutex<Follower>>>,
+    daemon: Daemon,
+    endpoint: QuicEndpoint,
+    socket: Arc<Socket>,
+    stop_driver: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Machine {
+    pub(super) fn new(number: usize, identities: &Identities, skew_millis: i64, ring: u64) -> Self {
+        let credentials = identities.credentials(number);
+        Self {
+            number,
+            id: credentials.identity.node_id(),
+            credentials,
+            skew_millis: Arc::new(AtomicI64::new(skew_millis)),
+            ring: usize::try_from(ring).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN),
+            process: None,
+            left: false,
+        }
+    }
+
+    /// Its wall clock jumps.
+    pub(super) fn jump(&self, millis: i64) {
+        self.skew_millis.fetch_add(millis, Ordering::Relaxed);
+    }
+
+    /// Starts the daemon. Must be called in the runtime.
+    pub(super) fn start(&mut self, life: u32, generation: Generation, around: &Surroundings<'_>) {
+        let clock = {
+            let (began_at, skew) = (around.began_at, Arc::clone(&self.skew_millis));
+            WallClock::reading(move || {
+                let elapsed = u64::try_from(began_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+                UnixMillis((EPOCH_MILLIS + elapsed).saturating_add_signed(skew.load(Ordering::Relaxed)))
+            })
+        };
+        let ids = [self.number as u64, u64::from(life)];
+        let tls = self.credentials.tls_with(Arc::clone(&around.provider), &clock);
+        let socket = around.network.plug_in(self.number);
+        let tls = tls.expect("the credentials of the simulator are sound");
+        let endpoint = QuicEndpoint::with_socket(Arc::clone(&socket) as Arc<_>, QuicConfig::default(), tls)
+            .expect("a simulated socket can be driven");
+        let mut generator = around.seed.generator("process", &ids);
+        let driver = Driver::new(DriverConfig {
+            gossip: self.gossip(around.scenario, &mut generator),
+            actor: Actor { node: self.id, generation },
+            seed: generator.next_u64(),
+            event_capacity: self.ring,
+            clock,
+        });
+        let driver = driver.expect("the scenario's settings held in the first tier");
+        self.process = Some(Process::compose(driver, endpoint, socket, around, ids));
+    }
+
+    fn gossip(&self, scenario: &Scenario, generator: &mut Generator) -> Config {
+        let address = |number| -> Address {
+            address_of(number).to_string().parse().expect("a socket's address is one")
+        };
+        let seeds = usize::try_from(scenario.mesh.seeds).unwrap_or(usize::MAX);
+        Config {
+            addresses: vec![address(self.number)],
+            seeds: (0..seeds).map(address).collect(),
+            ..config_of(self.number, scenario, generator)
+        }
+    }
+}
+
+impl Process {
+    /// Puts a daemon together as the program does, without what is not of the mesh.
+    fn compose(
+        driver: Driver,
+        endpoint: QuicEndpoint,
+        socket: Arc<Socket>,
+        around: &Surroundings<'_>,
+        ids: [u64; 2],
+    ) -> Self {
+        let mesh = driver.handle();
+        let builder = ModularDaemon::builder();
+        let peers = builder.peers();
+        let services = ServiceRegistry::new().with(driver.service()).with(RouteService::new(peers.clone()));
+        let daemon: Daemon = builder
+            .registry(MeshRegistry::new(mesh.clone()))
+            .services(services)
+            .observer(Arc::new(Witness { network: around.network.clone() }))
+            .tunnel_ids(|| TunnelId(entropy::number()))
+            .config(DaemonConfig::default())
+            .build();
+        let mut tasks = Vec::new();
+        let mut followers = Vec::new();
+        for (place, kind) in around.scenario.subscribers.iter().enumerate() {
+            let mut generator = around.seed.generator("follower", &[ids[0], ids[1], place as u64]);
+            let follower = Follower::new(kind, place, usize::try_from(ids[0]).unwrap_or(0), &mut generator);
+            let (follower, reading) = follow(follower, mesh.clone(), around.network.clone(), generator);
+            followers.push(follower);
+            tasks.push(tokio::spawn(reading));
+        }
+        tasks.push(tokio::spawn(overhear(mesh.clone(), around.network.clone())));
+        let (accepting, incoming) = (daemon.clone(), endpoint.incoming());
+        tasks.push(tokio::spawn(async move { accepting.run(incoming).await }));
+        let stop_driver = CancellationToken::new();
+        let connector = DaemonConnector::new(endpoint.clone(), daemon.clone());
+        let connector = CountingConnector { connector, network: around.network.clone() };
+        tasks.push(tokio::spawn(driver.run(connector, stop_driver.clone())));
+        Self { mesh, peers, followers, daemon, endpoint, socket, stop_driver, tasks }
+    }
+
+    /// Stops as the program does: says good-bye, lets it be heard, and ends.
+    pub(super) async fn leave(self) {
+        let longest = self.peers.all().iter().map(|peer| peer.tunnel.rtt()).max();
+        let told = timeout(GOODBYE_TIMEOUT, self.mesh.leave()).await;
+        if let (Some(longest), Ok(Ok(()))) = (longest, told) {
+            sleep((3 * longest).clamp(MIN_GOODBYE, GOODBYE_TIMEOUT)).await;
+        }
+        self.end().await;
+    }
+
+    /// Is killed: the machine is mute from this moment; what is left of the process is cleared away unheard.
+    pub(super) async fn crash(self) {
+        self.socket.unplug();
+        self.endpoint.close(CloseReason::Dropped);
+        self.end().await;
+    }
+
+    async fn end(self) {
+        self.daemon.shutdown().await;
+        self.stop_driver.cancel();
+        for task in self.tasks {
+            // A panic has been noticed where it happened.
+            task.await.ok();
+        }
+        self.endpoint.close(CloseReason::ShuttingDown);
+        let _slow = timeout(GOODBYE_TIMEOUT, self.endpoint.wait_idle()).await;
+    }
+}
+
+/// Counts how tunnels end.
+#[derive(Debug)]
+struct Witness {
+    network: Network,
+}
+
+impl TunnelObserver for Witness {
+    fn joined(&self, _: &Peer) {}
+
+    fn left(&self, _: &Peer, closed: &Closed) {
+        let point = match closed {
+            Closed::TimedOut => Point::IdleTimeouts,
+            Closed::PeerRestarted => Point::Resets,
+            _ => return,
+        };
+        self.network.lock().coverage.hit(point);
+    }
+}
+
+/// Counts the attempts that fail.
+#[derive(Debug)]
+struct CountingConnector<C> {
+    connector: C,
+    network: Network,
+}
+
+impl<C: Connector> Connector for CountingConnector<C> {
+    async fn connect(
+        &self,
+        address: &Address,
+        expect: Option<NodeId>,
+    ) -> Result<(ArcTunnel, NodeId), ConnectError> {
+        let connected = self.connector.connect(address, expect).await;
+        if connected.is_err() {
+            self.network.lock().coverage.hit(Point::DialsFailed);
+        }
+        connected
+    }
+}
+
+/// Counts what a node thinks of others.
+async fn overhear(mesh: MeshHandle, network: Network) {
+    let mut events = mesh.subscribe();
+    drop(mesh);
+    loop {
+        let point = match events.recv().await {
+            Ok((_, Event::Member { state: MemberState::Suspect, .. })) => Point::Suspected,
+            Ok((_, Event::Member { state: MemberState::Down, .. })) => Point::Downs,
+            Ok((_, Event::Alarm(Alarm::Drift { .. }))) => Point::DriftAlarms,
+            Ok(_) | Err(RecvError::Lagged(_)) => continue,
+            Err(_) => return,
+        };
+        network.lock().coverage.hit(point);
+    }
+}

@@ -1,0 +1,415 @@
+//! A run of this tier: the script of the first tier, carried out by daemons.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use snomesh::gossip::Mesh;
+use snomesh::mesh::{CommandError, MeshHandle, Written};
+use snomesh::replica::Attributes;
+use snomesh::time::Moment;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, sleep_until, timeout};
+
+use super::machine::{Machine, Process, Surroundings};
+use super::panics;
+use super::rest;
+use crate::checker::{Broken, Checker, Violation};
+use crate::coverage::Point;
+use crate::fault::Effect;
+use crate::scenario::{Action, Operation, value_of};
+use crate::trace::{Keep, Kind, Trace};
+use crate::world::{Outcome, Rehearsal, Started, header};
+
+/// How often it is looked whether the nodes agree.
+const SAMPLE: Duration = Duration::from_millis(50);
+/// How long a driver may take to answer a question: it should take no time at all.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How long after the last shutdown every task must have ended.
+const AFTERWARDS: Duration = Duration::from_secs(5);
+
+/// What is to be done at a time.
+#[derive(Debug)]
+enum Step {
+    Start(Started),
+    Act(usize, Action),
+    FaultBegins(usize),
+    FaultEnds(usize),
+    Heal,
+    Sample,
+    Deadline,
+    End,
+}
+
+/// Everything that there is in a run.
+#[derive(Debug)]
+pub(super) struct World<'a> {
+    pub(super) around: Surroundings<'a>,
+    pub(super) machines: Vec<Machine>,
+    pub(super) rehearsal: Rehearsal,
+    agenda: BTreeMap<Moment, VecDeque<Step>>,
+    agreed_at: Option<Moment>,
+    /// Frames of state and control that all nodes had sent at the deadline.
+    frames: u64,
+    violations: Vec<Violation>,
+    /// Processes that are coming to their end.
+    ending: Vec<JoinHandle<()>>,
+}
+
+impl<'a> World<'a> {
+    pub(super) fn new(around: Surroundings<'a>, machines: Vec<Machine>, rehearsal: Rehearsal) -> Self {
+        let mut world = Self {
+            around,
+            machines,
+            agenda: BTreeMap::new(),
+            agreed_at: None,
+            frames: 0,
+            violations: Vec::new(),
+            ending: Vec::new(),
+            rehearsal,
+        };
+        // Faults before commands of the same moment, as in the first tier.
+        for (number, planned) in world.rehearsal.faults.clone().iter().enumerate() {
+            world.plan(planned.at, Step::FaultBegins(number));
+            planned.until.into_iter().for_each(|until| world.plan(until, Step::FaultEnds(number)));
+        }
+        for started in world.rehearsal.starts.clone() {
+            world.plan(started.at, Step::Start(started));
+        }
+        for Operation { at, node, action } in
+            world.rehearsal.outcome.kept.operations.clone().unwrap_or_default()
+        {
+            world.plan(Moment(0) + at, Step::Act(node, action));
+        }
+        let times = world.rehearsal.times;
+        world.plan(times.heal, Step::Heal);
+        world.plan(times.deadline, Step::Deadline);
+        world.plan(times.end, Step::End);
+        world
+    }
+
+    fn plan(&mut self, at: Moment, step: Step) {
+        self.agenda.entry(at).or_default().push_back(step);
+    }
+
+    /// Runs to the end, or to the first thing that does not hold, and ends all daemons.
+    pub(super) async fn run(mut self) -> Outcome {
+        let carrier = tokio::spawn(self.around.network.clone().carry());
+        let mut over = false;
+        while !over && self.violations.is_empty() {
+            let Some((at, steps)) = self.agenda.pop_first() else { break };
+            // Timers are as fine as a millisecond; what is between two happens at the first of them.
+            let millis = Duration::from_millis(at.0 / 1_000_000);
+            sleep_until(self.around.began_at + millis).await;
+            for step in steps {
+                over |= matches!(step, Step::End);
+                self.take(step).await;
+            }
+            self.notice_panics();
+        }
+        if over {
+            for (node, broken) in rest::at_rest(&self).await {
+                self.violated(node, broken);
+            }
+        }
+        let simulated = self.around.network.lock().now();
+        self.end_all().await;
+        carrier.abort();
+        carrier.await.ok();
+        self.look_for_tasks();
+        self.notice_panics();
+        self.finish(simulated)
+    }
+
+    async fn take(&mut self, step: Step) {
+        match step {
+            Step::Start(Started { node, life, generation, .. }) => {
+                let machine = &mut self.machines[node];
+                if machine.process.is_none() && !machine.left {
+                    machine.start(life, generation, &self.around);
+                    self.count_start(node, life);
+                }
+            }
+            Step::Act(node, action) => self.command(node, action).await,
+            Step::FaultBegins(fault) => self.fault_begins(fault),
+            Step::FaultEnds(fault) => {
+                let mut shared = self.around.network.lock();
+                shared.faults.end(fault);
+                shared.record(None, Kind::FaultEnds, fault as u64, 0, b"");
+            }
+            Step::Heal => {
+                self.record(None, Kind::Heal, 0, 0, b"");
+                self.sample().await;
+            }
+            Step::Sample => self.sample().await,
+            Step::Deadline => self.deadline().await,
+            Step::End => {}
+        }
+    }
+
+    fn count_start(&self, node: usize, life: u32) {
+        let mut shared = self.around.network.lock();
+        shared.record(Some(node), Kind::Start, u64::from(life), 0, b"");
+        let joins = |effect: &Effect| matches!(effect, Effect::Join(nodes) if nodes.contains(&node));
+        if life > 1 {
+            shared.coverage.hit(Point::Restarts);
+        } else if self.rehearsal.faults.iter().any(|planned| joins(&planned.effect)) {
+            shared.coverage.hit(Point::Joins);
+        }
+    }
+
+    async fn command(&mut self, node: usize, action: Action) {
+        let Some(process) = &self.machines[node].process else { return };
+        let mesh = process.mesh.clone();
+        let (kind, name) = match &action {
+            Action::Set { key, .. } | Action::Repeat(key) => (Kind::Set, key.to_string()),
+            Action::Unset(key) => (Kind::Unset, key.to_string()),
+            Action::Register(name, _) => (Kind::Register, name.to_string()),
+            Action::Deregister(name, _) => (Kind::Deregister, name.to_string()),
+        };
+        self.record(Some(node), kind, 0, 0, name.as_bytes());
+        let answer = timeout(ANSWER, carry_out(mesh, action));
+        match answer.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let what = format!("a write of {name} was refused: {error}");
+                self.violated(Some(node), Broken::new(Checker::Causality, what));
+            }
+            Err(_elapsed) => self.unanswered(node),
+        }
+    }
+
+    fn fault_begins(&mut self, fault: usize) {
+        let planned = self.rehearsal.faults[fault].clone();
+        self.record(None, Kind::FaultBegins, fault as u64, 0, planned.kind.name().as_bytes());
+        match planned.effect {
+            Effect::Crash { nodes, .. } => {
+                for node in nodes {
+                    if let Some(process) = self.machines[node].process.take() {
+                        self.record(Some(node), Kind::Crash, 0, 0, b"");
+                        self.around.network.lock().coverage.hit(Point::Crashes);
+                        self.ending.push(tokio::spawn(process.crash()));
+                    }
+                }
+            }
+            Effect::Leave(nodes) => {
+                for node in nodes {
+                    self.machines[node].left = true;
+                    if let Some(process) = self.machines[node].process.take() {
+                        self.record(Some(node), Kind::Left, 0, 0, b"");
+                        self.around.network.lock().coverage.hit(Point::Leaves);
+                        self.ending.push(tokio::spawn(process.leave()));
+                    }
+                }
+            }
+            // The script starts them.
+            Effect::Join(_) => {}
+            Effect::ClockJump(nodes, millis) => {
+                for node in nodes {
+                    self.machines[node].jump(millis);
+                    let coverage = &mut self.around.network.lock().coverage;
+                    coverage.hit(Point::ClockJumps);
+                    coverage.add(Point::ClockWentBack, u64::from(millis < 0));
+                }
+            }
+            Effect::Block { from, to, again, .. } => {
+                let stands = |one: usize, other: usize| {
+                    self.machines[one].process.as_ref().is_some_and(|process| {
+                        from[one] && to[other] && !process.peers.node(self.machines[other].id).is_empty()
+                    })
+                };
+                let all = 0..self.machines.len();
+                let stand = all.clone().any(|one| all.clone().any(|other| stands(one, other)));
+                let mut shared = self.around.network.lock();
+                shared.coverage.add(Point::Flaps, u64::from(again && stand));
+                shared.faults.begin(fault);
+            }
+            Effect::Split(_)
+            | Effect::Freeze(_)
+            | Effect::SlowReader(_)
+            | Effect::Weather(..)
+            | Effect::Corrupt(..)
+            | Effect::Stall(_) => self.around.network.lock().faults.begin(fault),
+        }
+    }
+
+    /// Do all nodes that run hold the same?
+    async fn sample(&mut self) {
+        let mut digests = Vec::new();
+        for node in 0..self.machines.len() {
+            digests.extend(self.ask(node, Mesh::digest).await);
+        }
+        let agree = digests.windows(2).all(|pair| pair[0] == pair[1]);
+        let now = self.now();
+        match (agree, self.agreed_at) {
+            (true, None) => {
+                self.agreed_at = Some(now);
+                self.record(None, Kind::Agreed, 0, 0, b"");
+            }
+            (false, Some(_)) => {
+                self.agreed_at = None;
+                self.record(None, Kind::Diverged, 0, 0, b"");
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+        self.plan(now + SAMPLE, Step::Sample);
+    }
+
+    async fn deadline(&mut self) {
+        self.frames = self.frames_sent();
+        if self.agreed_at.is_some() {
+            return;
+        }
+        let mut contexts = Vec::new();
+        for node in 0..self.machines.len() {
+            if let Some(context) = self.ask(node, |mesh| mesh.replica().store().context()).await {
+                contexts.push((node, context));
+            }
+        }
+        let lacks = contexts.iter().flat_map(|(here, own)| {
+            contexts.iter().filter_map(move |(there, other)| {
+                let missing = other.difference(own);
+                let (lane, _) = missing.lanes().next()?;
+                Some(format!("n{here} lacks writes of {lane}, which n{there} has"))
+            })
+        });
+        let what = lacks.into_iter().next();
+        let what = what.unwrap_or_else(|| "all have seen the same, but the digests differ".to_owned());
+        self.violated(None, Broken::new(Checker::Convergence, what));
+    }
+
+    /// Frames on channels that all nodes have sent, which a mesh at rest does not.
+    pub(super) fn frames_sent(&self) -> u64 {
+        let traffic = self.running().map(|(_, process)| process.mesh.traffic());
+        traffic.map(|traffic| traffic.control_frames + traffic.delta_frames).sum()
+    }
+
+    /// Frames on channels since the deadline.
+    pub(super) fn noise(&self) -> u64 {
+        self.frames_sent() - self.frames
+    }
+
+    /// The nodes that run.
+    pub(super) fn running(&self) -> impl Iterator<Item = (usize, &Process)> {
+        self.machines.iter().enumerate().filter_map(|(node, machine)| Some((node, machine.process.as_ref()?)))
+    }
+
+    /// Asks a node's driver something; `None` if it does not run.
+    pub(super) async fn ask<T: Send + 'static>(
+        &self,
+        node: usize,
+        read: impl FnOnce(&Mesh) -> T + Send + 'static,
+    ) -> Option<T> {
+        let mesh = self.machines[node].process.as_ref()?.mesh.clone();
+        timeout(ANSWER, mesh.view(read)).await.ok()?.ok()
+    }
+
+    fn unanswered(&mut self, node: usize) {
+        let what = format!("the driver did not answer within {} s", ANSWER.as_secs());
+        self.violated(Some(node), Broken::new(Checker::Discipline, what));
+    }
+
+    /// Ends every daemon as the program does, all at once.
+    async fn end_all(&mut self) {
+        for machine in &mut self.machines {
+            self.ending.extend(machine.process.take().map(|process| tokio::spawn(process.leave())));
+        }
+        for ending in self.ending.drain(..) {
+            // A panic has been noticed where it happened.
+            ending.await.ok();
+        }
+        sleep(AFTERWARDS).await;
+    }
+
+    /// A daemon that has ended leaves nothing behind.
+    fn look_for_tasks(&mut self) {
+        let left = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        if left > 0 {
+            let what = format!("{left} tasks live on after all daemons have ended");
+            self.violated(None, Broken::new(Checker::Tasks, what));
+        }
+    }
+
+    fn notice_panics(&mut self) {
+        for what in panics::take() {
+            self.violated(None, Broken::new(Checker::Panic, what));
+        }
+    }
+
+    fn now(&self) -> Moment {
+        self.around.network.lock().now()
+    }
+
+    fn record(&self, node: Option<usize>, kind: Kind, a: u64, b: u64, bytes: &[u8]) {
+        self.around.network.lock().record(node, kind, a, b, bytes);
+    }
+
+    /// Something does not hold.
+    fn violated(&mut self, node: Option<usize>, broken: Broken) {
+        let Broken { checker, what } = broken;
+        self.record(node, Kind::Violation, checker as u64, 0, what.as_bytes());
+        self.violations.push(Violation { checker, at: self.now(), node, what });
+    }
+
+    fn finish(self, simulated: Moment) -> Outcome {
+        let Self { around, rehearsal, violations, agreed_at, machines, .. } = self;
+        let mut shared = around.network.lock();
+        for point in super::INHERITED {
+            let count = rehearsal.outcome.coverage.count(*point);
+            shared.coverage.add(*point, count);
+        }
+        let expected = around.scenario.expect.at_least.iter();
+        let expected =
+            expected.filter(|(point, _)| super::COUNTED.contains(point) || super::INHERITED.contains(point));
+        let unmet = expected.filter(|(point, least)| shared.coverage.count(**point) < **least);
+        let unmet = unmet.map(|(point, least)| (*point, *least)).collect();
+        let first = violations.first();
+        let tail = first.map(|violation| shared.trace.tail(violation.node, 16)).unwrap_or_default();
+        let nothing = Trace::new(&Keep::default(), || {
+            header(around.scenario, around.seed, machines.len(), rehearsal.times, &[])
+        });
+        let trace = std::mem::replace(&mut shared.trace, nothing);
+        let (trace_hash, mut kept) = trace.finish();
+        kept.operations = rehearsal.outcome.kept.operations;
+        Outcome {
+            seed: around.seed,
+            nodes: machines.len(),
+            simulated: simulated.since(Moment(0)),
+            events: shared.events,
+            trace_hash,
+            converged_after: agreed_at.map(|at| at.since(rehearsal.times.heal)),
+            violations,
+            coverage: shared.coverage.clone(),
+            unmet,
+            tail,
+            kept,
+        }
+    }
+}
+
+/// Gives a node's mesh a command.
+async fn carry_out(mesh: MeshHandle, action: Action) -> Result<(), CommandError> {
+    let written = match action {
+        Action::Set { ref key, ref text, len } => mesh.set(key.clone(), value_of(text, len)).await,
+        Action::Repeat(key) => {
+            let read = key.clone();
+            match mesh.view(move |mesh| mesh.replica().attribute(&read)).await? {
+                Some(there) => mesh.set(key, there.value).await,
+                None => Ok(Written::Unchanged),
+            }
+        }
+        Action::Unset(key) => mesh.unset(key).await,
+        Action::Register(name, tunnel) => mesh.register(name, tunnel, Attributes::default()).await,
+        Action::Deregister(name, tunnel) => mesh.deregister(name, tunnel).await,
+    };
+    written.map(|_either| ())
+}
+
+/// What a subscriber says of itself, and of its view.
+pub(super) fn followers(process: &Process) -> Vec<(String, Option<String>, crate::subscriber::View)> {
+    let read = |follower: &std::sync::Arc<std::sync::Mutex<super::follower::Follower>>| {
+        let follower = follower.lock().unwrap_or_else(PoisonError::into_inner);
+        (follower.name.clone(), follower.broken.clone(), follower.view().clone())
+    };
+    process.followers.iter().map(read).collect()
+}

@@ -1,0 +1,184 @@
+//! Meshes that are too large to be full, made small by a low limit; and halves that must find each other.
+
+use super::*;
+
+const NODES: usize = 40;
+
+/// Forty nodes that may not all be linked with each other, at rest.
+fn large() -> World {
+    let mut world = World::with(NODES, Config { full_mesh: 8, ..Config::default() });
+    world.run(Duration::from_secs(45));
+    world.agree();
+    world
+}
+
+/// FEATURES S6: everybody knows everybody over few links.
+#[test]
+fn a_mesh_above_the_limit_has_few_links_and_one_state() {
+    let world = large();
+    for node in 0..NODES {
+        let links = world.nodes[node].mesh.linked().count();
+        assert!((4..=16).contains(&links), "node {node} has {links} links");
+        for of in (0..NODES).filter(|of| *of != node) {
+            assert_eq!(world.state(of, node), Some(MemberState::Alive), "{of} to {node}");
+        }
+    }
+    let false_verdict = |event: &Event| {
+        matches!(event, Event::Member { state: MemberState::Suspect | MemberState::Down, .. })
+    };
+    let told = world.nodes.iter().flat_map(|node| &node.events).filter(|event| false_verdict(event)).count();
+    assert_eq!(told, 0, "nobody was suspected while the mesh formed");
+}
+
+/// FEATURES S6: at rest there are heartbeats and nothing else.
+#[test]
+fn a_large_mesh_at_rest_is_quiet() {
+    let mut world = large();
+    let before: Vec<([usize; 6], usize)> = world.nodes.iter().map(|node| (node.sent, node.bytes)).collect();
+    world.run(Duration::from_secs(20));
+    for (node, (sent, bytes)) in world.nodes.iter().zip(before) {
+        assert_eq!((&node.sent[1..4], node.sent[5]), (&sent[1..4], sent[5]));
+        let idle = (node.bytes - bytes) / 20;
+        assert!(idle <= 400, "{idle} bytes a second");
+    }
+}
+
+/// FEATURES S6, SCENARIOS G-24, G-27: a tree forms for each author, and every node gets a write once.
+#[test]
+fn a_write_reaches_everybody_once() {
+    let mut world = large();
+    let mut write = |number: usize| {
+        let sent = |world: &World| world.nodes.iter().map(|node| node.sent[3]).sum::<usize>();
+        let before = sent(&world);
+        let start = world.now;
+        world.set(number % 4, "mesh/x", &number.to_string());
+        while (0..NODES).any(|node| world.get(node, "mesh/x") != Some(value(&number.to_string()))) {
+            world.step();
+        }
+        let took = world.now.since(start);
+        world.run(Duration::from_secs(1));
+        (sent(&world) - before, took)
+    };
+    for number in 0..12 {
+        write(number);
+    }
+    for number in 12..24 {
+        let (copies, took) = write(number);
+        assert_eq!(copies, NODES - 1, "write {number}");
+        assert!(took <= 6 * DELAY, "{took:?}");
+    }
+}
+
+/// SCENARIOS G-22: whoever passed writes on may fall; those behind it hear of them another way.
+#[test]
+fn a_tree_heals_when_a_relay_falls() {
+    let mut world = large();
+    for number in 0..6 {
+        world.set(0, "mesh/x", &number.to_string());
+        world.run(Duration::from_secs(1));
+    }
+    // All neighbours of the writer but one.
+    let fallen: Vec<usize> = (1..NODES)
+        .filter(|node| world.nodes[0].mesh.linked().any(|peer| peer == id(*node)))
+        .skip(1)
+        .collect();
+    for node in &fallen {
+        world.isolate(*node, true);
+        world.nodes[*node].frozen = true;
+    }
+    let start = world.now;
+    world.set(0, "mesh/x", "after");
+    let rest = |node: &usize| !fallen.contains(node);
+    while (0..NODES).filter(rest).any(|node| world.get(node, "mesh/x") != Some(value("after"))) {
+        assert!(world.now.since(start) < Duration::from_secs(12), "somebody does not hear of it");
+        world.step();
+    }
+}
+
+/// SCENARIOS G-20.
+#[test]
+fn parts_of_a_large_mesh_find_each_other_after_a_split() {
+    let mut world = large();
+    let half = NODES / 2;
+    let across = (0..half).flat_map(|one| (half..NODES).map(move |other| (one, other)));
+    world.cut.extend(across);
+    world.run(Duration::from_secs(30));
+    assert_eq!(world.state(NODES - 1, 0), Some(MemberState::Down));
+    world.set(0, "mesh/x", "left");
+    world.set(half, "mesh/y", "right");
+    world.cut.clear();
+    let start = world.now;
+    world.agree();
+    while (0..NODES)
+        .any(|by| (0..NODES).any(|of| of != by && world.state(of, by) != Some(MemberState::Alive)))
+    {
+        assert!(world.now.since(start) < Duration::from_secs(30), "somebody stays down");
+        world.step();
+    }
+    assert!(world.get(half, "mesh/x").is_some() && world.get(0, "mesh/y").is_some());
+}
+
+/// SCENARIOS G-20: two meshes behind one name, each of which found itself there first.
+#[test]
+fn halves_behind_one_name_find_each_other() {
+    let mut world = World::with(0, Config { seeds: vec!["seed:1".parse().unwrap()], ..Config::default() });
+    world.behind_seed = vec![0, 2];
+    for node in 0..4 {
+        let mesh = world.mesh(node, 1, Durability::Memory);
+        world.nodes.push(Node::new(mesh));
+    }
+    // Whom each reaches at first.
+    world.first_behind_seed = BTreeMap::from([(0, 0), (1, 0), (2, 2), (3, 2)]);
+    world.run(Duration::from_secs(5));
+    assert_eq!(world.nodes[1].mesh.linked().collect::<Vec<_>>(), [id(0)]);
+    assert_eq!(world.nodes[3].mesh.linked().collect::<Vec<_>>(), [id(2)]);
+    world.converge();
+}
+
+/// A full mesh in which two cannot be linked: what one writes is passed on to the other once it was asked for.
+#[test]
+fn writes_are_passed_on_to_those_whom_their_author_does_not_reach() {
+    let mut world = World::new(3);
+    world.converge();
+    world.cut.insert((0, 2));
+    world.run(Duration::from_secs(10));
+    world.set(2, "mesh/x", "1");
+    world.run(Duration::from_secs(3));
+    assert_eq!(world.get(0, "mesh/x"), Some(value("1")));
+    let start = world.now;
+    world.set(2, "mesh/x", "2");
+    while world.get(0, "mesh/x") != Some(value("2")) {
+        world.step();
+    }
+    assert_eq!(world.now.since(start), 2 * DELAY);
+}
+
+/// Everybody has a write from its author; nobody tells anybody else of it.
+#[test]
+fn what_its_author_serves_is_not_talked_about() {
+    let mut world = World::new(6);
+    world.converge();
+    world.run(Duration::from_secs(10));
+    let contexts = |world: &World| world.nodes.iter().map(|node| node.sent[1]).sum::<usize>();
+    let before = contexts(&world);
+    for number in 0..5 {
+        world.set(number, "mesh/x", &number.to_string());
+        world.run(Duration::from_secs(1));
+    }
+    assert_eq!(contexts(&world), before);
+}
+
+/// A peer may ask for anything, but only what is known here is remembered.
+#[test]
+fn pruning_what_nobody_wrote_is_forgotten() {
+    let mut world = World::new(2);
+    world.converge();
+    let now = world.time();
+    let link = *world.links.keys().next().unwrap();
+    let lanes = (1..50_000u64).map(|life| {
+        let actor = Actor { node: id(7), generation: Generation(life) };
+        crate::crdt::Lane::new(actor, crate::crdt::Class::Attribute)
+    });
+    world.nodes[0].mesh.handle_message(now, link, Message::Prune { lanes: lanes.collect() });
+    assert_eq!(world.nodes[0].mesh.links[&link].remembered(), 0);
+}

@@ -1,0 +1,52 @@
+//! `snomesh debug` and `snomesh ui`.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+
+use super::failure::Failure;
+use super::parse;
+use super::screen::{Format, Screen};
+use crate::node::Client;
+use crate::node::api::{LogLevel, LogState, UiLink};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Debug {
+    /// Print or change what the node logs, while it runs
+    LogLevel {
+        /// A level, or TARGET=LEVEL with commas: info,snomesh::mesh=debug
+        spec: Option<String>,
+        /// Go back to what was logged before after that time
+        #[arg(long = "for", value_name = "TIME", value_parser = parse::duration, requires = "spec")]
+        lasting: Option<Duration>,
+    },
+}
+
+pub(super) async fn run(client: &Client, screen: &mut Screen, debug: Debug) -> Result<(), Failure> {
+    let Debug::LogLevel { spec, lasting } = debug;
+    let changes = spec.is_some();
+    let state: LogState = match spec {
+        None => client.get("/v1/debug/log").await?,
+        Some(spec) => {
+            let body = LogLevel { spec, for_seconds: lasting.map(|lasting| lasting.as_secs().max(1)) };
+            client.put_json("/v1/debug/log", &body).await?
+        }
+    };
+    match screen.format() {
+        Format::Json | Format::Jsonl => screen.json(&state)?,
+        Format::Table | Format::Wide if changes => screen.done(format!("the node logs {}", state.spec))?,
+        Format::Table | Format::Wide | Format::Name => screen.line(&state.spec)?,
+    }
+    Ok(())
+}
+
+/// Prints a link to the dashboard.
+pub(super) async fn ui(client: &Client, screen: &mut Screen) -> Result<(), Failure> {
+    let link: UiLink = client.post_json("/v1/ui/links", &serde_json::json!({})).await?;
+    match screen.format() {
+        Format::Json | Format::Jsonl => screen.json(&link)?,
+        Format::Table | Format::Wide | Format::Name => screen.line(&link.url)?,
+    }
+    screen.next("Open it in a browser on this machine. It works once, within five minutes.")?;
+    Ok(())
+}

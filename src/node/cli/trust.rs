@@ -1,0 +1,206 @@
+//! `invite`, `join`, `revoke`, `cert`: who belongs to the mesh.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::failure::{Exit, Failure};
+use super::screen::{Format, Screen};
+use super::{Global, parse, up};
+use crate::auth::{JoinAnswer, JoinRefusal, JoinRequest, Token, guest_tls};
+use crate::node::api::{Invite as InviteBody, Invited, Reloaded, Revoke as RevokeBody, Revoked};
+use crate::node::{Client, DataDir};
+use crate::replica::Address;
+use crate::tunnel::quic::{AskError, ask_as_guest};
+
+#[derive(Debug, Args)]
+pub(super) struct Invite {
+    /// How long it holds: 10m, 1h, 2h
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse::duration)]
+    ttl: Duration,
+    /// How many machines may join with it
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    uses: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Join {
+    /// What `snomesh invite` gave; - reads it from standard input, so that it shows in no list of processes
+    token: String,
+    /// Run the node as soon as it belongs to the mesh
+    #[arg(long)]
+    up: bool,
+    #[command(flatten)]
+    node: up::Up,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Revoke {
+    /// The node: its id, the beginning of its id, or its name
+    node: String,
+    /// Why, for people
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(super) enum Cert {
+    /// Read the certificates again, or make a new one; tunnels that stand are not touched
+    Reload,
+}
+
+pub(super) async fn invite(client: &Client, screen: &mut Screen, invite: &Invite) -> Result<(), Failure> {
+    let ttl_ms = u64::try_from(invite.ttl.as_millis()).unwrap_or(u64::MAX);
+    let invited: Invited = client.post_json("/v1/invites", &InviteBody { ttl_ms, uses: invite.uses }).await?;
+    match screen.format() {
+        Format::Json | Format::Jsonl => screen.json(&invited)?,
+        Format::Name => screen.line(invited.token)?,
+        Format::Table | Format::Wide => {
+            screen.line(&invited.token)?;
+            screen
+                .next(format!("Holds for {:?}, {} use(s). On the new machine:", invite.ttl, invited.uses))?;
+            screen.next("  snomesh join TOKEN && snomesh up")?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn revoke(client: &Client, screen: &mut Screen, revoke: Revoke) -> Result<(), Failure> {
+    let Revoke { node, reason, dry_run } = revoke;
+    let revoked: Revoked = client.post_json("/v1/revocations", &RevokeBody { node, reason, dry_run }).await?;
+    match screen.format() {
+        Format::Json | Format::Jsonl => screen.json(&revoked)?,
+        Format::Name => screen.line(revoked.node)?,
+        Format::Table | Format::Wide => {
+            let who = format!("{} {}", revoked.node, revoked.name);
+            let what = match (dry_run, revoked.changed) {
+                (true, _) => format!("would revoke {}", who.trim_end()),
+                (false, true) => {
+                    format!("revoked {}: all nodes cut it off and let it in no more", who.trim_end())
+                }
+                (false, false) => format!("{} was revoked already", who.trim_end()),
+            };
+            screen.done(what)?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn cert(client: &Client, screen: &mut Screen, cert: Cert) -> Result<(), Failure> {
+    match cert {
+        Cert::Reload => {
+            let reloaded: Reloaded = client.post_json("/v1/certificates/reload", &()).await?;
+            if matches!(screen.format(), Format::Json | Format::Jsonl) {
+                return Ok(screen.json(&reloaded)?);
+            }
+            Ok(screen.done("certificates reloaded")?)
+        }
+    }
+}
+
+/// Makes a node of this machine's directory.
+pub(super) fn join(global: &Global, join: &Join, screen: &mut Screen) -> Result<Exit, Failure> {
+    up::harden();
+    let token = read(&join.token)?;
+    let data_dir = DataDir::open(&std::path::absolute(global.data_dir()?)?)?;
+    if let Some(mesh) = data_dir.known_mesh()?
+        && Token::fingerprint(mesh) != token.mesh
+    {
+        let what = format!("{} belongs to another mesh already", data_dir.path().display());
+        return Err(
+            Failure::new(Exit::Conflict, what).hint("give this node a directory of its own: --data-dir DIR")
+        );
+    }
+    let identity = data_dir.identity()?;
+    let request = JoinRequest::new(token.secret, &identity)
+        .map_err(|error| Failure::new(Exit::Unexpected, error.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let answer = runtime.block_on(ask(&token, &request.encode()))?;
+    drop(runtime);
+    match JoinAnswer::decode(&answer) {
+        Ok(JoinAnswer::Granted { certificate, authority, addresses }) => {
+            let addresses = if addresses.is_empty() { token.addresses } else { addresses };
+            data_dir.enrol(&identity, &certificate, &authority, &addresses)?;
+        }
+        Ok(JoinAnswer::Refused(why)) => return Err(refused(why)),
+        Err(error) => {
+            return Err(Failure::new(Exit::Unexpected, format!("the answer makes no sense: {error}")));
+        }
+    }
+    if screen.format().is_for_people() {
+        screen.done(format!("{} belongs to the mesh", identity.node_id().short()))?;
+    } else {
+        screen.line(identity.node_id().to_string())?;
+    }
+    drop(data_dir);
+    if join.up {
+        return up::run(global, &join.node, screen);
+    }
+    if screen.format().is_for_people() {
+        screen.next("Run it:  snomesh up")?;
+    }
+    Ok(Exit::Success)
+}
+
+fn read(text: &str) -> Result<Token, Failure> {
+    let mut typed = text.to_owned();
+    if text == "-" {
+        typed.clear();
+        std::io::stdin().take(4_096).read_to_string(&mut typed)?;
+    }
+    typed.parse().map_err(|error: crate::auth::TokenError| {
+        Failure::usage(error.to_string()).hint("copy the whole line that `snomesh invite` printed")
+    })
+}
+
+/// Asks at each address until somebody answers.
+async fn ask(token: &Token, request: &[u8]) -> Result<Vec<u8>, Failure> {
+    let mut last = Failure::new(Exit::Unexpected, "the invitation names no address");
+    for address in &token.addresses {
+        match ask_at(token, address, request).await {
+            Ok(answer) => return Ok(answer),
+            Err(failure) => last = failure,
+        }
+    }
+    Err(last)
+}
+
+async fn ask_at(token: &Token, address: &Address, request: &[u8]) -> Result<Vec<u8>, Failure> {
+    let resolved = tokio::net::lookup_host(address.as_str()).await;
+    let resolved: Vec<SocketAddr> = resolved
+        .map_err(|error| Failure::new(Exit::TimedOut, format!("{address} cannot be resolved: {error}")))?
+        .collect();
+    let mut last = Failure::new(Exit::TimedOut, format!("{address} has no address"));
+    for candidate in resolved {
+        let tls = guest_tls(token).map_err(|error| Failure::new(Exit::Unexpected, error.to_string()))?;
+        match ask_as_guest(candidate, tls, request).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => last = unanswered(&error),
+        }
+    }
+    Err(last)
+}
+
+fn unanswered(error: &AskError) -> Failure {
+    match error {
+        AskError::TimedOut { .. } => Failure::new(Exit::TimedOut, error.to_string())
+            .hint("is the node that made the invitation up, and can UDP reach it?"),
+        AskError::Refused { .. } => Failure::new(Exit::Unauthorised, error.to_string())
+            .hint("the invitation is of another mesh, or something sits between this machine and the node"),
+        _ => Failure::new(Exit::Unexpected, error.to_string()),
+    }
+}
+
+fn refused(why: JoinRefusal) -> Failure {
+    let failure = Failure::new(Exit::Unauthorised, why.to_string());
+    match why {
+        JoinRefusal::Secret => failure.hint("ask for a new one: snomesh invite"),
+        JoinRefusal::Revoked => failure.hint("remove identity.key to become another node"),
+        _ => Failure::new(Exit::Unexpected, why.to_string()),
+    }
+}

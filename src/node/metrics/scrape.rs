@@ -1,0 +1,295 @@
+//! Everything that `/metrics` tells, read at that moment.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::page::{Labels, Page};
+use super::process::Process;
+use super::{MAX_LABELS, Metrics, OTHER};
+use crate::gossip::{MemberState, Mesh, Progress};
+use crate::id::NodeId;
+use crate::mesh::{Changes, PROPAGATION_BOUNDS, Stopped, Traffic};
+use crate::node::agent::{Agent, Census};
+use crate::node::api::state_name;
+use crate::tunnel::{PathStats, Tunnel};
+
+const STATES: [MemberState; 4] =
+    [MemberState::Alive, MemberState::Suspect, MemberState::Down, MemberState::Left];
+
+/// What is read of the mesh in one go.
+struct State {
+    members: BTreeMap<NodeId, (String, MemberState)>,
+    progress: BTreeMap<NodeId, Progress>,
+    census: Census,
+}
+
+/// A peer that this node has a link to.
+struct Peer {
+    name: String,
+    rtt: f64,
+    path: PathStats,
+    progress: Progress,
+}
+
+/// Reads everything and writes it down.
+pub(in crate::node) async fn scrape(agent: &Agent) -> Result<String, Stopped> {
+    let state = agent.mesh.view(State::of).await?;
+    let readiness = agent.readiness().await?;
+    let mut page = Page::new();
+    let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("crypto", "ring".to_owned())];
+    page.gauges("build_info", "What is running", [(version, 1.0)]);
+    page.gauge("ready", "Whether the node serves as it should", truth(readiness.reasons.is_empty()));
+    let expiry = agent.facts.certificates.iter();
+    page.gauges(
+        "cert_expiry_timestamp_seconds",
+        "When a certificate ends to be valid, in seconds since 1970",
+        expiry.map(|(kind, at)| (vec![("kind", (*kind).to_owned())], *at)),
+    );
+    members(&mut page, &state, &agent.mesh.changes());
+    peers(&mut page, agent, &state);
+    gossip(&mut page, &agent.mesh.traffic(), &agent.mesh.changes());
+    registry(&mut page, &state);
+    forwards(&mut page, agent).await;
+    own(&mut page, &agent.metrics);
+    if let Some(process) = Process::read() {
+        system(&mut page, &process);
+    }
+    Ok(page.finish())
+}
+
+impl State {
+    fn of(mesh: &Mesh) -> Self {
+        let members = mesh.members().map(|member| (member.node, (member.record.label.clone(), member.state)));
+        Self { members: members.collect(), progress: mesh.progress(), census: Census::of(mesh) }
+    }
+}
+
+fn members(page: &mut Page, state: &State, changes: &Changes) {
+    let count = |wanted: MemberState| state.members.values().filter(|(_, state)| *state == wanted).count();
+    page.gauges(
+        "members",
+        "Other nodes, by what this one thinks of them",
+        STATES.map(|state| (vec![("state", state_name(state).to_owned())], number(count(state)))),
+    );
+    let transitions = STATES.into_iter().zip(changes.transitions);
+    page.counters(
+        "member_transitions",
+        "How often another node became so",
+        transitions.map(|(state, count)| (vec![("to", state_name(state).to_owned())], count)),
+    );
+}
+
+fn peers(page: &mut Page, agent: &Agent, state: &State) {
+    let (peers, others) = linked(agent, state);
+    let connections = agent.peers.len();
+    page.gauges(
+        "peer_connections",
+        "Authenticated connections to other nodes and to clients",
+        [(vec![("state", "authenticated".to_owned())], number(connections))],
+    );
+    let label = |peer: &Peer| vec![("peer", peer.name.clone())];
+    page.gauges(
+        "peer_rtt_seconds",
+        "The round-trip time of a link",
+        peers.iter().map(|peer| (label(peer), peer.rtt)),
+    );
+    let bytes = |peer: &Peer| {
+        let by = |direction: &str| vec![("peer", peer.name.clone()), ("dir", direction.to_owned())];
+        [(by("sent"), peer.path.sent_bytes), (by("received"), peer.path.received_bytes)]
+    };
+    page.counters(
+        "peer_bytes",
+        "Bytes of UDP payload over the present connection",
+        peers.iter().chain(&others).flat_map(bytes),
+    );
+    page.counters(
+        "peer_lost_packets",
+        "Packets of the present connection that were declared lost",
+        peers.iter().chain(&others).map(|peer| (label(peer), peer.path.lost_packets)),
+    );
+    page.gauges(
+        "peer_congestion_window_bytes",
+        "The congestion window of a link",
+        peers.iter().map(|peer| (label(peer), bytes_of(peer.path.congestion_window))),
+    );
+    page.gauges(
+        "peer_mtu_bytes",
+        "The largest UDP payload that a link is known to carry",
+        peers.iter().map(|peer| (label(peer), f64::from(peer.path.mtu))),
+    );
+    page.gauges(
+        "gossip_peer_lag_versions",
+        "Writes of this node that a peer neither has nor is about to get",
+        peers.iter().map(|peer| (label(peer), bytes_of(peer.progress.behind))),
+    );
+    page.gauges(
+        "gossip_peer_in_sync",
+        "Whether a peer's last heartbeat told of the same state",
+        peers.iter().map(|peer| (label(peer), truth(peer.progress.differing_since.is_none()))),
+    );
+}
+
+/// The peers that a link leads to, the first [`MAX_LABELS`] by name apart from the others.
+fn linked(agent: &Agent, state: &State) -> (Vec<Peer>, Vec<Peer>) {
+    let mut peers: Vec<Peer> = Vec::new();
+    for (node, progress) in &state.progress {
+        let Some(tunnel) = agent.peers.node(*node).into_iter().next() else { continue };
+        let name = state.members.get(node).map(|(name, _)| name.clone()).filter(|name| !name.is_empty());
+        let name = name.unwrap_or_else(|| node.short());
+        let (rtt, path) = (tunnel.tunnel.rtt().as_secs_f64(), tunnel.tunnel.path());
+        peers.push(Peer { name, rtt, path, progress: *progress });
+    }
+    peers.sort_by(|a, b| a.name.cmp(&b.name));
+    // Names need not be unique, series must be.
+    for at in 1..peers.len() {
+        if peers[at].name == peers[at - 1].name {
+            peers[at].name = format!("{}-{at}", peers[at].name);
+        }
+    }
+    let mut others = peers.split_off(peers.len().min(MAX_LABELS));
+    others.iter_mut().for_each(|peer| OTHER.clone_into(&mut peer.name));
+    (peers, others)
+}
+
+fn gossip(page: &mut Page, traffic: &Traffic, changes: &Changes) {
+    let row = |kind: &str, direction: &str, count| {
+        (vec![("kind", kind.to_owned()), ("dir", direction.to_owned())], count)
+    };
+    page.counters(
+        "gossip_messages",
+        "Frames and datagrams of the protocol",
+        [
+            row("control", "sent", traffic.control_frames),
+            row("delta", "sent", traffic.delta_frames),
+            row("heartbeat", "sent", traffic.datagrams),
+            row("all", "received", traffic.received),
+        ],
+    );
+    page.counters(
+        "gossip_bytes",
+        "Their bytes, without those of the transport",
+        [
+            row("control", "sent", traffic.control_bytes),
+            row("delta", "sent", traffic.delta_bytes),
+            row("heartbeat", "sent", traffic.datagram_bytes),
+            row("all", "received", traffic.received_bytes),
+        ],
+    );
+    page.counters(
+        "registry_changes",
+        "Changes of attributes and registrations that this node saw; of a removal nobody knows who made it",
+        [("local", changes.local), ("remote", changes.remote), ("removal", changes.removals)]
+            .map(|(origin, count)| (vec![("origin", origin.to_owned())], count)),
+    );
+    #[expect(clippy::cast_precision_loss, reason = "bounds of buckets are small numbers")]
+    let bounds = PROPAGATION_BOUNDS.iter().map(|millis| *millis as f64 / 1_000.0).chain([f64::INFINITY]);
+    page.histogram(
+        "gossip_propagation_seconds",
+        "From the stamp of a value's origin until it was applied here, by both wall clocks",
+        changes.propagation.sum.as_secs_f64(),
+        bounds.zip(changes.propagation.buckets).collect(),
+    );
+    page.counters(
+        "alarms",
+        "What an operator should look at",
+        [("double", changes.doubles), ("corrupt", changes.corruptions), ("clock", changes.drifts)]
+            .map(|(kind, count)| (vec![("kind", kind.to_owned())], count)),
+    );
+}
+
+fn registry(page: &mut Page, state: &State) {
+    let Census { attributes, tunnels, nodes, tombstones, siblings } = state.census;
+    let kinds = [("attr", attributes), ("tunnel", tunnels), ("node", nodes), ("tombstone", tombstones)];
+    page.gauges(
+        "registry_entries",
+        "Keys of the replicated state",
+        kinds.map(|(kind, count)| (vec![("kind", kind.to_owned())], bytes_of(count))),
+    );
+    page.gauge("registry_siblings", "Values that lost against a concurrent one", bytes_of(siblings));
+}
+
+async fn forwards(page: &mut Page, agent: &Agent) {
+    let (exposed, binds) = (agent.forwards.exposed().await, agent.forwards.binds().await);
+    page.gauges(
+        "tunnels",
+        "Tunnels of this node",
+        [("exposed", exposed.len()), ("bound", binds.len())]
+            .map(|(kind, count)| (vec![("kind", kind.to_owned())], number(count))),
+    );
+    page.gauges(
+        "tunnel_registered",
+        "The tunnels that this node offers",
+        exposed.iter().take(MAX_LABELS).map(|(name, ..)| (vec![("tunnel", name.to_string())], 1.0)),
+    );
+    let opened = agent.metrics.opened.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    page.counters(
+        "streams",
+        "Streams that this node opened for its visitors",
+        opened.into_iter().map(|((tunnel, result), count)| {
+            (vec![("tunnel", tunnel), ("result", result.to_owned())], count)
+        }),
+    );
+}
+
+fn own(page: &mut Page, metrics: &Metrics) {
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let pair = |label: &'static str, names: [&str; 2], counters: &[AtomicU64; 2]| -> Vec<(Labels, u64)> {
+        let rows = names.into_iter().zip(counters);
+        rows.map(|(name, counter)| (vec![(label, name.to_owned())], read(counter))).collect()
+    };
+    page.counters(
+        "events_lagged",
+        "How often a reader of events was told that it missed some",
+        pair("consumer", ["events", "watch"], &metrics.lagged),
+    );
+    #[expect(clippy::cast_precision_loss, reason = "there are at most some dozens of readers")]
+    let readers = metrics.readers.load(Ordering::Relaxed) as f64;
+    page.gauge("event_subscribers", "Readers of events at the admin API", readers);
+    page.counters(
+        "config_reloads",
+        "Reloads of the configuration",
+        pair("result", ["ok", "refused"], &metrics.reloads),
+    );
+    let failed = truth(read(&metrics.reload_failed) > 0);
+    page.gauge("config_reload_failed", "Whether the last one was refused", failed);
+    let refused = metrics.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    page.counters(
+        "admin_refused",
+        "Requests to the admin API that were refused before they were looked at",
+        refused.into_iter().map(|(reason, count)| (vec![("reason", reason.to_owned())], count)),
+    );
+    let stall = std::time::Duration::from_nanos(read(&metrics.stall)).as_secs_f64();
+    let help = "The longest time that the core took for an answer in the last minute";
+    page.gauge("event_loop_stall_seconds", help, stall);
+}
+
+fn system(page: &mut Page, process: &Process) {
+    page.seconds("process_cpu_seconds", "User and system time", process.cpu_seconds);
+    let gauges = [
+        ("process_resident_memory_bytes", "Memory that is in use", bytes_of(process.resident_bytes)),
+        ("process_virtual_memory_bytes", "Memory that is mapped", bytes_of(process.virtual_bytes)),
+        ("process_threads", "Threads", bytes_of(process.threads)),
+        ("process_open_fds", "Open file descriptors", bytes_of(process.open_fds)),
+        ("process_start_time_seconds", "When it started, in seconds since 1970", process.started_at),
+    ];
+    for (name, help, value) in gauges {
+        page.gauge(name, help, value);
+    }
+    if let Some(max) = process.max_fds {
+        page.gauge("process_max_fds", "How many file descriptors there may be", bytes_of(max));
+    }
+}
+
+fn truth(holds: bool) -> f64 {
+    f64::from(u8::from(holds))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus knows no other numbers")]
+fn bytes_of(count: u64) -> f64 {
+    count as f64
+}
+
+fn number(count: usize) -> f64 {
+    bytes_of(count as u64)
+}

@@ -1,0 +1,181 @@
+//! Whom a node trusts, and how that changes while it runs: invitations, revocations, new certificates.
+
+mod door;
+mod invitations;
+mod revocations;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::data_dir::{CaSource, DataDirError, NodeFiles, Trust};
+use super::files::FileError;
+use crate::auth::{
+    CaError, CredentialsError, DenyList, Identity, MeshCa, Revocation, SECRET_LEN, Token, guest_door_tls,
+};
+use crate::clock::WallClock;
+use crate::crdt::Value;
+use crate::id::NodeId;
+use crate::mesh::{CommandError, MeshHandle, Written};
+use crate::replica::Address;
+use crate::time::UnixMillis;
+use crate::tunnel::quic::{BindError, Guest, QuicEndpoint};
+
+pub(super) use door::keep_door;
+pub(super) use invitations::Invitations;
+pub(super) use revocations::Revocations;
+
+/// The longest that an invitation holds: after that it is forgotten rather than kept secret.
+pub(super) const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// What a node knows of keys: its own, its mesh's, and those that it refuses.
+#[derive(Debug)]
+pub(super) struct Keys {
+    files: NodeFiles,
+    source: CaSource,
+    identity: Identity,
+    mesh: NodeId,
+    endpoint: QuicEndpoint,
+    denied: DenyList,
+    trust: Mutex<Trust>,
+    invitations: Invitations,
+    addresses: Vec<Address>,
+}
+
+/// The node could not do with its keys what was asked. Nothing has changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(super) enum KeysError {
+    /// It does not have the key of the mesh's authority.
+    #[error("this node does not have the key of the mesh's authority")]
+    NoAuthority,
+    /// Nobody could come: it advertises no address.
+    #[error("this node advertises no address that an invitation could name")]
+    NoAddress,
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The directory's certificates do not serve.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The certificates do not serve for TLS.
+    #[error("the certificates cannot be used")]
+    Credentials(#[from] CredentialsError),
+    /// The endpoint does not take them.
+    #[error(transparent)]
+    Endpoint(#[from] BindError),
+    /// The authority cannot sign.
+    #[error(transparent)]
+    Authority(#[from] CaError),
+    /// The mesh did not take the write.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// A node does not revoke itself.
+    #[error("a node does not revoke itself: let another one do it, or stop it and remove its key")]
+    Itself,
+    /// There are as many invitations as there may be.
+    #[error("there are {} invitations already", Invitations::MAX)]
+    TooMany,
+}
+
+impl Keys {
+    pub(super) fn new(
+        files: NodeFiles,
+        source: CaSource,
+        trust: Trust,
+        endpoint: QuicEndpoint,
+        addresses: Vec<Address>,
+    ) -> Result<Self, FileError> {
+        Ok(Self {
+            invitations: Invitations::open(files.file("invitations.json"))?,
+            files,
+            source,
+            identity: trust.credentials.identity.clone(),
+            mesh: trust.mesh,
+            endpoint,
+            denied: trust.credentials.denied.clone(),
+            trust: Mutex::new(trust),
+            addresses,
+        })
+    }
+
+    /// The nodes that are refused.
+    pub(super) fn denied(&self) -> &DenyList {
+        &self.denied
+    }
+
+    /// When this node's certificate ends.
+    pub(super) fn certificate_expires_at(&self) -> Option<UnixMillis> {
+        self.trust().credentials.certificate_expires_at()
+    }
+
+    /// The authority, if this node has its key.
+    pub(super) fn authority(&self) -> Option<Arc<MeshCa>> {
+        self.trust().authority
+    }
+
+    pub(super) fn trust(&self) -> Trust {
+        self.trust.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets guests in, if this node can make nodes of them.
+    pub(super) fn open_door(&self) -> Result<Option<tokio::sync::mpsc::Receiver<Guest>>, KeysError> {
+        let trust = self.trust();
+        if trust.authority.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(self.endpoint.admit_guests(guest_door_tls(&trust.credentials)?)?))
+    }
+
+    /// Makes an invitation.
+    pub(super) fn invite(&self, ttl: Duration, uses: u32) -> Result<Token, KeysError> {
+        if self.authority().is_none() {
+            return Err(KeysError::NoAuthority);
+        }
+        if self.addresses.is_empty() {
+            return Err(KeysError::NoAddress);
+        }
+        let now = WallClock::system().now();
+        let ttl = u64::try_from(ttl.min(MAX_TTL).as_millis()).unwrap_or(u64::MAX);
+        let expires_at = UnixMillis(now.0.saturating_add(ttl));
+        let mut secret = [0; SECRET_LEN];
+        SystemRandom::new().fill(&mut secret).expect("the system has randomness once it has booted");
+        if !self.invitations.add(&secret, expires_at, uses, now)? {
+            return Err(KeysError::TooMany);
+        }
+        let mesh = Token::fingerprint(self.mesh);
+        Ok(Token { mesh, secret, expires_at, addresses: self.addresses.clone() })
+    }
+
+    /// Reads the certificates again, or makes a new one where the authority's key is at hand. Connections to come use
+    /// them; those that stand are not touched.
+    pub(super) fn reload(&self) -> Result<(), KeysError> {
+        let mut trust = self.files.trust(&self.identity, &self.source)?;
+        trust.credentials.denied = self.denied.clone();
+        self.endpoint.replace_tls(trust.credentials.tls()?)?;
+        *self.trust.lock().unwrap_or_else(PoisonError::into_inner) = trust;
+        tracing::info!("certificates reloaded");
+        Ok(())
+    }
+
+    /// Revokes a node everywhere. Says whether that is new.
+    pub(super) async fn revoke(
+        &self,
+        mesh: &MeshHandle,
+        node: NodeId,
+        reason: String,
+    ) -> Result<Written, KeysError> {
+        let authority = self.authority().ok_or(KeysError::NoAuthority)?;
+        if node == self.identity.node_id() {
+            return Err(KeysError::Itself);
+        }
+        if self.denied.contains(node) {
+            return Ok(Written::Unchanged);
+        }
+        let revocation = Revocation { node, at: WallClock::system().now(), reason };
+        let proof = revocation.sign(&authority)?;
+        let proof = Value::try_from(&proof[..]).expect("a revocation is shorter than a value");
+        Ok(mesh.revoke(node, proof).await?)
+    }
+}

@@ -1,0 +1,119 @@
+//! The configuration: what is checked, what wins, and what a reload does and leaves alone.
+
+use std::path::Path;
+
+use rustix::process::Signal;
+
+use crate::program::{Agent, snomesh, snomesh_with, until};
+
+fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+}
+
+/// FEATURES P7: exit code 10, with the place.
+#[test]
+fn what_is_not_valid_is_told_with_its_place_and_starts_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("s.toml");
+    let (data, path) = (directory.path().join("data"), file.to_str().unwrap());
+    write(&file, "[node]\nname = \"a\"\n\n[qiuc]\nlisten = \"1\"\n[limits]\nmax_streams = 0\n");
+    for args in [&["config", "check"][..], &["config", "show"], &["up", "--data-dir", data.to_str().unwrap()]]
+    {
+        let run = snomesh(&[args, &["-c", path]].concat());
+        assert_eq!(run.code, Some(10), "{run:?}");
+        assert!(run.stderr.contains(&format!("{path}:4:2: unknown key \"qiuc\"")), "{run:?}");
+        assert!(run.stderr.contains("did you mean \"quic\"?"), "{run:?}");
+        assert!(run.stderr.contains(&format!("{path}:7:15: limits.max_streams")), "{run:?}");
+    }
+    assert!(!data.exists());
+    let run = snomesh(&["config", "check", "-c", "/nowhere.toml"]);
+    assert_eq!(run.code, Some(10), "{run:?}");
+    let run = snomesh_with("SNOMESH_LISTEN", Path::new("nowhere"), &["config", "check", "--data-dir", "/x"]);
+    assert_eq!(run.code, Some(10), "{run:?}");
+    assert!(run.stderr.contains("SNOMESH_LISTEN"), "{run:?}");
+}
+
+#[test]
+fn what_holds_is_shown_with_where_it_comes_from() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("s.toml");
+    write(&file, "[quic]\nlisten = \"0.0.0.0:7667\"\n");
+    let args = ["config", "show", "--effective", "-c", file.to_str().unwrap(), "--data-dir", "/x"];
+    let text = snomesh_with("SNOMESH_JOIN", Path::new("a:1,b:2"), &args).text();
+    let row = |key: &str| text.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
+    assert!(row("quic.listen").ends_with("s.toml:2:10"), "{text}");
+    assert!(row("mesh.seeds").contains("[\"a:1\", \"b:2\"]"), "{text}");
+    assert!(row("mesh.seeds").ends_with("environment SNOMESH_JOIN"), "{text}");
+    assert!(row("node.data_dir").ends_with("flag --data-dir"), "{text}");
+    assert!(row("log.format").ends_with("default"), "{text}");
+
+    let check = |strict: &[&str]| {
+        snomesh(&[&["config", "check", "-c", file.to_str().unwrap(), "--data-dir", "/x"], strict].concat())
+    };
+    assert_eq!((check(&[]).code, check(&["--strict"]).code), (Some(0), Some(8)));
+    assert!(check(&[]).stderr.contains("quic.advertise is empty"));
+    let schema = snomesh(&["config", "schema"]).json();
+    assert_eq!(schema["properties"]["quic"]["properties"]["listen"]["type"], "string");
+    let path = snomesh(&["config", "path", "-c", file.to_str().unwrap()]);
+    assert_eq!(path.text().trim(), file.to_str().unwrap());
+}
+
+/// FEATURES P1: hot reload by difference, by signal and by API; what is not valid changes nothing.
+#[test]
+fn a_reload_changes_what_changed_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("s.toml");
+    let tunnel = |name: &str, port: u16| format!("[[tunnel]]\nname = \"{name}\"\ntarget = \"{port}\"\n");
+    write(&file, &(tunnel("kept", 1) + &tunnel("moved", 2) + &tunnel("gone", 3)));
+    let a = Agent::start(directory.path(), "a", &["-c", file.to_str().unwrap()]);
+    let exposed = || {
+        let exposed = a.status()["exposed"].as_array().unwrap().clone();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        let rows =
+            exposed.iter().map(|row| (text(&row["name"]), (text(&row["target"]), text(&row["tunnel"]))));
+        rows.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let before = exposed();
+    assert_eq!(before.len(), 3);
+    // What the configuration keeps is changed there; what the API made stays what it is.
+    a.ok(&["expose", "mine", "9"]);
+    let refused = a.run(&["unexpose", "kept"]);
+    assert_eq!(refused.code, Some(7), "{refused:?}");
+    assert!(refused.stderr.contains("configuration"), "{refused:?}");
+
+    let bind = "[[bind]]\nlisten = \"127.0.0.1:1\"\ntunnel = \"kept\"\n";
+    let other = "[limits]\nmax_streams = 7\n[log]\nlevel = \"debug\"\n";
+    write(&file, &(other.to_owned() + &tunnel("kept", 1) + &tunnel("moved", 4) + &tunnel("new", 5)));
+    let reload = a.ok(&["config", "reload", "-o", "json"]).json();
+    assert_eq!(reload["needsRestart"], serde_json::json!(["limits.max_streams"]), "{reload}");
+    assert_eq!(reload["applied"].as_array().unwrap().len(), 4, "{reload}");
+    let after = exposed();
+    assert_eq!(after.keys().collect::<Vec<_>>(), ["kept", "mine", "moved", "new"]);
+    assert_eq!(after["kept"], before["kept"]);
+    assert_eq!(after["moved"].0, "127.0.0.1:4");
+    assert_eq!(a.ok(&["debug", "log-level"]).text().trim(), "debug");
+    assert!(a.run(&["config", "reload"]).stderr.contains("limits.max_streams"));
+
+    write(&file, "[log]\nlevle = \"info\"\n");
+    let refused = a.run(&["config", "reload"]);
+    assert_eq!(refused.code, Some(10), "{refused:?}");
+    assert!(refused.stderr.contains(&format!("{}:2:1", file.display())), "{refused:?}");
+    assert_eq!(exposed(), after);
+
+    // By signal. What does not hold is said, and the rest does.
+    write(&file, &(tunnel("kept", 1) + bind));
+    a.signal(Signal::HUP);
+    until("the signal was heard", || exposed().len() == 2);
+    until("its log says so", || {
+        a.log().contains("not bind 127.0.0.1:1") || a.status()["binds"][0].is_object()
+    });
+    assert_eq!(exposed()["kept"], before["kept"]);
+
+    // After a restart only what was made by hand is taken up from its own file.
+    assert_eq!(a.end(Signal::TERM), Some(143));
+    let a = Agent::start(directory.path(), "a", &[]);
+    let names = a.status()["exposed"].as_array().unwrap().len();
+    assert_eq!((names, a.status()["exposed"][0]["name"].as_str()), (1, Some("mine")));
+    let none = a.run(&["config", "reload"]);
+    assert_eq!(none.code, Some(0), "{none:?}");
+}

@@ -1,0 +1,153 @@
+//! Who belongs to a mesh: invitations, joining, revocation, certificates.
+
+use std::path::Path;
+
+use crate::program::{Agent, Run, snomesh, snomesh_reading, until};
+
+fn join(directory: &Path, name: &str, token: &str) -> Run {
+    snomesh(&["join", token, "--data-dir", directory.join(name).to_str().unwrap()])
+}
+
+fn invite(agent: &Agent, args: &[&str]) -> String {
+    agent.ok(&[&["invite", "-o", "name"], args].concat()).text().trim().to_owned()
+}
+
+/// Joins and runs a node that was given nothing but a token.
+fn joined(directory: &Path, name: &str, first: &Agent) -> Agent {
+    let run = join(directory, name, &invite(first, &[]));
+    assert_eq!(run.code, Some(0), "{run:?}");
+    Agent::start(directory, name, &[])
+}
+
+/// FEATURES P6.
+#[test]
+fn a_token_is_all_that_a_machine_needs_to_become_a_node() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    let b = joined(directory.path(), "b", &a);
+    until("they are linked", || a.linked() == 1 && b.linked() == 1);
+    a.ok(&["attr", "set", "color", "blue"]);
+    until("it reads what the other writes", || b.run(&["attr", "get", "color"]).stdout == b"blue");
+    assert!(!directory.path().join("b/ca.key").exists(), "the authority's key stays where it is");
+    // It comes back without the token, and it cannot invite.
+    b.stop();
+    let b = Agent::start(directory.path(), "b", &[]);
+    until("they are linked again", || b.linked() == 1);
+    let refused = b.run(&["invite"]);
+    assert_eq!(refused.code, Some(5), "{refused:?}");
+    assert!(refused.stderr.contains("does not have the key"), "{refused:?}");
+}
+
+#[test]
+fn a_token_is_good_once_or_as_often_as_it_says_and_only_for_its_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    let once = invite(&a, &[]);
+    assert_eq!(join(directory.path(), "b", &once).code, Some(0));
+    let used = join(directory.path(), "c", &once);
+    assert_eq!(used.code, Some(5), "{used:?}");
+    assert!(used.stderr.contains("used up"), "{used:?}");
+    let twice = invite(&a, &["--uses", "2"]);
+    // Uses are remembered by a node that was killed in between.
+    let by_pipe = directory.path().join("d");
+    let by_pipe = ["join", "-", "--data-dir", by_pipe.to_str().unwrap()];
+    let piped = snomesh_reading(&by_pipe, format!("{twice}\n").into_bytes());
+    assert_eq!(piped.code, Some(0), "{piped:?}");
+    let listen = a.listen.to_string();
+    a.kill();
+    let a = Agent::start_on(directory.path(), "a", &listen, &[]);
+    assert_eq!(join(directory.path(), "e", &twice).code, Some(0));
+    assert_eq!(join(directory.path(), "f", &twice).code, Some(5));
+    let brief = invite(&a, &["--ttl", "1s", "--uses", "1000"]);
+    until("it has expired", || join(directory.path(), "g", &brief).code == Some(5));
+}
+
+#[test]
+fn a_token_that_is_none_is_of_another_mesh_or_reaches_nobody_is_told_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    let (a, b) = (Agent::start(directory.path(), "a", &[]), Agent::start(directory.path(), "b", &[]));
+    let token = invite(&a, &[]);
+    let typo = join(directory.path(), "c", &token[..token.len() - 1]);
+    assert_eq!(typo.code, Some(2), "{typo:?}");
+    assert_eq!(join(directory.path(), "c", "hello").code, Some(2));
+    let running = join(directory.path(), "b", &token);
+    assert_eq!(running.code, Some(7), "a directory in use: {running:?}");
+    b.stop();
+    let other = join(directory.path(), "b", &token);
+    assert_eq!(other.code, Some(7), "a directory of another mesh: {other:?}");
+    assert!(other.stderr.contains("another mesh"), "{other:?}");
+    a.stop();
+    let nobody = join(directory.path(), "c", &token);
+    assert_eq!(nobody.code, Some(6), "{nobody:?}");
+}
+
+/// FEATURES B8, P5.
+#[test]
+fn a_revoked_node_is_cut_off_everywhere_and_does_not_come_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    let (b, c) = (joined(directory.path(), "b", &a), joined(directory.path(), "c", &a));
+    until("three nodes are linked", || [&a, &b, &c].iter().all(|agent| agent.linked() == 2));
+    let may_not = b.run(&["revoke", "c"]);
+    assert_eq!(may_not.code, Some(5), "only the authority revokes: {may_not:?}");
+    assert_eq!(a.run(&["revoke", "nobody"]).code, Some(4));
+    assert_eq!(a.run(&["revoke", "a"]).code, Some(7));
+    let would = a.ok(&["revoke", "c", "--dry-run", "-o", "json"]).json();
+    assert_eq!((would["node"].as_str(), would["changed"].as_bool()), (Some(c.id.as_str()), Some(false)));
+    assert_eq!(a.linked(), 2);
+
+    a.ok(&["revoke", "c", "--reason", "stolen"]);
+    until("it is cut off everywhere", || a.linked() == 1 && b.linked() == 1 && c.linked() == 0);
+    let state = |agent: &Agent| -> String {
+        let nodes = agent.ok(&["node", "ls", "-o", "json"]).json();
+        let node = nodes["nodes"].as_array().unwrap().iter().find(|node| node["node"] == c.id.as_str());
+        node.map(|node| node["state"].as_str().unwrap().to_owned()).unwrap_or_default()
+    };
+    assert_eq!((state(&a), state(&b)), ("revoked".into(), "revoked".into()));
+    assert_eq!(a.ok(&["revoke", "c", "-o", "json"]).json()["changed"], false);
+    // Nor does a new start help it, nor one of those that refuse it, nor an invitation.
+    c.stop();
+    b.stop();
+    let b = Agent::start(directory.path(), "b", &[]);
+    let c = Agent::start(directory.path(), "c", &[]);
+    until("it was refused", || c.status()["seeds"][0]["error"].is_string());
+    until("the others are linked", || a.linked() == 1 && b.linked() == 1);
+    assert_eq!(c.linked(), 0);
+    c.stop();
+    let again = join(directory.path(), "c", &invite(&a, &[]));
+    assert_eq!(again.code, Some(5), "{again:?}");
+    assert!(again.stderr.contains("revoked"), "{again:?}");
+}
+
+/// FEATURES P5.
+#[test]
+fn a_new_certificate_is_shown_from_now_on_and_no_tunnel_is_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    let b = joined(directory.path(), "b", &a);
+    until("they are linked", || a.linked() == 1 && b.linked() == 1);
+    let mut events = b.follow(&["events", "-o", "jsonl"]);
+    let before = std::fs::read_to_string(a.file("node.crt")).unwrap();
+    assert!(a.status()["certificateExpiresAt"].as_u64().unwrap() > 1_700_000_000_000);
+    // Certificates have seconds: within one and the same they are the same.
+    until("a new certificate is there", || {
+        a.ok(&["cert", "reload"]);
+        std::fs::read_to_string(a.file("node.crt")).unwrap() != before
+    });
+    // A node that joins now sees the new one.
+    let c = joined(directory.path(), "c", &a);
+    until("all are linked", || [&a, &b, &c].iter().all(|agent| agent.linked() == 2));
+    a.ok(&["attr", "set", "last", "1"]);
+    loop {
+        let event = events.line();
+        assert!(!event.contains("link_down"), "{event}");
+        if event.contains("mesh/last") {
+            break;
+        }
+    }
+    // A certificate that does not fit changes nothing.
+    std::fs::write(b.file("node.crt"), &before).unwrap();
+    let refused = b.run(&["cert", "reload"]);
+    assert_eq!(refused.code, Some(7), "{refused:?}");
+    assert_eq!(b.linked(), 2);
+}

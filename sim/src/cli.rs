@@ -11,14 +11,19 @@ use snomesh::time::Moment;
 use crate::checker::Checker;
 use crate::coverage::Point;
 use crate::fault::NoSuchNode;
+use crate::model::{Bounds, Carrier, Report, explore};
 use crate::mutants::{MutantsError, mutants};
 use crate::progress::{Progress, Total};
+#[cfg(feature = "quic")]
+use crate::quic::{Told, gossip};
 use crate::random::Seed;
 use crate::report::Batch;
 use crate::run::{Effort, Finished, Job, run, run_all};
 use crate::scenario::{BUILTIN, FaultKind, Quantity as _, Scenario, Tier, builtin};
 use crate::shrink::{ShrinkError, Shrunk, shrink};
 use crate::token::{Override, OverrideError, Overrides, Token, quoted};
+#[cfg(feature = "quic")]
+use crate::trace::Trace;
 use crate::trace::{Filter, Keep};
 use crate::verify::{VerifyError, verify};
 use crate::world::catch_panics;
@@ -61,6 +66,19 @@ enum Command {
         /// How much of the product runs.
         #[arg(long, value_enum, default_value_t)]
         tier: Tier,
+    },
+    /// Try every run there can be of a very small mesh, with messages lost, late, doubled and overtaken.
+    Model(ModelArgs),
+    /// Measure the network of the second tier: a trivial gossip, as `benches/peers-sim` has it on another simulator.
+    #[cfg(feature = "quic")]
+    #[command(hide = true)]
+    Gossip {
+        /// How many hosts.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(2..=1_000))]
+        hosts: u16,
+        /// For how long, in simulated time.
+        #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+        lasts: Duration,
     },
     /// Plant faults in a copy of the sources and see that each is noticed by the check that it names.
     Mutants {
@@ -168,6 +186,22 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::parse(text).ok_or_else(|| "write a duration such as 90s, 250ms or 10m".to_owned())
 }
 
+#[derive(Debug, Args)]
+struct ModelArgs {
+    /// How many replicas.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=8))]
+    nodes: u8,
+    /// How many keys.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
+    keys: u8,
+    /// How many writes and removals, of all together.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=16))]
+    writes: u8,
+    /// How many messages, of all together; each may arrive any number of times.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=16))]
+    sends: u8,
+}
+
 /// What ends the program before it has an answer.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
@@ -233,6 +267,14 @@ fn execute(command: Option<Command>) -> Result<u8, CliError> {
             let chosen = choose(&scenario, &Overrides(change.into_iter().collect()))?;
             let same = verify(&chosen, seed, &mut io::stdout())?;
             Ok(if same { HELD } else { NOT_DETERMINISTIC })
+        }
+        Some(Command::Model(args)) => model(&args).map_err(CliError::from),
+        #[cfg(feature = "quic")]
+        Some(Command::Gossip { hosts, lasts }) => {
+            let trace = Trace::new(&Keep::default(), || unreachable!("nobody reads it"));
+            let Told { messages, trace_hash } = gossip(usize::from(hosts), lasts, Seed(1), trace);
+            writeln!(io::stdout(), "{messages} messages arrived, trace {trace_hash}")?;
+            Ok(HELD)
         }
         Some(Command::Mutants { only }) => {
             let caught = mutants(only.as_deref(), &mut io::stdout())?;
@@ -373,6 +415,26 @@ fn shrink_run(args: &ShrinkArgs) -> Result<u8, CliError> {
     writeln!(out, "in {runs} runs, {seconds:.1} s{rest}")?;
     writeln!(out, "replay: cargo run --bin sim -- replay {}", quoted(&path.display().to_string()))?;
     Ok(if *complete { HELD } else { TIME_UP })
+}
+
+fn model(args: &ModelArgs) -> io::Result<u8> {
+    let ModelArgs { nodes, keys, writes, sends } = *args;
+    let [nodes, keys, writes, sends] = [nodes, keys, writes, sends].map(usize::from);
+    let begun = Instant::now();
+    let Report { states, steps, depth, broken } =
+        explore(Bounds { nodes, keys, writes, sends }, Carrier::Honest);
+    let seconds = begun.elapsed().as_secs_f64();
+    let mut out = io::stdout().lock();
+    if let Some((what, way)) = &broken {
+        writeln!(out, "FAIL {what}\n     the shortest way there:")?;
+        way.iter().try_for_each(|step| writeln!(out, "       {step}"))?;
+    }
+    writeln!(
+        out,
+        "{nodes} nodes, {keys} keys, {writes} writes, {sends} messages: {states} states, {steps} steps, \
+         at most {depth} one after another, {seconds:.1} s",
+    )?;
+    Ok(if broken.is_some() { VIOLATED } else { HELD })
 }
 
 fn status(batch: &Batch<'_, '_>) -> u8 {

@@ -5,6 +5,7 @@ mod cli;
 mod coverage;
 mod disk;
 mod fault;
+mod model;
 mod mutants;
 mod network;
 mod node;

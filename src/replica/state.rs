@@ -16,7 +16,7 @@ use crate::time::{Exhausted, Hlc, Timestamp, UnixMillis};
 /// **Writing** has two steps, so that nobody sees a write that could be lost: a command such as [`set`](Self::set) makes
 /// it, names it and orders it after all earlier ones; [`merge`](Self::merge) lets it take effect, once it is
 /// as durable as its author wants it. Prepared writes must all be merged, in the order in which they were made.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Replica {
     actor: Actor,
     registry: Lane,
@@ -29,7 +29,7 @@ pub struct Replica {
     unsettled: BTreeMap<Key, Unsettled>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Unsettled {
     dot: Dot,
     stamp: Timestamp,

@@ -246,7 +246,11 @@ struct Witness {
 }
 
 impl TunnelObserver for Witness {
-    fn joined(&self, _: &Peer) {}
+    fn joined(&self, _: &Peer) {
+        let mut shared = self.network.lock();
+        let now = shared.now();
+        shared.joined.push(now);
+    }
 
     fn left(&self, _: &Peer, closed: &Closed) {
         let point = match closed {

@@ -11,6 +11,7 @@
 
 mod entropy;
 mod follower;
+mod gossip;
 mod machine;
 mod network;
 mod panics;
@@ -32,6 +33,8 @@ use crate::world::{Outcome, Rehearsal, World as FirstTier, header};
 use machine::{Identities, Machine, Surroundings};
 use network::Network;
 use world::World;
+
+pub(crate) use gossip::{Told, gossip};
 
 /// How many daemons a run may have.
 pub(crate) const MAX_NODES: u64 = 64;
@@ -117,7 +120,7 @@ fn set_up<'a>(
     let around = Surroundings {
         scenario,
         seed,
-        network: Network::new(seed, &scenario.net, faults, trace),
+        network: Network::new(seed, count, &scenario.net, faults, trace),
         provider: entropy::provider(),
         began_at: Instant::now(),
     };

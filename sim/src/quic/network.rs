@@ -24,7 +24,7 @@ use crate::coverage::{Coverage, Point};
 use crate::fault::{Blocked, Faults, Weather};
 use crate::random::{self, Generator, Seed};
 use crate::scenario::Net;
-use crate::trace::{Kind, Trace};
+use crate::trace::{Keep, Kind, Trace};
 
 /// The largest payload of a packet that passes: Ethernet's, less the headers of IPv4 and UDP.
 const MAX_PAYLOAD: usize = 1_500 - 28;
@@ -87,6 +87,8 @@ pub(super) struct Shared {
     began_at: Instant,
     paths: BTreeMap<(usize, usize), Path>,
     inboxes: BTreeMap<usize, Arc<Mutex<Inbox>>>,
+    /// How many nodes there are addresses for.
+    nodes: usize,
     flying: BinaryHeap<Reverse<Flight>>,
     sent: u64,
     /// What goes wrong at the moment.
@@ -97,23 +99,27 @@ pub(super) struct Shared {
     pub(super) trace: Trace,
     /// How many records there are.
     pub(super) events: u64,
+    /// When a node took a tunnel to another for authenticated.
+    pub(super) joined: Vec<Moment>,
 }
 
 impl Network {
     /// A network in which nothing flies. Must be made in the runtime.
-    pub(super) fn new(seed: Seed, net: &Net, faults: Faults, trace: Trace) -> Self {
+    pub(super) fn new(seed: Seed, nodes: usize, net: &Net, faults: Faults, trace: Trace) -> Self {
         let shared = Shared {
             seed,
             net: net.clone(),
             began_at: Instant::now(),
             paths: BTreeMap::new(),
             inboxes: BTreeMap::new(),
+            nodes,
             flying: BinaryHeap::new(),
             sent: 0,
             faults,
             coverage: Coverage::default(),
             trace,
             events: 0,
+            joined: Vec::new(),
         };
         Self { shared: Arc::new(Mutex::new(shared)), sooner: Arc::new(Notify::new()) }
     }
@@ -151,9 +157,17 @@ impl Network {
         }
     }
 
-    fn send(&self, from: usize, transmit: &Transmit<'_>) {
-        let Some(to) = node_at(transmit.destination) else { return };
+    /// The hash over all packets so far.
+    pub(super) fn finish_trace(&self) -> String {
         let mut shared = self.lock();
+        let nothing = Trace::new(&Keep::default(), || unreachable!("nobody reads it"));
+        std::mem::replace(&mut shared.trace, nothing).finish().0
+    }
+
+    fn send(&self, from: usize, transmit: &Transmit<'_>) {
+        let mut shared = self.lock();
+        // At the address of a seed that is not there is nobody, for ever.
+        let Some(to) = node_at(transmit.destination).filter(|to| *to < shared.nodes) else { return };
         let ecn = transmit.ecn.map(|ecn| ecn as u8);
         let segment = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         let before = shared.flying.peek().map(|Reverse(flight)| flight.arrives_at);

@@ -81,6 +81,16 @@ fn a_stalled_subscriber_lags_exactly_and_rebuilds_the_state() {
     assert!(outcome.coverage.count(Point::Lagged) > 0);
 }
 
+/// Seeds are probed for ever, those among them at whose addresses there is nobody.
+#[test]
+fn a_seed_that_is_not_there_harms_nobody() {
+    let scenario = HEAD.replace("[mesh]\n", "[mesh]\nseeds = 5\n");
+    let scenario = Scenario::parse("x.toml", &scenario).unwrap();
+    let outcome = run(&scenario, Seed(1), &Keep::default()).unwrap();
+    held(&outcome);
+    assert!(outcome.coverage.count(Point::DialsFailed) > 0);
+}
+
 #[test]
 fn a_mesh_that_has_no_time_to_agree_is_found() {
     let hasty = HEAD.replace("converge_within = \"15s\"", "converge_within = \"1ms\"");

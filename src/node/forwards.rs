@@ -404,6 +404,11 @@ impl Forwards {
         state.binds.iter().map(|(listen, binding)| (*listen, binding.tunnel.clone())).collect()
     }
 
+    /// Opens a stream to a tunnel, as for a visitor of a bind.
+    pub(super) async fn open(&self, name: TunnelName) -> Result<TunnelStream, RouteError> {
+        self.opener.open(name).await
+    }
+
     /// Ends all binds and waits for that. What was saved stays saved.
     pub(super) async fn stop(&self) {
         self.stop.cancel();

@@ -42,6 +42,8 @@ pub enum Code {
     Conflict,
     /// The configuration is not valid.
     Configuration,
+    /// What was asked for is there, and cannot be reached.
+    Unreachable,
     /// It took too long.
     TimedOut,
     /// The disk is full: the node is read only.

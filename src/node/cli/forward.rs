@@ -31,6 +31,7 @@ pub(super) struct Bind {
     #[arg(value_parser = parse::listen)]
     pub(super) listen: SocketAddr,
     /// The tunnel
+    #[arg(add = super::complete::tunnels())]
     pub(super) name: TunnelName,
     /// Stay, and take the bind back at the end
     #[arg(long)]

@@ -105,6 +105,12 @@ points! {
     DuplicateIgnored = "duplicate_ignored",
     /// Requests for what was missing.
     Wants = "wants",
+    /// News that what a peer lacks was collected.
+    Offers = "offers",
+    /// Comparisons with a peer that came to their end.
+    Fetched = "fetched",
+    /// Frames that told of entries whose removal was collected.
+    DeadTold = "dead_told",
     /// Contexts with a hole in a lane.
     Gaps = "gaps",
     /// Writes of attributes and registrations that made a dot.
@@ -155,6 +161,8 @@ impl Point {
         Self::DeltaCut,
         Self::DuplicateIgnored,
         Self::Wants,
+        Self::Fetched,
+        Self::DeadTold,
         Self::NoOpWrites,
         Self::Removals,
         Self::Siblings,

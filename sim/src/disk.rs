@@ -5,8 +5,7 @@
 
 use std::collections::VecDeque;
 
-use snomesh::crdt::Delta;
-use snomesh::gossip::Ticket;
+use snomesh::gossip::{Record, Ticket};
 use snomesh::time::Moment;
 
 use crate::random::{self, Generator};
@@ -15,8 +14,8 @@ use crate::scenario::DiskFate;
 /// What one node has made durable.
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
-    confirmed: Vec<Delta>,
-    writing: VecDeque<(Ticket, Delta)>,
+    confirmed: Vec<Record>,
+    writing: VecDeque<(Ticket, Record)>,
     /// When the last write will be through: a disk does one after another.
     free_at: Moment,
 }
@@ -36,26 +35,26 @@ impl Disk {
         &mut self,
         now: Moment,
         ticket: Ticket,
-        delta: Delta,
+        record: Record,
         takes: std::time::Duration,
     ) -> Moment {
-        self.writing.push_back((ticket, delta));
+        self.writing.push_back((ticket, record));
         self.free_at = self.free_at.max(now) + takes;
         self.free_at
     }
 
     /// Confirms the write of that ticket. Nothing if a kill came in between.
-    pub(crate) fn confirm(&mut self, ticket: Ticket) -> Option<&Delta> {
+    pub(crate) fn confirm(&mut self, ticket: Ticket) -> Option<&Record> {
         if self.writing.front()?.0 != ticket {
             return None;
         }
-        let (_, delta) = self.writing.pop_front()?;
-        self.confirmed.push(delta);
+        let (_, record) = self.writing.pop_front()?;
+        self.confirmed.push(record);
         self.confirmed.last()
     }
 
     /// What is there for the next life, in the order of writing.
-    pub(crate) fn contents(&self) -> &[Delta] {
+    pub(crate) fn contents(&self) -> &[Record] {
         &self.confirmed
     }
 
@@ -63,8 +62,8 @@ impl Disk {
     pub(crate) fn kill(&mut self, fate: DiskFate, generator: &mut Generator) -> Damage {
         let caught = self.writing.len();
         let mut through = random::number(generator, 0, caught as u64);
-        while let Some((_, delta)) = self.writing.pop_front().filter(|_| through > 0) {
-            self.confirmed.push(delta);
+        while let Some((_, record)) = self.writing.pop_front().filter(|_| through > 0) {
+            self.confirmed.push(record);
             through -= 1;
         }
         self.writing.clear();
@@ -90,10 +89,14 @@ mod tests {
     use super::*;
     use crate::random::Seed;
 
+    fn empty() -> Record {
+        Record::Delta(snomesh::crdt::Delta::default())
+    }
+
     fn written(count: u64, confirmed: u64) -> Disk {
         let mut disk = Disk::default();
         for ticket in 0..count {
-            disk.write(Moment(0), Ticket(ticket), Delta::default(), Duration::from_millis(1));
+            disk.write(Moment(0), Ticket(ticket), empty(), Duration::from_millis(1));
         }
         for ticket in 0..confirmed {
             assert!(disk.confirm(Ticket(ticket)).is_some());
@@ -105,8 +108,8 @@ mod tests {
     fn writes_are_confirmed_one_after_another() {
         let mut disk = Disk::default();
         let takes = Duration::from_millis(1);
-        assert_eq!(disk.write(Moment(0), Ticket(0), Delta::default(), takes), Moment(1_000_000));
-        assert_eq!(disk.write(Moment(0), Ticket(1), Delta::default(), takes), Moment(2_000_000));
+        assert_eq!(disk.write(Moment(0), Ticket(0), empty(), takes), Moment(1_000_000));
+        assert_eq!(disk.write(Moment(0), Ticket(1), empty(), takes), Moment(2_000_000));
         assert!(disk.confirm(Ticket(1)).is_none());
         assert!(disk.confirm(Ticket(0)).is_some());
         assert_eq!(disk.contents().len(), 1);

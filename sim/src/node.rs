@@ -120,8 +120,8 @@ impl Node {
         config.validate().map_err(|error| error.to_string())?;
         let time = self.now(now);
         let mut mesh = Mesh::new(config, actor, crate::random::number(&mut generator, 0, u64::MAX), time);
-        for delta in self.disk.contents() {
-            mesh.restore(time, delta).map_err(|error| error.to_string())?;
+        for record in self.disk.contents() {
+            mesh.restore(time, record).map_err(|error| error.to_string())?;
         }
         let capacity =
             usize::try_from(self.ring).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN);
@@ -185,6 +185,10 @@ pub(crate) fn config_of(
         },
         ..Config::default()
     };
+    if let Some(after) = scenario.mesh.collect_after {
+        config.collect_after = after.draw(generator);
+        config.collect_interval = Duration::from_secs(1);
+    }
     if let Some(budget) = scenario.mesh.delta_budget {
         config.delta_budget = usize::try_from(budget.draw(generator).0).unwrap_or(usize::MAX);
     }

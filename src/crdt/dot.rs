@@ -22,22 +22,43 @@ pub enum Class {
 /// A reference-counted name, because every entry bears one and an actor's name is 40 bytes; it compares by
 /// content, so that a store may hold several copies.
 #[derive(Clone)]
-pub struct Lane(Arc<(Actor, Class)>);
+pub struct Lane(Arc<Name>);
+
+struct Name {
+    actor: Actor,
+    class: Class,
+    /// A hash of both, made once: it stands for the name where many dots are hashed.
+    tag: u128,
+}
 
 impl Lane {
     /// Names the sequence of `actor`'s writes of `class`.
     pub fn new(actor: Actor, class: Class) -> Self {
-        Self(Arc::new((actor, class)))
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(actor.node.as_bytes());
+        hasher.update(&actor.generation.0.to_le_bytes());
+        hasher.update(&[class as u8]);
+        let tag = hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default();
+        Self(Arc::new(Name { actor, class, tag: u128::from_le_bytes(tag) }))
     }
 
     /// Whose writes.
     pub fn actor(&self) -> Actor {
-        self.0.0
+        self.0.actor
     }
 
     /// Which of them.
     pub fn class(&self) -> Class {
-        self.0.1
+        self.0.class
+    }
+
+    /// A 128-bit hash of the name.
+    pub(super) fn tag(&self) -> u128 {
+        self.0.tag
+    }
+
+    fn parts(&self) -> (Actor, Class) {
+        (self.0.actor, self.0.class)
     }
 
     /// The dot of this lane with that counter.
@@ -48,7 +69,7 @@ impl Lane {
 
 impl PartialEq for Lane {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+        Arc::ptr_eq(&self.0, &other.0) || self.parts() == other.parts()
     }
 }
 
@@ -56,7 +77,7 @@ impl Eq for Lane {}
 
 impl Hash for Lane {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        self.0.hash(hasher);
+        self.parts().hash(hasher);
     }
 }
 
@@ -68,7 +89,7 @@ impl PartialOrd for Lane {
 
 impl Ord for Lane {
     fn cmp(&self, other: &Self) -> Ordering {
-        if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.0.cmp(&other.0) }
+        if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.parts().cmp(&other.parts()) }
     }
 }
 

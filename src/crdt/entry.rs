@@ -155,7 +155,7 @@ impl Entry {
     /// Makes an entry as its origin does, with the checksum that belongs to it.
     pub fn new(key: &Key, dot: Dot, observed: Observed, stamp: Timestamp, value: Option<Value>) -> Self {
         let mut entry = Self { dot, observed, stamp, value, checksum: 0 };
-        entry.checksum = entry.hash(key).checksum;
+        entry.checksum = entry.hash(key);
         entry
     }
 
@@ -167,13 +167,24 @@ impl Entry {
         self.observed.counter(&dot.lane) >= dot.counter
     }
 
+    /// Whether this write takes the place of another of its key: it supersedes it and knows all that it knew.
+    ///
+    /// Mostly the first brings the second along. But an author that has let a removal go knows no more what that
+    /// had covered, and what it writes next is nevertheless later in the same lane. Whoever still has the removal
+    /// keeps it beside the write: otherwise what it covers would be dead there and nothing would tell of it.
+    pub fn replaces(&self, other: &Self) -> bool {
+        let knows =
+            |(lane, counter): &(Lane, u64)| self.covers(&Dot { lane: lane.clone(), counter: *counter });
+        self.covers(&other.dot) && other.observed.iter().all(knows)
+    }
+
     /// What orders concurrent values when one of them must be picked: total, and blind to arrival.
     pub fn rank(&self) -> (Timestamp, &Dot, &Option<Value>) {
         (self.stamp, &self.dot, &self.value)
     }
 
-    /// Hashes everything that the entry says of `key`, in one pass.
-    pub(super) fn hash(&self, key: &Key) -> EntryHash {
+    /// Hashes everything that the entry says of `key`: the checksum that belongs to it.
+    pub(super) fn hash(&self, key: &Key) -> u32 {
         let mut hasher = blake3::Hasher::new();
         let mut dot = |lane: &Lane, counter: u64| {
             hasher.update(lane.actor().node.as_bytes());
@@ -193,21 +204,22 @@ impl Entry {
             Some(value) => hasher.update(&[1]).update(value.as_bytes()),
             None => hasher.update(&[0]),
         };
-        let (checksum, rest) = hasher
-            .finalize()
-            .as_bytes()
-            .split_first_chunk()
-            .map_or(([0; 4], [0; 16]), |(a, b)| (*a, b.first_chunk().copied().unwrap_or_default()));
-        EntryHash { checksum: u32::from_le_bytes(checksum), digest: u128::from_le_bytes(rest) }
+        let checksum = hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default();
+        u32::from_le_bytes(checksum)
     }
-}
 
-/// The two uses of one hash.
-pub(super) struct EntryHash {
-    /// Travels with the entry.
-    pub(super) checksum: u32,
-    /// Summed over the live values of a lane.
-    pub(super) digest: u128,
+    /// What stands for the entry in sums over sets of them: its name and its checksum, spread over 128 bits.
+    ///
+    /// The checksum was verified against the content when the entry came, so that the content need not be
+    /// hashed again whenever a sum changes. Spread by two rounds of multiplying and folding, each of which loses
+    /// nothing: two entries of one lane never have the same digest.
+    pub(super) fn digest(&self) -> u128 {
+        const ODD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+        let name = u128::from(self.dot.counter) << 64 | u128::from(self.checksum);
+        let mut digest = (self.dot.lane.tag() ^ name).wrapping_mul(ODD);
+        digest = (digest ^ (digest >> 67)).wrapping_mul(ODD);
+        digest ^ (digest >> 61)
+    }
 }
 
 #[cfg(test)]
@@ -249,6 +261,19 @@ mod tests {
     }
 
     #[test]
+    fn a_write_replaces_another_only_if_it_knows_all_that_it_knew() {
+        let key = "k".parse().unwrap();
+        let make = |counter, observed: &[(Lane, u64)]| {
+            let observed = Observed::new(observed.iter().cloned());
+            Entry::new(&key, lane(0).dot(counter), observed, Timestamp(counter), None)
+        };
+        let (plain, knowing) = (make(3, &[]), make(3, &[(lane(1), 2)]));
+        let (earlier, other) = (make(2, &[(lane(1), 2)]), make(2, &[(lane(2), 1)]));
+        assert!(plain.covers(&earlier.dot) && !plain.replaces(&earlier));
+        assert!(knowing.replaces(&earlier) && !knowing.replaces(&other) && knowing.replaces(&make(1, &[])));
+    }
+
+    #[test]
     fn the_checksum_sees_every_field() {
         let key: Key = "k".parse().unwrap();
         let make = |dot, observed, stamp, value: Option<&[u8]>| {
@@ -267,6 +292,6 @@ mod tests {
         for other in others {
             assert_ne!(other.checksum, base.checksum, "{other:?}");
         }
-        assert_ne!(base.hash(&"l".parse().unwrap()).checksum, base.checksum);
+        assert_ne!(base.hash(&"l".parse().unwrap()), base.checksum);
     }
 }

@@ -10,7 +10,7 @@ use crate::time::Timestamp;
 
 /// A multi-value register: the writes that no other write of the key has seen.
 ///
-/// An entry whose dot another entry has observed goes; the rest stay, as siblings, and are never collapsed by
+/// An entry that another one [replaces](Entry::replaces) goes; the rest stay, as siblings, and are never collapsed by
 /// a merge. Whoever reads one value gets the winner by [`Entry::rank`].
 ///
 /// It is a CRDT of its own while its entries remember all that they observed. Inside a [`Store`](super::Store)
@@ -45,6 +45,11 @@ impl Register {
     /// Whether no entry is left.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Whether there is nothing in it but removals.
+    pub fn is_removed(&self) -> bool {
+        !self.entries.is_empty() && self.entries.iter().all(|entry| entry.value.is_none())
     }
 
     /// The entries that put a value, the winner first.
@@ -124,11 +129,11 @@ impl Register {
             verdict = Verdict::Equivocation { replaced: true };
             self.remove(&entry.dot, &mut gone);
         }
-        if self.entries.iter().any(|present| present.covers(&entry.dot)) {
+        if self.entries.iter().any(|present| present.replaces(&entry)) {
             return Verdict::Dead;
         }
         self.entries.retain(|present| {
-            let covered = entry.covers(&present.dot);
+            let covered = entry.replaces(present);
             if covered {
                 gone(present);
             }

@@ -1,13 +1,17 @@
 //! All keys of a replica, what it has seen, and the index that makes one serve the other.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod collect;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crdts::{CmRDT, CvRDT};
 use smallvec::SmallVec;
 
-use super::entry::EntryHash;
 use super::{CausalContext, Class, Delta, Dot, Entry, Item, Key, Lane, RangeSet, Register, Verdict};
 use crate::id::{Actor, Generation, NodeId};
+use crate::time::Timestamp;
+
+pub use collect::{KeyRange, Reconciliation, Removal};
 
 /// Counts the changes of a store's context, locally: what has changed since another time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -34,6 +38,10 @@ pub struct Corrupt {
 /// earlier generation is void as soon as a later one is in the context. That hides it from views and does not
 /// touch the state: letting go of it was tried and diverged, for it makes dots dead that nothing which travels
 /// with them accounts for.
+///
+/// **Floors.** Removals may be let go at any moment ([`collect`](Self::collect)). Each lane's floor remembers the
+/// greatest counter that went that way: whoever lacks a dot at or below it cannot be served by a delta, which
+/// could not bring what killed it, but [reconciles](Self::reconcile).
 #[derive(Debug, Clone, Default)]
 pub struct Store {
     registers: BTreeMap<Key, Register>,
@@ -44,6 +52,14 @@ pub struct Store {
     recent: BTreeMap<Revision, Lane>,
     revision: Revision,
     equivocations: u64,
+    /// How many entries were found lost here, and came back.
+    restored: u64,
+    /// The removals, in about the order in which they came. Those that were replaced since are passed over.
+    removed: VecDeque<Removed>,
+    /// How many removals there are.
+    removals: usize,
+    /// The greatest stamp of the removals that went.
+    horizon: Timestamp,
     /// The keys whose registers changed since somebody asked.
     changed: BTreeSet<Key>,
 }
@@ -55,6 +71,16 @@ struct LaneState {
     /// The wrapping sum of the digests of this lane's live values.
     live: u128,
     revision: Revision,
+    /// The greatest counter that went with a collected removal.
+    floor: u64,
+}
+
+/// A removal that came.
+#[derive(Debug, Clone)]
+struct Removed {
+    since: Revision,
+    key: Key,
+    dot: Dot,
 }
 
 impl Store {
@@ -174,20 +200,11 @@ impl Store {
     /// was merged and nothing counts as seen.
     pub fn merge(&mut self, delta: &Delta) -> Result<(), Corrupt> {
         // Everything is verified before anything is merged, and hashed once.
-        let mut news: Vec<(&Key, &Entry, u128)> = Vec::new();
-        for item in &delta.items {
-            for entry in item.entries.iter().filter(|entry| self.is_news(&item.key, entry)) {
-                let EntryHash { checksum, digest } = entry.hash(&item.key);
-                if checksum != entry.checksum {
-                    return Err(Corrupt { key: item.key.clone(), dot: entry.dot.clone() });
-                }
-                news.push((&item.key, entry, digest));
-            }
-        }
-        for (key, entry, digest) in news {
+        for (key, entry) in self.verified(&delta.items)? {
             // A dot may come twice in one delta.
             if self.is_news(key, entry) {
-                self.insert(key, entry.clone(), digest);
+                self.see(&entry.dot.lane, |seen| seen.insert(entry.dot.counter));
+                self.insert(key, entry.clone());
             }
         }
         for (lane, counters) in delta.accounted.lanes() {
@@ -203,7 +220,8 @@ impl Store {
     /// is accounted for: a dot that a later one superseded is known to be dead where that later one is, never
     /// the other way round. Entries that the receiver knows are left out; a key too large for the budget is cut
     /// between entries. Some entry always comes along, so that whoever adds what was sent to `known` and asks
-    /// again makes progress.
+    /// again makes progress. Lanes of which the receiver lacks something [below the floor](Self::is_below_floor)
+    /// are passed over.
     pub fn delta<'a>(
         &self,
         lanes: impl IntoIterator<Item = &'a Lane>,
@@ -217,6 +235,9 @@ impl Store {
         let mut accounted = CausalContext::new();
         for lane in lanes {
             let Some(state) = self.lanes.get(lane) else { continue };
+            if self.is_below_floor(lane, known.lane(lane)) {
+                continue;
+            }
             let missing =
                 known.lane(lane).map_or_else(|| state.seen.clone(), |known| state.seen.difference(known));
             match builder.collect(state, &missing) {
@@ -239,10 +260,23 @@ impl Store {
         present.is_some_and(|present| present.checksum != entry.checksum)
     }
 
-    /// Joins an entry to its register and its dot to the context.
-    fn insert(&mut self, key: &Key, entry: Entry, digest: u128) {
-        let (dot, puts) = (entry.dot.clone(), entry.value.is_some());
-        self.see(&dot.lane, |seen| seen.insert(dot.counter));
+    /// The entries that are news, all of them verified before any is merged.
+    fn verified<'a>(&self, items: &'a [Item]) -> Result<Vec<(&'a Key, &'a Entry)>, Corrupt> {
+        let mut news: Vec<(&Key, &Entry)> = Vec::new();
+        for item in items {
+            for entry in item.entries.iter().filter(|entry| self.is_news(&item.key, entry)) {
+                if entry.hash(&item.key) != entry.checksum {
+                    return Err(Corrupt { key: item.key.clone(), dot: entry.dot.clone() });
+                }
+                news.push((&item.key, entry));
+            }
+        }
+        Ok(news)
+    }
+
+    /// Joins an entry to its register. That its dot was seen is noted apart.
+    fn insert(&mut self, key: &Key, entry: Entry) {
+        let (dot, puts, digest) = (entry.dot.clone(), entry.value.is_some(), entry.digest());
         let mut verdict = Verdict::Dead;
         self.update(key, |register, gone| verdict = register.insert(entry, gone));
         match verdict {
@@ -257,8 +291,12 @@ impl Store {
             }
             Verdict::Live => {}
         }
-        if let Some(state) = self.lanes.get_mut(&dot.lane).filter(|_| puts) {
+        if puts {
+            let state = lane_mut(&mut self.lanes, &dot.lane);
             state.live = state.live.wrapping_add(digest);
+        } else {
+            self.removals += 1;
+            self.note_removed(Removed { since: self.revision, key: key.clone(), dot });
         }
         self.changed.insert(key.clone());
     }
@@ -270,19 +308,23 @@ impl Store {
         }
         let register = self.registers.get_mut(key).expect("the register was just inserted");
         let before = register.cover();
-        let mut gone: SmallVec<[(Lane, u128); 1]> = SmallVec::new();
+        let mut gone: SmallVec<[(Lane, Option<u128>); 1]> = SmallVec::new();
         change(register, &mut |entry| {
-            if entry.value.is_some() {
-                gone.push((entry.dot.lane.clone(), entry.hash(key).digest));
-            }
+            let digest = entry.value.is_some().then(|| entry.digest());
+            gone.push((entry.dot.lane.clone(), digest));
         });
         let after = register.cover();
         if register.is_empty() {
             self.registers.remove(key);
         }
         for (lane, digest) in gone {
-            let state = lane_mut(&mut self.lanes, &lane);
-            state.live = state.live.wrapping_sub(digest);
+            match digest {
+                Some(digest) => {
+                    let state = lane_mut(&mut self.lanes, &lane);
+                    state.live = state.live.wrapping_sub(digest);
+                }
+                None => self.removals -= 1,
+            }
         }
         for (lane, counter) in before.iter().filter(|covered| !after.contains(covered)) {
             if let Some(state) = self.lanes.get_mut(lane) {
@@ -336,8 +378,8 @@ impl CvRDT for Store {
 
     /// Merges all that the other has seen. Between replicas travel deltas; this is for laws and oracles.
     fn merge(&mut self, other: Self) {
-        let delta = other.delta(other.lanes.keys(), &CausalContext::new(), usize::MAX);
-        CmRDT::apply(self, delta);
+        // The trait has no error to return, and what a store holds is sound.
+        self.reconcile(&other.reconciliation(self)).ok();
     }
 }
 

@@ -65,7 +65,7 @@ fn assert_index(store: &Store) {
         });
         let sum = entries
             .filter(|(_, entry)| entry.dot.lane == *lane)
-            .fold(0u128, |sum, (key, entry)| sum.wrapping_add(entry.hash(key).digest));
+            .fold(0u128, |sum, (_, entry)| sum.wrapping_add(entry.digest()));
         assert_eq!(state.live, sum, "the sum of live values of {lane}");
     }
 }
@@ -96,6 +96,18 @@ enum Step {
     Die {
         at: u8,
     },
+    /// Whatever may be collected is.
+    Collect {
+        at: u8,
+    },
+}
+
+/// What is on its way: a delta, or all of a replica's state as it was, for a receiver that lacks what was
+/// collected.
+#[derive(Debug, Clone)]
+enum Packet {
+    Delta(Delta),
+    Snapshot(Box<Store>),
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -110,11 +122,15 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn any_step_and_collection() -> impl Strategy<Value = Step> {
+    prop_oneof![8 => any_step(), 1 => (0u8..7).prop_map(|at| Step::Collect { at })]
+}
+
 /// The replicas of a history, and for every write what an obvious reference remembers of it.
 struct History {
     stores: Vec<Option<Store>>,
     lanes: Vec<Lane>,
-    wire: Vec<(usize, Delta)>,
+    wire: Vec<(usize, Packet)>,
     /// Per dot: its key, its value, and all dots of the key that its author had seen at the time, be it only
     /// through the eyes of another write.
     written: BTreeMap<Dot, (Key, Option<Value>, BTreeSet<Dot>)>,
@@ -151,30 +167,45 @@ impl History {
                 let seen = receiver.seen_of(lane).cloned().unwrap_or_default();
                 let known = seen.truncated(seen.last().unwrap_or(0) * u64::from(belief.min(8)) / 8);
                 let known = CausalContext::from_iter([(lane.clone(), known)]);
+                if sender.is_below_floor(lane, known.lane(lane)) {
+                    self.wire.push((to, Packet::Snapshot(Box::new(sender.clone()))));
+                    return;
+                }
                 let mut delta = sender.delta([lane], &known, if small { 60 } else { usize::MAX });
                 if cut {
                     delta.accounted = CausalContext::new();
                     delta.items.truncate(usize::from(belief % 3));
                 }
-                self.wire.push((to, delta));
+                self.wire.push((to, Packet::Delta(delta)));
             }
             Step::Deliver { which, again, lost } => {
                 if self.wire.is_empty() {
                     return;
                 }
                 let at = usize::from(which) % self.wire.len();
-                let (to, delta) = self.wire[at].clone();
+                let (to, packet) = self.wire[at].clone();
                 if !again {
                     self.wire.swap_remove(at);
                 }
                 if let Some(store) = self.stores[to].as_mut().filter(|_| !lost) {
-                    store.merge(&delta).unwrap();
+                    match packet {
+                        Packet::Delta(delta) => store.merge(&delta).unwrap(),
+                        Packet::Snapshot(sender) => {
+                            let reconciliation = sender.reconciliation(store);
+                            store.reconcile(&reconciliation).unwrap();
+                        }
+                    }
                 }
             }
             Step::Die { at } => {
                 let survivors = self.stores.iter().flatten().count();
                 if let Some(at) = self.alive(at).filter(|_| survivors > 2) {
                     self.stores[at] = None;
+                }
+            }
+            Step::Collect { at } => {
+                if let Some(at) = self.alive(at) {
+                    self.stores[at].as_mut().unwrap().collect(usize::MAX, |_| true);
                 }
             }
         }
@@ -189,7 +220,16 @@ impl History {
                     let (Some(sender), Some(receiver)) = (&self.stores[from], &self.stores[to]) else {
                         continue;
                     };
-                    let delta = delta_for(sender, &receiver.context());
+                    let known = receiver.context();
+                    let behind =
+                        sender.lanes.keys().any(|lane| sender.is_below_floor(lane, known.lane(lane)));
+                    if behind {
+                        let reconciliation = sender.reconciliation(receiver);
+                        self.stores[to].as_mut().unwrap().reconcile(&reconciliation).unwrap();
+                        learned = true;
+                        continue;
+                    }
+                    let delta = delta_for(sender, &known);
                     if from != to && !delta.is_empty() {
                         self.stores[to].as_mut().unwrap().merge(&delta).unwrap();
                         learned = true;
@@ -214,6 +254,32 @@ impl History {
             }
         }
         expected
+    }
+
+    /// What readers see, and nothing of what was removed.
+    fn check_values(mut self) {
+        self.reconcile();
+        let mut expected = self.expected();
+        expected.values_mut().for_each(|entries| entries.retain(|(_, value)| value.is_some()));
+        expected.retain(|_, entries| !entries.is_empty());
+        let survivors: Vec<&Store> = self.stores.iter().flatten().collect();
+        for store in &survivors {
+            let values = |register: &Register| {
+                let values = register.entries().iter().filter(|entry| entry.value.is_some());
+                values.map(|entry| (entry.dot.clone(), entry.value.clone())).collect::<Vec<_>>()
+            };
+            let mut state: BTreeMap<Key, Vec<_>> =
+                store.prefix("").map(|(key, register)| (key.clone(), values(register))).collect();
+            state.retain(|_, entries| !entries.is_empty());
+            assert_eq!(state, expected, "a survivor shows the maximal writes");
+            assert_eq!(store.context(), survivors[0].context(), "survivors have seen the same");
+            assert_eq!(store.digest(), survivors[0].digest(), "equal states have equal digests");
+            assert_eq!(store.restored(), 0, "nothing was taken for lost");
+            let entries = store.registers.values().flat_map(Register::entries);
+            let removed = entries.filter(|entry| entry.value.is_none()).count();
+            assert_eq!(store.removed(), removed, "removals are counted");
+            assert_index(store);
+        }
     }
 
     fn check(mut self) {
@@ -249,6 +315,23 @@ proptest! {
             history.step(step);
         }
         history.check();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12_000, ..ProptestConfig::default() })]
+
+    /// FEATURES S6, SCENARIOS G-12, G-34: the same, while everybody lets removals go whenever it likes.
+    #[test]
+    fn survivors_converge_whenever_removals_are_collected(
+        replicas in 3u8..7,
+        steps in prop::collection::vec(any_step_and_collection(), 20..140),
+    ) {
+        let mut history = History::new(replicas);
+        for step in &steps {
+            history.step(step);
+        }
+        history.check_values();
     }
 }
 
@@ -482,4 +565,110 @@ fn what_changed_since_a_revision_is_told_once() {
     put(&mut store, &lane(1), &key(0), Some(value(b"b")));
     put(&mut store, &lane(1), &key(0), Some(value(b"c")));
     assert_eq!(store.context_since(revision), CausalContext::from_iter([(lane(1), RangeSet::up_to(2))]));
+}
+
+/// What one replica brings another, however it has to.
+fn bring(from: &Store, to: &mut Store) {
+    let known = to.context();
+    if from.lanes.keys().any(|lane| from.is_below_floor(lane, known.lane(lane))) {
+        to.reconcile(&from.reconciliation(to)).unwrap();
+    } else {
+        to.merge(&delta_for(from, &known)).unwrap();
+    }
+}
+
+/// SCENARIOS G-12: whoever was away keeps nothing of what was removed and forgotten meanwhile.
+#[test]
+fn a_replica_that_was_away_learns_of_deaths_that_nobody_can_prove_any_more() {
+    let (mut here, mut away) = (Store::new(), Store::new());
+    put(&mut here, &lane(0), &key(0), Some(value(b"kept")));
+    put(&mut here, &lane(0), &key(1), Some(value(b"removed")));
+    bring(&here, &mut away);
+    put(&mut here, &lane(1), &key(1), None);
+    put(&mut away, &lane(2), &key(2), Some(value(b"news")));
+    assert_eq!(here.collect(usize::MAX, |_| true), [key(1)]);
+    assert_eq!((here.len(), here.removed()), (1, 0));
+    assert!(delta_for(&here, &away.context()).is_empty(), "no delta can say it");
+    bring(&here, &mut away);
+    bring(&away, &mut here);
+    assert!(away.register(&key(1)).is_none());
+    assert_eq!(here, away);
+    assert_eq!(here.floors(), away.floors());
+    assert_eq!(here.horizon(), away.horizon());
+}
+
+/// SCENARIOS G-34: about one history in 24,000 of the model finds what happens otherwise.
+#[test]
+fn a_removal_stays_while_an_earlier_write_of_its_key_may_be_on_its_way() {
+    let (mut author, mut other) = (Store::new(), Store::new());
+    put(&mut author, &lane(0), &key(0), Some(value(b"early")));
+    let early = delta_for(&author, &CausalContext::new());
+    put(&mut author, &lane(0), &key(0), Some(value(b"late")));
+    let late =
+        Delta { accounted: CausalContext::new(), items: delta_for(&author, &CausalContext::new()).items };
+    other.merge(&late).unwrap();
+    put(&mut other, &lane(1), &key(0), None);
+    assert!(other.collect(usize::MAX, |_| true).is_empty(), "the first write was not seen yet");
+    other.merge(&early).unwrap();
+    assert!(other.register(&key(0)).unwrap().is_removed());
+    assert_eq!(other.collect(usize::MAX, |_| true), [key(0)]);
+    other.merge(&early).unwrap();
+    assert!(other.is_empty(), "an old delta brings nothing back");
+}
+
+#[test]
+fn keys_that_come_and_go_leave_nothing_behind() {
+    let (mut store, author) = (Store::new(), lane(0));
+    for number in 0..10_000u32 {
+        let at = format!("k{}", number % 1_000).parse().unwrap();
+        put(&mut store, &author, &at, Some(value(&number.to_le_bytes())));
+        put(&mut store, &author, &at, None);
+        if number % 100 == 0 {
+            store.collect(usize::MAX, |_| true);
+        }
+    }
+    store.collect(usize::MAX, |_| true);
+    assert!(store.is_empty() && store.removed.is_empty());
+    assert!(store.lanes[&author].index.is_empty());
+    assert_eq!(store.floors(), CausalContext::from_iter([(author, RangeSet::up_to(20_000))]));
+}
+
+/// The fetching of `gossip` found it: who lets a removal go forgets what it covered, and yet writes later in the same
+/// lane.
+#[test]
+fn a_write_after_a_collected_removal_does_not_take_the_removal_from_those_who_have_it() {
+    let (mut a, mut b, mut c) = (Store::new(), Store::new(), Store::new());
+    put(&mut a, &lane(0), &key(0), Some(value(b"old")));
+    bring(&a, &mut b);
+    put(&mut b, &lane(1), &key(0), None);
+    bring(&b, &mut c);
+    b.collect(usize::MAX, |_| true);
+    put(&mut b, &lane(1), &key(0), Some(value(b"new")));
+    bring(&b, &mut c);
+    // B is gone; C alone knows that the first value is dead.
+    bring(&c, &mut a);
+    for store in [&a, &c] {
+        let values = store.register(&key(0)).unwrap().values();
+        assert_eq!(values.iter().map(|entry| entry.value.clone()).collect::<Vec<_>>(), [Some(value(b"new"))]);
+    }
+    c.collect(usize::MAX, |_| true);
+    assert_eq!(c.register(&key(0)), b.register(&key(0)));
+}
+
+/// A broken memory, or a bug: nothing tells of the entry's death, so it did not die.
+#[test]
+fn what_was_lost_comes_back_and_is_counted() {
+    let (mut sound, mut broken) = (Store::new(), Store::new());
+    let dot = put(&mut sound, &lane(0), &key(0), Some(value(b"v")));
+    bring(&sound, &mut broken);
+    broken.update(&key(0), |register, gone| register.remove(&dot, gone));
+    assert_ne!(sound.digest(), broken.digest());
+    let from_broken = broken.reconciliation(&sound);
+    assert_eq!(from_broken.dead, [(key(0), dot)]);
+    sound.reconcile(&from_broken).unwrap();
+    assert_eq!(sound.len(), 1, "a neighbour's loss is not believed");
+    broken.reconcile(&sound.reconciliation(&broken)).unwrap();
+    assert_eq!(broken.restored(), 1);
+    assert_eq!(sound, broken);
+    assert_eq!(sound.digest(), broken.digest());
 }

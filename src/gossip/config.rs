@@ -67,6 +67,13 @@ pub struct Config {
     pub full_mesh: usize,
     /// How long a link that neither end wants any more is kept.
     pub surplus_after: Duration,
+    /// How often removals that may go are looked for.
+    pub collect_interval: Duration,
+    /// How long a removal is remembered that not every member is known to have seen. Too short, and members that
+    /// were away for longer have to compare their whole state with a peer's; too long is memory.
+    pub collect_after: Duration,
+    /// How long a peer may take for a step of a comparison before another is asked.
+    pub reconcile_timeout: Duration,
     /// About how many bytes of state go into one frame.
     pub delta_budget: usize,
 }
@@ -96,6 +103,9 @@ impl Default for Config {
             join_grace: Duration::from_secs(5),
             full_mesh: 48,
             surplus_after: Duration::from_secs(5),
+            collect_interval: Duration::from_secs(10),
+            collect_after: Duration::from_secs(3_600),
+            reconcile_timeout: Duration::from_secs(10),
             delta_budget: 64 * 1024,
         }
     }
@@ -114,6 +124,8 @@ impl Config {
             ("want_timeout", self.want_timeout),
             ("dial_backoff", self.dial_backoff),
             ("seed_interval", self.seed_interval),
+            ("collect_interval", self.collect_interval),
+            ("reconcile_timeout", self.reconcile_timeout),
         ];
         if let Some((name, _)) = intervals.iter().find(|(_, interval)| interval.is_zero()) {
             return Err(ConfigError::Zero { name });

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use super::members::Members;
 use super::overlay::Overlay;
-use super::{Channel, Message, Side, Versions};
+use super::reconcile::Serve;
+use super::{Ask, Channel, Message, Side, Versions};
 use crate::crdt::{CausalContext, Delta, Lane, RangeSet, Revision, Store};
 use crate::id::{Generation, NodeId};
 use crate::replica::Replica;
 use crate::time::{Moment, Now};
 
 /// The most lanes in one context or want, and the most ranges of each: far below the limit of a frame.
-const MAX_TOLD: usize = 1_024;
+pub(super) const MAX_TOLD: usize = 1_024;
 const MAX_TOLD_RANGES: usize = 32;
 
 /// How far a peer has come, as this node knows it.
@@ -56,6 +57,12 @@ pub(super) struct Link {
     wanted: BTreeSet<Lane>,
     /// The lanes that the peer is to be asked for.
     asking: BTreeSet<Lane>,
+    /// The lanes that the peer lacks something of below their floors, and that it was told so of.
+    stale: BTreeSet<Lane>,
+    offered: BTreeSet<Lane>,
+    /// What the peer fetches, and what it asks for while too many others do.
+    pub(super) serve: Option<Serve>,
+    pub(super) waits: Option<(u64, Ask)>,
     control_is_writable: bool,
     delta_is_writable: bool,
     /// Whether it was told of what this peer sends that it is ahead of the clock.
@@ -96,6 +103,10 @@ impl Link {
             doubts: false,
             wanted: BTreeSet::new(),
             asking: BTreeSet::new(),
+            stale: BTreeSet::new(),
+            offered: BTreeSet::new(),
+            serve: None,
+            waits: None,
             control_is_writable: true,
             delta_is_writable: true,
             drifting: false,
@@ -140,6 +151,10 @@ impl Link {
     /// What the peer says it has seen.
     pub(super) fn handle_context(&mut self, complete: bool, seen: CausalContext) {
         if complete {
+            self.offered.clear();
+            self.stale.clear();
+            // It says so when it has agreed.
+            self.serve.take_if(|serve| serve.is_finished());
             self.cursor = Some(seen);
             if !self.told_all {
                 // It does not know what we have, although we thought that it did.
@@ -156,6 +171,7 @@ impl Link {
     pub(super) fn handle_want(&mut self, lanes: Vec<(Lane, RangeSet)>, has_better: impl Fn(&NodeId) -> bool) {
         let cursor = self.cursor.get_or_insert_default();
         for (lane, seen) in lanes {
+            self.offered.remove(&lane);
             cursor.remove_lane(&lane);
             cursor.insert_all(&lane, &seen);
             let author = lane.actor().node;
@@ -395,6 +411,54 @@ impl Link {
         Message::Context { complete, seen }
     }
 
+    /// What the peer is known to have.
+    pub(super) fn cursor(&self) -> Option<&CausalContext> {
+        self.cursor.as_ref()
+    }
+
+    /// The peer has this, or will have when what was sent has arrived.
+    pub(super) fn has(&mut self, seen: &CausalContext) {
+        if let Some(cursor) = &mut self.cursor {
+            cursor.union(seen);
+        }
+    }
+
+    /// The peer is to be told all that was seen here, for it cannot know.
+    pub(super) fn tell_all(&mut self) {
+        self.told = None;
+        self.announces = true;
+    }
+
+    /// Takes the room for a frame, if there is any.
+    pub(super) fn take_room(&mut self, channel: Channel) -> bool {
+        let is_writable = match channel {
+            Channel::Control => &mut self.control_is_writable,
+            Channel::Delta => &mut self.delta_is_writable,
+        };
+        self.generation.is_some() && std::mem::take(is_writable)
+    }
+
+    /// The lanes that the peer is to be told of that it has to fetch.
+    pub(super) fn take_stale(&mut self) -> BTreeSet<Lane> {
+        let rest = self.stale.iter().nth(MAX_TOLD).cloned();
+        let rest = rest.map(|lane| self.stale.split_off(&lane)).unwrap_or_default();
+        let stale = std::mem::replace(&mut self.stale, rest);
+        self.offered.extend(stale.iter().cloned());
+        stale
+    }
+
+    /// Whether there are such lanes, and the peer does not fetch them already.
+    pub(super) fn has_stale(&self) -> bool {
+        !self.stale.is_empty() && self.serve.is_none()
+    }
+
+    /// What the peer fetches is not what it was any more: it has to begin anew.
+    pub(super) fn offer_again(&mut self) {
+        if self.serve.take().is_some() {
+            self.stale.append(&mut self.offered);
+        }
+    }
+
     /// The next frame of the delta channel, if it has room and the peer lacks something: of this node's own
     /// writes, of what it asked for, or of what is passed on to it; in a partial view that is everything but what
     /// it gets another way.
@@ -418,10 +482,18 @@ impl Link {
             let ours = store.seen_of(lane);
             ours.is_some_and(|ours| cursor.lane(lane).is_none_or(|known| !known.is_superset(ours)))
         };
-        self.wanted.retain(&lacks);
-        self.fresh.retain(&lacks);
         let author = replica.actor().node;
-        let own = store.lanes_of(&author).filter(|lane| lacks(lane));
+        // What lies below a floor can only be fetched: that is offered once, and whenever it is asked for.
+        let is_stale = |lane: &Lane| store.is_below_floor(lane, cursor.lane(lane));
+        self.stale.extend(self.wanted.iter().filter(|lane| is_stale(lane)).cloned());
+        let fresh = self.fresh.iter().filter(|lane| is_stale(lane) && !self.offered.contains(*lane));
+        self.stale.extend(fresh.cloned());
+        self.wanted.retain(|lane| lacks(lane) && !is_stale(lane));
+        self.fresh.retain(|lane| lacks(lane) && !is_stale(lane));
+        let (stale, own): (Vec<&Lane>, Vec<&Lane>) =
+            store.lanes_of(&author).filter(|lane| lacks(lane)).partition(|lane| is_stale(lane));
+        self.stale.extend(stale.into_iter().filter(|lane| !self.offered.contains(lane)).cloned());
+        let own = own.into_iter();
         let lanes: BTreeSet<&Lane> = own.chain(&self.wanted).chain(&self.fresh).take(MAX_TOLD).collect();
         if lanes.is_empty() {
             return None;
@@ -441,7 +513,7 @@ fn first_lanes(lanes: &mut BTreeSet<Lane>) -> Vec<Lane> {
 }
 
 /// What one frame tells of a lane. To say less than one has seen costs a little traffic and nothing else.
-fn first_ranges(seen: &RangeSet) -> RangeSet {
+pub(super) fn first_ranges(seen: &RangeSet) -> RangeSet {
     if seen.range_count() <= MAX_TOLD_RANGES {
         seen.clone()
     } else {

@@ -3,6 +3,7 @@
 mod changes;
 mod due;
 mod links;
+mod reconcile;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -19,7 +20,7 @@ use super::overlay::Overlay;
 use super::timer::{Timer, TimerTable};
 use super::{
     Alarm, Channel, CloseReason, Config, DialId, Durability, Event, LinkId, MemberState, Message, Output,
-    Progress, Side, Ticket, Versions,
+    Progress, Record, Side, Ticket, Versions,
 };
 use crate::crdt::{Corrupt, Delta, Revision};
 use crate::id::{Actor, NodeId, TunnelId, TunnelName};
@@ -47,6 +48,7 @@ pub struct Mesh {
     overlay: Overlay,
     dialer: Dialer,
     gaps: Gaps,
+    reconcile: reconcile::Reconcile,
     timers: TimerTable,
     /// The links that may have something to send.
     busy: BTreeSet<LinkId>,
@@ -85,6 +87,7 @@ impl Mesh {
             timers.set(timer, Some(now.monotone));
         }
         timers.set(Timer::Heartbeat, Some(now.monotone + config.heartbeat_interval));
+        timers.set(Timer::Collect, Some(now.monotone + config.collect_interval));
         Self {
             replica: Replica::new(actor, config.max_drift),
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
@@ -93,6 +96,7 @@ impl Mesh {
             overlay: Overlay::new(actor.node),
             dialer: Dialer::new(actor.node, &config.seeds, now.monotone),
             gaps: Gaps::default(),
+            reconcile: reconcile::Reconcile::default(),
             timers,
             busy: BTreeSet::new(),
             outputs: VecDeque::new(),
@@ -113,8 +117,12 @@ impl Mesh {
     /// # Errors
     ///
     /// [`Corrupt`] if the disk has damaged it; the piece was not merged.
-    pub fn restore(&mut self, now: Now, delta: &Delta) -> Result<(), Corrupt> {
-        self.replica.merge(now.wall, delta)?;
+    pub fn restore(&mut self, now: Now, record: &Record) -> Result<(), Corrupt> {
+        match record {
+            Record::Delta(delta) => self.replica.merge(now.wall, delta)?,
+            Record::Reconciled(reconciliation) => self.replica.reconcile(now.wall, reconciliation)?,
+            Record::Collected(_) => Duration::ZERO,
+        };
         self.observe_changes(now, false);
         Ok(())
     }
@@ -154,6 +162,7 @@ impl Mesh {
     pub fn link_down(&mut self, now: Now, link: LinkId) {
         let Some(lost) = self.links.remove(&link) else { return };
         self.busy.remove(&link);
+        self.reconcile_without(now, link);
         // What it was asked for is asked for elsewhere.
         self.timers.set_by(Timer::Want, now.monotone);
         if self.is_linked(&lost.peer) {
@@ -190,11 +199,7 @@ impl Mesh {
     pub fn handle_message(&mut self, now: Now, link: LinkId, message: Message) {
         let own_digest = match &message {
             Message::Hello { .. } | Message::Heartbeat { .. } => self.cached_digest(),
-            Message::Context { .. }
-            | Message::Want { .. }
-            | Message::Delta(_)
-            | Message::Neighbour { .. }
-            | Message::Prune { .. } => [0; 16],
+            _ => [0; 16],
         };
         let Some(state) = self.links.get_mut(&link) else { return };
         state.heard_at = now.monotone;
@@ -212,6 +217,7 @@ impl Mesh {
                     self.timers.set_by(Timer::Want, now.monotone);
                 }
                 state.handle_context(complete, seen);
+                self.admit(now);
             }
             Message::Want { lanes } => {
                 let (members, overlay, peer) = (&self.members, &self.overlay, state.peer);
@@ -219,6 +225,9 @@ impl Mesh {
                 state.handle_want(lanes, has_better);
             }
             Message::Delta(delta) => self.handle_delta(now, link, &delta),
+            Message::Offer { floors } => self.handle_offer(now, link, &floors),
+            Message::Ask { number, ask } => self.handle_ask(now, link, number, ask),
+            Message::Tell { number, tell } => self.handle_tell(now, link, number, tell),
             Message::Heartbeat { digest, asks } => {
                 state.handle_digest(digest == own_digest, self.config.audit_after, now.monotone);
                 if asks {
@@ -280,6 +289,8 @@ impl Mesh {
                 Timer::Choose => self.choose(now),
                 Timer::Record => self.publish(now),
                 Timer::Dial => self.dial(now),
+                Timer::Collect => self.collect(now),
+                Timer::Reconcile => self.give_up(now),
             }
         }
     }
@@ -300,6 +311,9 @@ impl Mesh {
             }
             if let Some(message) = state.next_delta(&self.replica, &self.overlay, self.config.delta_budget) {
                 return Some(Output::Send { link, channel: Channel::Delta, message });
+            }
+            if let Some(output) = self.next_reconcile(now, link) {
+                return Some(output);
             }
             self.busy.remove(&link);
         }

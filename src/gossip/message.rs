@@ -1,8 +1,8 @@
 //! What nodes say to each other. How it is written is `wire`'s affair.
 
-use crate::crdt::{CausalContext, Delta};
+use crate::crdt::{CausalContext, Delta, Item, Key, Lane, RangeSet};
 use crate::id::Generation;
-use crate::time::UnixMillis;
+use crate::time::{Timestamp, UnixMillis};
 
 /// The versions of the protocol that a node speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub enum Message {
     /// A request for lanes, on the control channel, with what the sender has of them.
     Want {
         /// The lanes, each with what was seen of it, be it nothing.
-        lanes: Vec<(crate::crdt::Lane, crate::crdt::RangeSet)>,
+        lanes: Vec<(Lane, RangeSet)>,
     },
     /// A piece of state, on the delta channel.
     Delta(Delta),
@@ -68,8 +68,104 @@ pub enum Message {
     /// way. A [`Want`](Self::Want) takes it back.
     Prune {
         /// A lane of each, ascending.
-        lanes: Vec<crate::crdt::Lane>,
+        lanes: Vec<Lane>,
     },
+    /// News, on the control channel, that what the receiver lacks of these lanes lies below the sender's floors:
+    /// no delta can bring it, but it can be fetched by [`Ask`].
+    Offer {
+        /// The lanes, each with the counters up to its floor.
+        floors: CausalContext,
+    },
+    /// A step of fetching, on the control channel.
+    Ask {
+        /// Its number, for telling late answers apart.
+        number: u64,
+        /// What is asked.
+        ask: Ask,
+    },
+    /// A piece of the answer to it, on the delta channel.
+    Tell {
+        /// The number of the request.
+        number: u64,
+        /// What is told.
+        tell: Tell,
+    },
+}
+
+/// What a node that fetches asks for: first the context, then ranges of keys, then the floors. The next request
+/// follows when the one before has been answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// What the receiver has seen.
+    Context {
+        /// Of the lanes behind this one.
+        after: Option<Lane>,
+    },
+    /// How what the receiver holds differs.
+    Ranges {
+        /// Where the first range begins.
+        from: Option<Key>,
+        /// Where each range ends, and what the sender holds in it. Each begins where the one before ends; only
+        /// the last may have no end.
+        ranges: Vec<(Option<Key>, Summary)>,
+    },
+    /// How far the receiver has collected.
+    Floors {
+        /// Of the lanes behind this one.
+        after: Option<Lane>,
+    },
+}
+
+/// What is held in a range of keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Summary {
+    /// Nothing is asked about it.
+    Agreed,
+    /// Its [fingerprint](crate::crdt::Store::fingerprint).
+    Hash([u8; 8]),
+    /// The names of all its entries.
+    Dots(CausalContext),
+}
+
+/// An answer, or a piece of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tell {
+    /// What was seen.
+    Context {
+        /// The next lanes, each with what was seen of it.
+        seen: CausalContext,
+        /// Whether there are no more.
+        last: bool,
+    },
+    /// How ranges differ.
+    Ranges {
+        /// Of the next ranges that were asked about, in their order.
+        outcomes: Vec<Outcome>,
+        /// The entries that the receiver did not name.
+        items: Vec<Item>,
+        /// The entries that it named and that are not live here.
+        dead: CausalContext,
+    },
+    /// How far was collected.
+    Floors {
+        /// The next lanes, each with the counters up to its floor.
+        floors: CausalContext,
+        /// The greatest stamp of what was collected.
+        horizon: Timestamp,
+        /// Whether there are no more.
+        last: bool,
+    },
+}
+
+/// What became of a range that was asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The hashes agree.
+    Same,
+    /// The hashes differ: to be asked about in parts.
+    Differs,
+    /// Its entries were named, and all that differs has been told.
+    Told,
 }
 
 #[cfg(test)]

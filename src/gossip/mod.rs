@@ -19,8 +19,8 @@
 //! superseded meanwhile is never sent, and a slow peer costs memory in proportion to the number of actors.
 //!
 //! What the parts do: `mesh` the state machine; `link` what one peer has and what is sent to it next; `gaps`
-//! what others have and this node lacks; `members` who can be reached; `overlay` with whom to be linked; `dialer`
-//! whom to call and when; `timer` the single next wake-up.
+//! what others have and this node lacks; `reconcile` what no delta can bring; `members` who can be reached; `overlay`
+//! with whom to be linked; `dialer` whom to call and when; `timer` the single next wake-up.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::iter_over_hash_type)]
 
 mod config;
@@ -32,13 +32,14 @@ mod mesh;
 mod message;
 mod output;
 mod overlay;
+mod reconcile;
 mod timer;
 
 pub use config::{Config, ConfigError, Durability};
 pub use link::Progress;
 pub use members::Member;
 pub use mesh::Mesh;
-pub use message::{Message, Versions};
+pub use message::{Ask, Message, Outcome, Summary, Tell, Versions};
 pub use output::{
-    Alarm, Channel, CloseReason, DialId, Event, LinkId, MemberState, Origin, Output, Side, Ticket,
+    Alarm, Channel, CloseReason, DialId, Event, LinkId, MemberState, Origin, Output, Record, Side, Ticket,
 };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Message;
-use crate::crdt::{Delta, Value};
+use crate::crdt::{Delta, Item, Key, Reconciliation, Value};
 use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
 use crate::replica::{Address, AttributeKey, Registration};
 use crate::time::Timestamp;
@@ -102,8 +102,8 @@ pub enum Output {
     Persist {
         /// Its number.
         ticket: Ticket,
-        /// To be merged again, in order, after a restart.
-        delta: Delta,
+        /// To be [restored](super::Mesh::restore), in order, after a restart.
+        record: Record,
     },
     /// Tell subscribers. The state has changed already.
     Event(Event),
@@ -116,6 +116,31 @@ pub struct Origin {
     pub author: Actor,
     /// When, by the author's clock.
     pub stamp: Timestamp,
+}
+
+/// What is made durable: as a whole or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// Own writes, or what a peer sent.
+    Delta(Delta),
+    /// What was fetched from a peer because it had collected what would have told it: many keys at once, and
+    /// deaths that no entry tells of.
+    Reconciled(Box<Reconciliation>),
+    /// Removals of these keys were let go. Whoever keeps a copy of the state may let them go too, if it keeps the
+    /// [floors](crate::crdt::Store::floors) and the [horizon](crate::crdt::Store::horizon) with it; a log of
+    /// records needs neither, for it still has the removals.
+    Collected(Vec<Key>),
+}
+
+impl Record {
+    /// The entries in it, by keys.
+    pub fn items(&self) -> &[Item] {
+        match self {
+            Self::Delta(delta) => &delta.items,
+            Self::Reconciled(reconciliation) => &reconciliation.delta.items,
+            Self::Collected(_) => &[],
+        }
+    }
 }
 
 /// What subscribers are told.

@@ -21,10 +21,14 @@ pub(super) enum Timer {
     Record,
     /// Try to reach nodes.
     Dial,
+    /// Let removals go.
+    Collect,
+    /// Give up fetching from a peer that does not answer, and serving one that does not ask.
+    Reconcile,
 }
 
 impl Timer {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Heartbeat,
         Self::Silence,
         Self::Announce,
@@ -33,6 +37,8 @@ impl Timer {
         Self::Choose,
         Self::Record,
         Self::Dial,
+        Self::Collect,
+        Self::Reconcile,
     ];
 }
 

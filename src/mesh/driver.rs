@@ -20,9 +20,11 @@ use super::persist::Persister;
 use super::service::GossipService;
 use super::traffic::Counters;
 use crate::clock::WallClock;
-use crate::crdt::{Corrupt, Delta};
+use crate::crdt::Corrupt;
 use crate::daemon::Events;
-use crate::gossip::{Channel, Config, ConfigError, DialId, Durability, LinkId, Mesh, Output, Side, Ticket};
+use crate::gossip::{
+    Channel, Config, ConfigError, DialId, Durability, LinkId, Mesh, Output, Record, Side, Ticket,
+};
 use crate::id::{Actor, NodeId};
 use crate::replica::Address;
 use crate::time::{Moment, Now, Timestamp};
@@ -139,9 +141,9 @@ impl Driver {
     /// # Errors
     ///
     /// [`Corrupt`] if the disk has damaged it; the piece was not merged.
-    pub fn restore(&mut self, delta: &Delta) -> Result<(), Corrupt> {
+    pub fn restore(&mut self, record: &Record) -> Result<(), Corrupt> {
         let now = self.now();
-        self.mesh.restore(now, delta)
+        self.mesh.restore(now, record)
     }
 
     /// Lets the clock go on where an earlier life's stopped. Returns how far that is ahead of what this machine's
@@ -406,9 +408,9 @@ impl Driver {
                     }
                     self.forget(link);
                 }
-                Output::Persist { ticket, delta } => {
+                Output::Persist { ticket, record } => {
                     if let Some(persister) = &mut self.persister {
-                        persister.note(ticket, &delta);
+                        persister.note(ticket, &record);
                     }
                 }
                 Output::Event(event) => {

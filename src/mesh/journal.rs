@@ -20,6 +20,11 @@ pub struct Batch {
     pub lanes: Vec<(Lane, RangeSet)>,
     /// The last reading of the clock.
     pub clock: Timestamp,
+    /// How far removals were collected, of the lanes of which that has changed. Never written later than the keys
+    /// whose removals went.
+    pub floors: Vec<(Lane, u64)>,
+    /// The greatest stamp of what was collected.
+    pub horizon: Timestamp,
 }
 
 /// What became of the last batch.

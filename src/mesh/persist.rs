@@ -15,8 +15,8 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::journal::{Batch, Journal, Report};
-use crate::crdt::{Delta, Entry, Key, Lane, RangeSet};
-use crate::gossip::{Mesh, Ticket};
+use crate::crdt::{CausalContext, Entry, Key, Lane, RangeSet};
+use crate::gossip::{Mesh, Record, Ticket};
 
 /// The least time between the beginnings of two rounds: under load, this long writes gather for one `fsync`.
 const GATHER: Duration = Duration::from_millis(5);
@@ -29,6 +29,8 @@ pub(super) struct Persister {
     journal: Journal,
     keys: BTreeSet<Key>,
     lanes: BTreeSet<Lane>,
+    /// The floors that were written.
+    floors: CausalContext,
     /// The last ticket that was asked for, and the last one that is durable.
     noted: Ticket,
     durable: Ticket,
@@ -53,6 +55,7 @@ impl Persister {
             journal,
             keys: BTreeSet::new(),
             lanes: BTreeSet::new(),
+            floors: CausalContext::new(),
             noted: Ticket::default(),
             durable: Ticket::default(),
             round: None,
@@ -61,8 +64,19 @@ impl Persister {
     }
 
     /// Remembers what the core wants durable.
-    pub(super) fn note(&mut self, ticket: Ticket, delta: &Delta) {
+    pub(super) fn note(&mut self, ticket: Ticket, record: &Record) {
         self.noted = self.noted.max(ticket);
+        let delta = match record {
+            Record::Delta(delta) => delta,
+            Record::Reconciled(reconciliation) => {
+                self.keys.extend(reconciliation.dead.iter().map(|(key, _)| key.clone()));
+                &reconciliation.delta
+            }
+            Record::Collected(keys) => {
+                self.keys.extend(keys.iter().cloned());
+                return;
+            }
+        };
         for item in &delta.items {
             self.keys.insert(item.key.clone());
             for entry in &item.entries {
@@ -143,7 +157,12 @@ impl Persister {
         let keys: Vec<Key> = round.keys.by_ref().take(MAX_BATCH).collect();
         let pending = pending(mesh);
         let store = mesh.replica().store();
-        let mut batch = Batch { clock: mesh.replica().last_stamp(), ..Batch::default() };
+        let mut batch =
+            Batch { clock: mesh.replica().last_stamp(), horizon: store.horizon(), ..Batch::default() };
+        let floors = store.floors();
+        let raised = floors.lanes().filter(|(lane, floor)| self.floors.lane(lane) != Some(floor));
+        batch.floors = raised.map(|(lane, floor)| (lane.clone(), floor.contiguous())).collect();
+        self.floors = floors;
         batch.registers.reserve(keys.len());
         for key in keys {
             let mut register = store.register(&key).cloned().unwrap_or_default();

@@ -168,6 +168,15 @@ impl Client {
         parse(&self.ask(Method::POST, path, json(body)).await?)
     }
 
+    /// `POST` of nothing, answered by nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn post_empty(&self, path: &str) -> Result<(), ClientError> {
+        self.ask(Method::POST, path, Bytes::new()).await.map(drop)
+    }
+
     /// `DELETE` with an answer of bytes, often none.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::api::Reload;
@@ -16,6 +17,8 @@ pub struct Controls {
     pub log: Option<Arc<dyn LogControl>>,
     /// Reads the configuration again. Asked for by SIGHUP and by the admin API, one at a time.
     pub reload: Option<ReloadRequests>,
+    /// Ends the process in good order.
+    pub shutdown: Option<Arc<Notify>>,
     /// Called after every answer of the core, for whoever supervises the process.
     pub alive: Option<Arc<dyn Fn() + Send + Sync>>,
 }

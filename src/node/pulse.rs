@@ -88,6 +88,6 @@ mod tests {
         tokio::spawn(watch(mesh, Arc::clone(&metrics), alive, stop));
         sleep(Duration::from_millis(9_500)).await;
         assert_eq!(beats.load(Ordering::Relaxed), 0);
-        assert_eq!(metrics.stall(), Duration::from_secs(9));
+        assert_eq!(metrics.longest_stall(), Duration::from_secs(9));
     }
 }

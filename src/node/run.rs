@@ -382,7 +382,7 @@ fn restore(
     let (journal, tail) = journal();
     let mut driver = Driver::durable(config, journal)?;
     let begun = Instant::now();
-    let loaded = state.load(|delta| driver.restore(delta))?;
+    let loaded = state.load(|record| driver.restore(record))?;
     let set_back = driver.restore_clock(loaded.clock);
     if !set_back.is_zero() {
         tracing::warn!(by = ?set_back, "this machine's clock was set back since the last start");

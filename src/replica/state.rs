@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::{AttributeKey, Attributes, NodeRecord, Path};
 use crate::crdt::{
-    CausalContext, Class, Corrupt, Delta, Dot, Entry, Item, Key, Lane, Observed, RangeSet, Register, Store,
-    Value,
+    CausalContext, Class, Corrupt, Delta, Dot, Entry, Item, Key, Lane, Observed, RangeSet, Reconciliation,
+    Register, Removal, Store, Value,
 };
 use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
 use crate::time::{Exhausted, Hlc, Timestamp, UnixMillis};
@@ -243,6 +243,14 @@ impl Replica {
             return Ok(None);
         }
         let observed = register.map(|register| register.observed_by(&lane)).unwrap_or_default();
+        let observed = match self.unsettled.get(&key) {
+            // What the write before has seen, this one has seen, whatever became of it since.
+            Some(unsettled) => {
+                let before = unsettled.observed.iter().filter(|(seen, _)| *seen != lane);
+                Observed::new(observed.iter().chain(before).cloned())
+            }
+            None => observed,
+        };
         self.write(wall, key, path.class(), observed, value).map(Some)
     }
 
@@ -255,7 +263,8 @@ impl Replica {
         value: Option<Value>,
     ) -> Result<Prepared, WriteError> {
         let lane = self.lane(class);
-        let settled = self.store.register(&key).map(Register::stamp).unwrap_or_default();
+        // What was removed and collected is to be outlived too, if it may have been on this key.
+        let settled = self.store.register(&key).map_or_else(|| self.store.horizon(), Register::stamp);
         let unsettled = self.unsettled.get(&key).map(|unsettled| unsettled.stamp).unwrap_or_default();
         let stamp = self.clock.tick(wall, settled.max(unsettled))?;
         let seen = self.store.seen_of(&lane).and_then(RangeSet::last).unwrap_or(0);
@@ -283,14 +292,37 @@ impl Replica {
     /// [`Corrupt`] if an entry fails its checksum: the sender's fault; nothing was merged.
     pub fn merge(&mut self, wall: UnixMillis, delta: &Delta) -> Result<Duration, Corrupt> {
         self.store.merge(delta)?;
+        Ok(self.settle(wall, &delta.items))
+    }
+
+    /// Agrees with another replica, as a whole. Returns what [`merge`](Self::merge) does.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`] if an entry fails its checksum: the sender's fault; nothing was merged.
+    pub fn reconcile(&mut self, wall: UnixMillis, with: &Reconciliation) -> Result<Duration, Corrupt> {
+        self.store.reconcile(with)?;
+        Ok(self.settle(wall, &with.delta.items))
+    }
+
+    /// Lets removals go that are ripe, of up to `limit` that are looked at; says of which keys.
+    ///
+    /// None goes whose stamp the clock has not reached: writes that come after it bear a greater one, and should
+    /// not have to reach ahead of the clock for that.
+    pub fn collect(&mut self, limit: usize, mut is_ripe: impl FnMut(&Removal<'_>) -> bool) -> Vec<Key> {
+        let now = self.clock.last();
+        self.store.collect(limit, |removal| removal.stamp <= now && is_ripe(removal))
+    }
+
+    fn settle(&mut self, wall: UnixMillis, items: &[Item]) -> Duration {
         let mut latest = Timestamp::default();
-        for item in &delta.items {
+        for item in items {
             latest = item.entries.iter().map(|entry| entry.stamp).max().unwrap_or_default().max(latest);
             if self.unsettled.get(&item.key).is_some_and(|unsettled| self.store.seen(&unsettled.dot)) {
                 self.unsettled.remove(&item.key);
             }
         }
-        Ok(self.clock.observe(wall, latest))
+        self.clock.observe(wall, latest)
     }
 
     /// Lets its clock follow a reading of an earlier life. Returns how far that is beyond the bound.
@@ -479,6 +511,38 @@ mod tests {
         settle(&mut a, registered);
         settle(&mut a, deregistered);
         assert!(a.registrations_of(&name).is_empty());
+    }
+
+    #[test]
+    fn a_write_after_a_collected_removal_bears_a_greater_stamp() {
+        let (mut a, mut b) = (replica(1, 1), replica(2, 1));
+        let prepared = a.set(UnixMillis(9_000), &key("mesh/x"), value("1")).unwrap();
+        settle(&mut a, prepared);
+        let prepared = a.unset(UnixMillis(9_000), &key("mesh/x")).unwrap().unwrap();
+        let removed = prepared.delta.items[0].entries[0].stamp;
+        settle(&mut a, Some(prepared));
+        assert_eq!(a.collect(usize::MAX, |_| true).len(), 1);
+        // A node with a slow clock that learns of the removal only by what is gone.
+        let reconciliation = a.store().reconciliation(b.store());
+        b.reconcile(UnixMillis(0), &reconciliation).unwrap();
+        let late = b.set(UnixMillis(0), &key("mesh/x"), value("2")).unwrap().unwrap();
+        assert!(late.delta.items[0].entries[0].stamp > removed);
+    }
+
+    #[test]
+    fn a_removal_ahead_of_the_clock_is_not_collected() {
+        let (mut a, mut b) = (replica(1, 1), replica(2, 1));
+        for text in [Some("1"), None] {
+            let far = UnixMillis(1_000_000);
+            let prepared = match text {
+                Some(text) => a.set(far, &key("mesh/x"), value(text)).unwrap(),
+                None => a.unset(far, &key("mesh/x")).unwrap(),
+            };
+            settle(&mut a, prepared);
+        }
+        sync(&a, &mut b);
+        assert!(b.collect(usize::MAX, |_| true).is_empty());
+        assert_eq!(a.collect(usize::MAX, |_| true).len(), 1);
     }
 
     #[test]

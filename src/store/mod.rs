@@ -27,7 +27,8 @@ use std::time::Duration;
 
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use crate::crdt::{CausalContext, Corrupt, Delta, Lane};
+use crate::crdt::{CausalContext, Corrupt, Delta, Lane, RangeSet, Reconciliation};
+use crate::gossip::Record;
 use crate::id::{Generation, NodeId};
 use crate::mesh::{Batch, JournalTail, Report};
 use crate::time::Timestamp;
@@ -47,10 +48,14 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const LANES: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("lanes");
+/// How far removals of each lane were collected.
+const FLOORS: TableDefinition<'_, u32, u64> = TableDefinition::new("floors");
 const REGISTERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("registers");
 
 const META_FORMAT: &str = "format";
 const META_CLOCK: &str = "clock";
+/// The greatest stamp of what was collected.
+const META_HORIZON: &str = "horizon";
 const META_LIFE: &str = "life";
 
 /// The state cannot be read. The file is as it was.
@@ -182,6 +187,7 @@ impl StateFile {
                 }
                 life = meta.get(META_LIFE)?.map(|life| Generation(life.value()));
                 write.open_table(REGISTERS)?;
+                write.open_table(FLOORS)?;
                 for row in write.open_table(LANES)?.iter()? {
                     let (number, row) = row?;
                     let row = LaneRow::read(row.value()).map_err(Broken::row("lane", number.value()))?;
@@ -202,11 +208,11 @@ impl StateFile {
     /// # Errors
     ///
     /// [`StoreError::Damaged`].
-    pub fn load(&self, merge: impl FnMut(&Delta) -> Result<(), Corrupt>) -> Result<Loaded, StoreError> {
+    pub fn load(&self, merge: impl FnMut(&Record) -> Result<(), Corrupt>) -> Result<Loaded, StoreError> {
         self.read_all(merge).map_err(|error| self.explain(self.medium.path(), error))
     }
 
-    fn read_all(&self, mut merge: impl FnMut(&Delta) -> Result<(), Corrupt>) -> Result<Loaded, Broken> {
+    fn read_all(&self, mut merge: impl FnMut(&Record) -> Result<(), Corrupt>) -> Result<Loaded, Broken> {
         let Some(database) = &self.database else { return Err(Broken::Closed) };
         guarded(|| {
             let read = database.begin_read()?;
@@ -218,6 +224,18 @@ impl StateFile {
                 accounted.insert_all(&row.lane, &row.seen);
                 lanes.insert(number.value(), row.lane);
             }
+            // How far was collected comes first: nothing may be counted as seen without it.
+            let mut floors = CausalContext::new();
+            for row in read.open_table(FLOORS)?.iter()? {
+                let (number, floor) = row?;
+                let lane = lanes.get(&number.value());
+                let lane = lane.ok_or_else(|| Broken::Row(format!("floor {:?}", number.value())))?;
+                floors.insert_all(lane, &RangeSet::up_to(floor.value()));
+            }
+            let horizon = read.open_table(META)?.get(META_HORIZON)?.map_or(0, |horizon| horizon.value());
+            let collected =
+                Reconciliation { floors, horizon: Timestamp(horizon), ..Reconciliation::default() };
+            merge(&Record::Reconciled(Box::new(collected))).map_err(Broken::Corrupt)?;
             let mut keys = 0;
             let mut piece = Delta::default();
             for row in read.open_table(REGISTERS)?.iter()? {
@@ -227,12 +245,11 @@ impl StateFile {
                 piece.items.push(item);
                 keys += 1;
                 if piece.items.len() >= PIECE {
-                    merge(&piece).map_err(Broken::Corrupt)?;
-                    piece.items.clear();
+                    merge(&Record::Delta(std::mem::take(&mut piece))).map_err(Broken::Corrupt)?;
                 }
             }
             piece.accounted = accounted;
-            merge(&piece).map_err(Broken::Corrupt)?;
+            merge(&Record::Delta(piece)).map_err(Broken::Corrupt)?;
             let meta = read.open_table(META)?;
             let clock = Timestamp(meta.get(META_CLOCK)?.map_or(0, |clock| clock.value()));
             Ok(Loaded { clock, keys })
@@ -296,6 +313,10 @@ impl StateFile {
                     }
                 }
                 let mut table = write.open_table(LANES)?;
+                let mut floors = write.open_table(FLOORS)?;
+                for (lane, floor) in &batch.floors {
+                    floors.insert(lanes.number(lane), floor)?;
+                }
                 // Lanes that were named for the first time, without a claim to have seen anything of them.
                 for (lane, number) in lanes.take_new() {
                     table.insert(number, &*LaneRow::unseen(lane).write())?;
@@ -306,7 +327,9 @@ impl StateFile {
                     table.insert(number, &*row.write())?;
                 }
                 lanes.take_new();
-                write.open_table(META)?.insert(META_CLOCK, batch.clock.0)?;
+                let mut meta = write.open_table(META)?;
+                meta.insert(META_CLOCK, batch.clock.0)?;
+                meta.insert(META_HORIZON, batch.horizon.0)?;
             }
             Ok(write.commit()?)
         })

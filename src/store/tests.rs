@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng};
 use redb::StorageBackend;
 
 use super::*;
-use crate::crdt::{Class, Entry, Item, Key, Observed, RangeSet, Register, Store, Value};
+use crate::crdt::{Class, Entry, Item, Key, Observed, Register, Store, Value};
 use crate::id::{Actor, NodeId};
 
 /// What a disk holds, what it has been told since it last synced, and when it fails.
@@ -237,13 +237,14 @@ impl Author {
             registers: changed.into_iter().map(register).collect(),
             lanes: self.store.context().lanes().map(|(lane, seen)| (lane.clone(), seen.clone())).collect(),
             clock: Timestamp(self.counters.iter().sum()),
+            ..Batch::default()
         }
     }
 }
 
 fn load(file: &StateFile) -> (Store, Loaded) {
     let mut store = Store::new();
-    let loaded = file.load(|delta| store.merge(delta)).unwrap();
+    let loaded = file.load(|record| restore(&mut store, record)).unwrap();
     (store, loaded)
 }
 
@@ -395,7 +396,7 @@ fn damaged(disk: &Disk) -> Option<StoreError> {
         Err(error) => return Some(error),
     };
     let mut store = Store::new();
-    file.load(|delta| store.merge(delta)).err()
+    file.load(|record| restore(&mut store, record)).err()
 }
 
 /// A file with some hundred writes in it.
@@ -519,4 +520,37 @@ proptest! {
         let numbers = BTreeMap::from([(0, lane(0)), (1, lane(1))]);
         let _register = record::read_register("attr/mesh/x", &bytes, &numbers);
     }
+}
+
+fn restore(store: &mut Store, record: &Record) -> Result<(), Corrupt> {
+    match record {
+        Record::Delta(delta) => store.merge(delta),
+        Record::Reconciled(reconciliation) => store.reconcile(reconciliation),
+        Record::Collected(_) => Ok(()),
+    }
+}
+
+/// SCENARIOS G-12: a removal that is gone from the disk too is known by how far was collected.
+#[test]
+fn what_was_collected_is_still_known_after_a_restart() {
+    let mut file = Disk::default().open().unwrap();
+    let (mut life, _) = load(&file);
+    let key: Key = "attr/mesh/x".parse().unwrap();
+    let actor = Actor { node: NodeId::from_bytes([1; 32]), generation: Generation(1) };
+    let lane = Lane::new(actor, Class::Attribute);
+    for (counter, value) in [(1, Some(b"v")), (2, None)] {
+        let value = value.map(|bytes| Value::try_from(&bytes[..]).unwrap());
+        let entry = Entry::new(&key, lane.dot(counter), Observed::default(), Timestamp(counter), value);
+        let accounted = CausalContext::from_iter([(lane.clone(), RangeSet::from(counter..=counter))]);
+        let items = vec![Item { key: key.clone(), entries: [entry].into_iter().collect() }];
+        life.merge(&Delta { accounted, items }).unwrap();
+    }
+    assert_eq!(life.collect(usize::MAX, |_| true).len(), 1);
+    let lanes = vec![(lane.clone(), life.seen_of(&lane).cloned().unwrap())];
+    let registers = vec![(key, Register::default())];
+    let (floors, horizon) = (vec![(lane, 2)], life.horizon());
+    file.commit(&Batch { registers, lanes, floors, horizon, ..Batch::default() }).unwrap();
+    let (restored, _) = load(&file);
+    assert_eq!(restored, life);
+    assert_eq!((restored.floors(), restored.horizon()), (life.floors(), life.horizon()));
 }

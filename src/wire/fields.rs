@@ -80,3 +80,27 @@ pub(super) fn read_context(
     }
     Ok(context)
 }
+
+/// Sets of counters that all begin with 1, by where they end.
+pub(super) fn write_floors(writer: &mut Writer, told: &Told, floors: &CausalContext) {
+    writer.count(floors.lane_count());
+    for (lane, counters) in floors.lanes() {
+        told.lane(writer, lane);
+        writer.varint(counters.contiguous());
+    }
+}
+
+pub(super) fn read_floors(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<CausalContext, Malformed> {
+    let mut floors = CausalContext::new();
+    let mut last: Option<Lane> = None;
+    for _ in 0..reader.count(MAX_LANES, "count of lanes")? {
+        let lane = heard.lane(reader)?;
+        let floor = reader.varint_up_to(MAX_COUNTER, "a counter")?;
+        if floor == 0 || last.is_some_and(|last| last >= lane) {
+            return Err(Malformed::NotCanonical);
+        }
+        floors.insert_all(&lane, &RangeSet::up_to(floor));
+        last = Some(lane);
+    }
+    Ok(floors)
+}

@@ -3,10 +3,14 @@
 use smallvec::SmallVec;
 
 use super::dictionary::{Heard, Told};
-use super::fields::{MAX_LANES, read_context, read_counters, read_generation, write_context, write_counters};
+use super::fields::{
+    MAX_LANES, read_context, read_counters, read_floors, read_generation, write_context, write_counters,
+    write_floors,
+};
+use super::reconcile;
 use crate::codec::{Malformed, Reader, Writer};
 use crate::crdt::{CausalContext, Delta, Entry, Item, Key, Lane, Observed, Value};
-use crate::gossip::{Message, Versions};
+use crate::gossip::{Message, Record, Versions};
 use crate::time::UnixMillis;
 
 /// The most keys in one delta.
@@ -25,6 +29,12 @@ const DELTA: u8 = 4;
 const HEARTBEAT: u8 = 5;
 const NEIGHBOUR: u8 = 6;
 const PRUNE: u8 = 7;
+const OFFER: u8 = 8;
+const ASK: u8 = 9;
+const TELL: u8 = 10;
+
+/// Of a record that is no message: keys whose removals went.
+const COLLECTED: u8 = 11;
 
 /// In a delta: its entries bear no signature. Other tags are reserved for modes in which they do.
 const UNSIGNED: u8 = 0;
@@ -96,6 +106,54 @@ fn checksum(body: &[u8]) -> [u8; CHECKSUM_LEN] {
     blake3::hash(body).as_bytes().first_chunk().copied().unwrap_or_default()
 }
 
+/// Writes down what is to be made durable, with its checksum. However long: it is no frame.
+pub fn encode_record(record: &Record) -> Vec<u8> {
+    let (mut writer, mut told) = (Writer::new(), Told::default());
+    match record {
+        Record::Delta(delta) => {
+            writer.byte(DELTA);
+            write_delta(&mut writer, &mut told, delta);
+        }
+        Record::Reconciled(reconciliation) => {
+            writer.byte(TELL);
+            reconcile::write_reconciliation(&mut writer, &mut told, reconciliation);
+        }
+        Record::Collected(keys) => {
+            writer.byte(COLLECTED);
+            writer.count(keys.len());
+            keys.iter().for_each(|key| writer.bytes(key.as_str().as_bytes()));
+        }
+    }
+    let mut bytes = writer.finish();
+    bytes.extend(checksum(&bytes));
+    bytes
+}
+
+/// Reads what was made durable.
+///
+/// # Errors
+///
+/// [`Malformed`] if the bytes are not exactly one record in its one form: the disk's fault. Nothing of it may be
+/// used.
+pub fn decode_record(bytes: &[u8]) -> Result<Record, Malformed> {
+    let (body, expected) = bytes.split_last_chunk().ok_or(Malformed::Truncated)?;
+    if *expected != checksum(body) {
+        return Err(Malformed::Checksum);
+    }
+    let (mut reader, mut heard) = (Reader::new(body), Heard::default());
+    let record = match reader.byte()? {
+        DELTA => Record::Delta(read_delta(&mut reader, &mut heard)?),
+        TELL => Record::Reconciled(Box::new(reconcile::read_reconciliation(&mut reader, &mut heard)?)),
+        COLLECTED => {
+            let count = reader.count(usize::MAX, "count of keys")?;
+            Record::Collected((0..count).map(|_| read_key(&mut reader)).collect::<Result<_, _>>()?)
+        }
+        tag => return Err(Malformed::Unknown { what: "record", tag: tag.into() }),
+    };
+    reader.finish()?;
+    Ok(record)
+}
+
 #[cfg(test)]
 impl Encoder {
     pub(super) fn remembered(&self) -> usize {
@@ -159,6 +217,21 @@ impl Encoder {
                     told.lane(&mut writer, lane);
                 }
             }
+            Message::Offer { floors } => {
+                writer.byte(OFFER);
+                told.begin(&mut writer, floors.lanes().map(|(lane, _)| lane));
+                write_floors(&mut writer, told, floors);
+            }
+            Message::Ask { number, ask } => {
+                writer.byte(ASK);
+                writer.varint(*number);
+                reconcile::write_ask(&mut writer, told, ask);
+            }
+            Message::Tell { number, tell } => {
+                writer.byte(TELL);
+                writer.varint(*number);
+                reconcile::write_tell(&mut writer, told, tell);
+            }
         }
         writer.finish()
     }
@@ -190,6 +263,16 @@ impl Decoder {
             HEARTBEAT => Message::Heartbeat { digest: reader.array()?, asks: reader.flag()? },
             NEIGHBOUR => Message::Neighbour { wanted: reader.flag()? },
             PRUNE => read_prune(&mut reader, heard)?,
+            OFFER => {
+                heard.begin(&mut reader)?;
+                let floors = read_floors(&mut reader, heard)?;
+                heard.finish()?;
+                Message::Offer { floors }
+            }
+            ASK => Message::Ask { number: reader.varint()?, ask: reconcile::read_ask(&mut reader, heard)? },
+            TELL => {
+                Message::Tell { number: reader.varint()?, tell: reconcile::read_tell(&mut reader, heard)? }
+            }
             tag => return Err(Malformed::Unknown { what: "message", tag: tag.into() }),
         };
         reader.finish()?;
@@ -226,10 +309,7 @@ fn read_prune(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Message, Mal
 }
 
 fn write_delta(writer: &mut Writer, told: &mut Told, delta: &Delta) {
-    let entries = delta.items.iter().flat_map(|item| &item.entries);
-    let named = entries.clone().map(|entry| &entry.dot.lane);
-    let observed = entries.flat_map(|entry| entry.observed.iter().map(|(lane, _)| lane));
-    told.begin(writer, delta.accounted.lanes().map(|(lane, _)| lane).chain(named).chain(observed));
+    told.begin(writer, delta.accounted.lanes().map(|(lane, _)| lane).chain(lanes_of(&delta.items)));
     // Almost always a delta accounts for exactly the dots that it brings.
     if accounts_for_its_entries(delta) {
         writer.count(0);
@@ -237,24 +317,7 @@ fn write_delta(writer: &mut Writer, told: &mut Told, delta: &Delta) {
         writer.count(delta.accounted.lane_count() + 1);
         write_context(writer, told, &delta.accounted);
     }
-    writer.count(delta.items.len());
-    for item in &delta.items {
-        writer.bytes(item.key.as_str().as_bytes());
-        writer.count(item.entries.len());
-        for entry in &item.entries {
-            told.dot(writer, &entry.dot.lane, entry.dot.counter);
-            // Almost no entry has observed anybody, and almost every one has a value: one byte for both.
-            writer.varint(entry.observed.iter().len() as u64 * 2 + u64::from(entry.value.is_some()));
-            for (lane, counter) in entry.observed.iter() {
-                told.observed(writer, lane, *counter);
-            }
-            told.stamp(writer, entry.stamp);
-            if let Some(value) = &entry.value {
-                writer.bytes(value.as_bytes());
-            }
-            writer.fixed32(entry.checksum);
-        }
-    }
+    write_items(writer, told, &delta.items);
     writer.byte(UNSIGNED);
 }
 
@@ -265,10 +328,7 @@ fn read_delta(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Delta, Malfo
         Some(count) => Some(read_context(reader, heard, count)?),
         None => None,
     };
-    let mut items = Vec::new();
-    for _ in 0..reader.count(MAX_ITEMS, "count of keys")? {
-        items.push(read_item(reader, heard)?);
-    }
+    let items = read_items(reader, heard, MAX_ITEMS)?;
     heard.finish()?;
     let delta = match accounted {
         Some(accounted) => Delta { accounted, items },
@@ -300,9 +360,51 @@ fn dots(items: &[Item]) -> CausalContext {
     dots
 }
 
+/// The lanes that items name.
+pub(super) fn lanes_of(items: &[Item]) -> impl Iterator<Item = &Lane> {
+    let entries = items.iter().flat_map(|item| &item.entries);
+    entries.flat_map(|entry| entry.observed.iter().map(|(lane, _)| lane).chain([&entry.dot.lane]))
+}
+
+pub(super) fn write_items(writer: &mut Writer, told: &mut Told, items: &[Item]) {
+    writer.count(items.len());
+    for item in items {
+        writer.bytes(item.key.as_str().as_bytes());
+        writer.count(item.entries.len());
+        for entry in &item.entries {
+            told.dot(writer, &entry.dot.lane, entry.dot.counter);
+            // Almost no entry has observed anybody, and almost every one has a value: one byte for both.
+            writer.varint(entry.observed.iter().len() as u64 * 2 + u64::from(entry.value.is_some()));
+            for (lane, counter) in entry.observed.iter() {
+                told.observed(writer, lane, *counter);
+            }
+            told.stamp(writer, entry.stamp);
+            if let Some(value) = &entry.value {
+                writer.bytes(value.as_bytes());
+            }
+            writer.fixed32(entry.checksum);
+        }
+    }
+}
+
+pub(super) fn read_items(
+    reader: &mut Reader<'_>,
+    heard: &mut Heard,
+    limit: usize,
+) -> Result<Vec<Item>, Malformed> {
+    let mut items = Vec::new();
+    for _ in 0..reader.count(limit, "count of keys")? {
+        items.push(read_item(reader, heard)?);
+    }
+    Ok(items)
+}
+
+pub(super) fn read_key(reader: &mut Reader<'_>) -> Result<Key, Malformed> {
+    reader.text(Key::MAX_LEN, "a key")?.parse().ok().ok_or(Malformed::Illegal { what: "a key" })
+}
+
 fn read_item(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Item, Malformed> {
-    let key: Key =
-        reader.text(Key::MAX_LEN, "a key")?.parse().ok().ok_or(Malformed::Illegal { what: "a key" })?;
+    let key = read_key(reader)?;
     let mut entries: SmallVec<[Entry; 1]> = SmallVec::new();
     for _ in 0..reader.count(MAX_ENTRIES, "count of entries")? {
         let entry = read_entry(reader, heard)?;

@@ -16,12 +16,14 @@
 mod dictionary;
 mod fields;
 mod message;
+mod reconcile;
 
 pub use dictionary::MAX_NAMES;
 pub use fields::{MAX_COUNTER, MAX_GENERATION, MAX_LANES, MAX_RANGES};
 #[cfg(feature = "node")]
 pub(crate) use fields::{read_counters, write_counters};
-pub use message::{Decoder, Encoder, MAX_ENTRIES, MAX_ITEMS, decode, encode};
+pub use message::{Decoder, Encoder, MAX_ENTRIES, MAX_ITEMS, decode, decode_record, encode, encode_record};
+pub use reconcile::MAX_ASKED;
 
 pub use crate::codec::Malformed;
 

@@ -1,8 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::crdt::{CausalContext, Class, Delta, Entry, Item, Key, Lane, Observed, RangeSet, Value};
-use crate::gossip::{Message, Versions};
+use crate::crdt::{
+    CausalContext, Class, Delta, Entry, Item, Key, Lane, Observed, RangeSet, Reconciliation, Value,
+};
+use crate::gossip::{Ask, Message, Outcome, Record, Summary, Tell, Versions};
 use crate::id::{Actor, Generation, NodeId};
 use crate::time::{Timestamp, UnixMillis};
 
@@ -65,6 +67,69 @@ fn any_message() -> impl Strategy<Value = Message> {
         any::<bool>().prop_map(|wanted| Message::Neighbour { wanted }),
         prop::collection::btree_set(any_lane(), 0..5)
             .prop_map(|lanes| Message::Prune { lanes: lanes.into_iter().collect() }),
+        any_floors().prop_map(|floors| Message::Offer { floors }),
+        (any::<u64>(), any_ask()).prop_map(|(number, ask)| Message::Ask { number, ask }),
+        (any::<u64>(), any_tell()).prop_map(|(number, tell)| Message::Tell { number, tell }),
+    ]
+}
+
+fn any_floors() -> impl Strategy<Value = CausalContext> {
+    prop::collection::vec((any_lane(), 1..=MAX_COUNTER), 0..6)
+        .prop_map(|lanes| lanes.into_iter().map(|(lane, floor)| (lane, RangeSet::up_to(floor))).collect())
+}
+
+fn any_key() -> impl Strategy<Value = Key> {
+    "[ab]{1,3}(/[a-z0-9]{0,6})?".prop_map(|key| key.parse().unwrap())
+}
+
+fn any_ask() -> impl Strategy<Value = Ask> {
+    let summary = prop_oneof![
+        Just(Summary::Agreed),
+        any::<[u8; 8]>().prop_map(Summary::Hash),
+        any_context().prop_map(Summary::Dots),
+    ];
+    let bounds = prop::collection::btree_map(any_key(), summary.clone(), 0..8);
+    let ranges = (any::<bool>(), bounds, prop::option::of(summary)).prop_map(|(begins, bounds, end)| {
+        let mut bounds = bounds.into_iter().map(|(until, summary)| (Some(until), summary));
+        let from = if begins { bounds.next().and_then(|(from, _)| from) } else { None };
+        let ranges = bounds.chain(end.map(|summary| (None, summary))).collect();
+        Ask::Ranges { from, ranges }
+    });
+    prop_oneof![
+        prop::option::of(any_lane()).prop_map(|after| Ask::Context { after }),
+        prop::option::of(any_lane()).prop_map(|after| Ask::Floors { after }),
+        ranges,
+    ]
+}
+
+fn any_tell() -> impl Strategy<Value = Tell> {
+    let outcome = prop_oneof![Just(Outcome::Same), Just(Outcome::Differs), Just(Outcome::Told)];
+    let items = prop::collection::vec(any_item(), 0..5);
+    prop_oneof![
+        (any_context(), any::<bool>()).prop_map(|(seen, last)| Tell::Context { seen, last }),
+        (any_floors(), any::<u64>(), any::<bool>()).prop_map(|(floors, horizon, last)| Tell::Floors {
+            floors,
+            horizon: Timestamp(horizon),
+            last
+        }),
+        (prop::collection::vec(outcome, 0..6), items, any_context())
+            .prop_map(|(outcomes, items, dead)| Tell::Ranges { outcomes, items, dead }),
+    ]
+}
+
+fn any_record() -> impl Strategy<Value = Record> {
+    let items = || prop::collection::vec(any_item(), 0..5);
+    let dead = prop::collection::vec((any_key(), any_lane(), 1..=MAX_COUNTER), 0..5);
+    prop_oneof![
+        (any_context(), items()).prop_map(|(accounted, items)| Record::Delta(Delta { accounted, items })),
+        prop::collection::vec(any_key(), 0..5).prop_map(Record::Collected),
+        (any_context(), items(), any_floors(), any::<u64>(), dead).prop_map(
+            |(accounted, items, floors, horizon, dead)| {
+                let dead = dead.into_iter().map(|(key, lane, counter)| (key, lane.dot(counter))).collect();
+                let (delta, horizon) = (Delta { accounted, items }, Timestamp(horizon));
+                Record::Reconciled(Box::new(Reconciliation { delta, floors, horizon, dead }))
+            }
+        ),
     ]
 }
 
@@ -82,6 +147,15 @@ proptest! {
     #[test]
     fn every_message_survives_its_bytes(message in any_message()) {
         prop_assert_eq!(decode(&encode(&message)), Ok(message));
+    }
+
+    #[test]
+    fn every_record_survives_its_bytes_and_no_damage_does(record in any_record(), at in any::<prop::sample::Index>(), bit in 0u8..8) {
+        let mut bytes = encode_record(&record);
+        prop_assert_eq!(decode_record(&bytes), Ok(record));
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        prop_assert_eq!(decode_record(&bytes), Err(Malformed::Checksum));
     }
 
     /// SCENARIOS G-01.
@@ -146,7 +220,7 @@ proptest! {
     }
 
     #[test]
-    fn noise_is_refused(kind in 0u8..9, noise in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn noise_is_refused(kind in 0u8..12, noise in prop::collection::vec(any::<u8>(), 0..200)) {
         let mut bytes = vec![kind];
         bytes.extend(noise);
         if let Ok(message) = decode_body(&bytes) {

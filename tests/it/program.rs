@@ -113,12 +113,33 @@ impl Agent {
 
     /// Starts a node that listens at that address.
     pub(crate) fn start_on(directory: &Path, name: &str, listen: &str, args: &[&str]) -> Self {
+        Self::launch(directory, name, listen, args, &[])
+    }
+
+    /// Starts a node with variables in its environment.
+    pub(crate) fn start_with(
+        directory: &Path,
+        name: &str,
+        args: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        Self::launch(directory, name, "127.0.0.1:0", args, environment)
+    }
+
+    fn launch(
+        directory: &Path,
+        name: &str,
+        listen: &str,
+        args: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let (data_dir, log) = (directory.join(name), directory.join(format!("{name}.log")));
         let mut child = Command::new(env!("CARGO_BIN_EXE_snomesh"))
             .args(["up", "--name", name, "--listen", listen, "--output", "json", "--data-dir"])
             .arg(&data_dir)
             .args(args)
             .env_clear()
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(&log).unwrap())

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use snomesh::crdt::{CausalContext, Class, Dot, Entry, Key, Lane, RangeSet, Value};
+use snomesh::crdt::{CausalContext, Class, Dot, Entry, Key, Lane, Observed, RangeSet, Value};
 use snomesh::id::{Actor, NodeId};
 use snomesh::replica::{Path, Replica};
 use snomesh::time::Timestamp;
@@ -61,6 +61,9 @@ struct Write {
     stamp: Timestamp,
     /// Nothing for a removal.
     value: Option<Value>,
+    /// What it says itself that it had seen. That may be less than it had: what was removed and collected leaves
+    /// no trace on its key.
+    observed: Observed,
 }
 
 #[derive(Debug)]
@@ -221,8 +224,8 @@ impl Reference {
         }
         let number = u32::try_from(self.by_key[key].len()).expect("far fewer writes are simulated");
         let write = WriteId(u32::try_from(self.writes.len()).expect("far fewer writes are simulated"));
-        let Entry { dot, stamp, value, .. } = entry.clone();
-        self.writes.push(Write { dot, key, number, past, stamp, value });
+        let Entry { dot, stamp, value, observed, .. } = entry.clone();
+        self.writes.push(Write { dot, key, number, past, stamp, value, observed });
         self.by_key[key].push(write);
         let at = usize::try_from(entry.dot.counter.saturating_sub(1)).expect("counters are small here");
         let writes = &mut self.by_lane[lane].writes;
@@ -317,9 +320,14 @@ impl Reference {
         let entries = register.map_or(&[][..], |register| register.entries());
         let expected = seen.maximal.get(key).map_or(&[][..], |maximal| &maximal[..]);
         let found = entries.iter().map(|entry| self.find(&entry.dot));
-        let as_expected = entries.len() == expected.len()
-            && found.flatten().filter(|write| expected.contains(write)).count() == expected.len();
-        if !as_expected {
+        let found: Vec<WriteId> = found.flatten().collect();
+        let missing = expected.iter().filter(|write| !found.contains(write));
+        let kept =
+            missing.filter(|write| self.is_value(**write) || !is_collected(replica, self.dot(**write)));
+        let surplus: Vec<&WriteId> = found.iter().filter(|write| !expected.contains(write)).collect();
+        let told: &Seen = seen;
+        let known = surplus.iter().filter(|write| self.is_told_dead(told, ***write));
+        if found.len() != entries.len() || kept.count() + known.count() > 0 {
             let dots =
                 |dots: Vec<String>| if dots.is_empty() { "nothing".to_owned() } else { dots.join(", ") };
             let found = dots(entries.iter().map(|entry| entry.dot.to_string()).collect());
@@ -335,6 +343,10 @@ impl Reference {
                 return Err(Broken::new(Checker::Dots, what));
             }
         }
+        if !surplus.is_empty() {
+            // What was removed, collected and written anew by others shows until this node has fetched.
+            return Ok(entries.iter().filter(|entry| entry.value.is_some()).count());
+        }
         match Path::of(&self.names[key]) {
             Some(Path::Registration { name, tunnel }) => {
                 let found = replica.registration(&name, tunnel).map(|found| found.dot);
@@ -347,6 +359,21 @@ impl Reference {
             Some(Path::Node(_) | Path::Revocation(_)) | None => {}
         }
         Ok(entries.iter().filter(|entry| entry.value.is_some()).count())
+    }
+
+    /// Whether a write that was seen says that it had seen this one.
+    fn is_told_dead(&self, seen: &Seen, write: WriteId) -> bool {
+        let (key, dot) = (self.key_of(write), self.dot(write));
+        let others = self.by_key[key].iter().map(|other| &self.writes[other.index()]);
+        let mut covering = others.filter(|other| {
+            let knows = |lane: &Lane, counter: u64| {
+                let later = other.dot.lane == *lane && other.dot.counter > counter;
+                later || other.observed.counter(lane) >= counter
+            };
+            let observed = &self.writes[write.index()].observed;
+            knows(&dot.lane, dot.counter) && observed.iter().all(|(lane, counter)| knows(lane, *counter))
+        });
+        covering.any(|other| seen.contains(self, &other.dot))
     }
 
     fn check_read(&self, seen: &mut Seen, found: Option<Dot>, key: usize) -> Result<(), Broken> {
@@ -382,6 +409,11 @@ impl Reference {
     }
 }
 
+/// Whether a node let a removal go.
+fn is_collected(replica: &Replica, dot: &Dot) -> bool {
+    dot.counter <= replica.store().floor(&dot.lane)
+}
+
 impl Seen {
     /// Whether a write was seen.
     pub(crate) fn contains(&self, reference: &Reference, dot: &Dot) -> bool {
@@ -404,7 +436,7 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use snomesh::crdt::{Delta, Item, Observed};
+    use snomesh::crdt::{Delta, Item};
     use snomesh::id::Generation;
     use snomesh::time::UnixMillis;
 

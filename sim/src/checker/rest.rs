@@ -1,5 +1,6 @@
 //! What must hold when everything has healed and come to rest.
 
+use snomesh::crdt::{Register, Store};
 use snomesh::gossip::MemberState;
 use snomesh::replica::Path;
 
@@ -100,7 +101,7 @@ fn misjudged(nodes: &[Node], own: usize, process: &Process) -> Option<Broken> {
 /// What a machine that runs has confirmed, all who run have seen.
 fn lost(nodes: &[Node], process: &Process) -> Option<Broken> {
     let confirmed = nodes.iter().filter(|machine| machine.process.is_some());
-    let confirmed = confirmed.flat_map(|machine| machine.disk.contents()).flat_map(|delta| &delta.items);
+    let confirmed = confirmed.flat_map(|machine| machine.disk.contents()).flat_map(|record| record.items());
     let mut dots = confirmed.flat_map(|item| &item.entries).map(|entry| &entry.dot);
     let store = process.mesh.replica().store();
     let lost = dots.find(|dot| !store.seen(dot))?;
@@ -122,9 +123,11 @@ fn differ(one: &Process, other: &Process) -> Option<String> {
     if one.mesh.digest() != other.mesh.digest() {
         return Some("the views are equal, the digests are not".to_owned());
     }
+    // Removals are let go by each when it likes.
+    let values = |register: &Register| register.values().into_iter().cloned().collect::<Vec<_>>();
     for (key, register) in here.prefix("") {
-        if there.register(key) != Some(register) {
-            return Some(format!("the entries of {key} differ"));
+        if there.register(key).map_or_else(Vec::new, values) != values(register) {
+            return Some(format!("the values of {key} differ"));
         }
         if let Some(Path::Registration { name, .. }) = Path::of(key)
             && one.mesh.lookup(&name) != other.mesh.lookup(&name)
@@ -132,5 +135,6 @@ fn differ(one: &Process, other: &Process) -> Option<String> {
             return Some(format!("a lookup of {name} finds different tunnels"));
         }
     }
-    (here.len() != there.len()).then(|| "one has keys that the other lacks".to_owned())
+    let kept = |store: &Store| store.prefix("").filter(|(_, register)| !register.is_removed()).count();
+    (kept(here) != kept(there)).then(|| "one has keys that the other lacks".to_owned())
 }

@@ -28,6 +28,7 @@ builtin! {
     "slow-peer",
     "mass-join",
     "concurrent-writers",
+    "collection-during-partition",
     "delete-during-partition",
     "bit-flip-after-decrypt",
     "frozen-node",

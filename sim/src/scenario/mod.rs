@@ -120,6 +120,9 @@ pub(crate) struct Mesh {
     pub(crate) start: Drawn<Duration>,
     /// About how many bytes of state go into one frame; the core's default without.
     pub(crate) delta_budget: Option<Drawn<Bytes>>,
+    /// How long removals are remembered that not everybody has seen, looked for every second; the core's defaults
+    /// without.
+    pub(crate) collect_after: Option<Drawn<Duration>>,
     /// How many events each node's ring holds.
     pub(crate) ring: Drawn<u64>,
     /// The nodes that are never started. So a failure is reduced without giving the others new numbers.
@@ -134,6 +137,7 @@ impl Default for Mesh {
             delta_budget: None,
             ring: Drawn::fixed(1_024),
             absent: NodeSet::none(),
+            collect_after: None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What passes between nodes while a connection lives: frames and datagrams.
 
-use snomesh::gossip::{Channel, LinkId, Message};
+use snomesh::gossip::{Channel, LinkId, Message, Tell};
 use snomesh::wire;
 
 use super::World;
@@ -65,10 +65,17 @@ impl World<'_> {
                 }
             }
             Message::Want { .. } => self.coverage.hit(Point::Wants),
+            Message::Offer { .. } => self.coverage.hit(Point::Offers),
+            Message::Tell { tell: Tell::Floors { last: true, .. }, .. } => self.coverage.hit(Point::Fetched),
+            Message::Tell { tell: Tell::Ranges { dead, .. }, .. } if !dead.is_empty() => {
+                self.coverage.hit(Point::DeadTold);
+            }
             Message::Hello { .. }
             | Message::Heartbeat { .. }
             | Message::Neighbour { .. }
-            | Message::Prune { .. } => {}
+            | Message::Prune { .. }
+            | Message::Ask { .. }
+            | Message::Tell { .. } => {}
         }
     }
 

@@ -59,13 +59,13 @@ impl World<'_> {
             Output::Datagram { link, message } => self.send_datagram(node, link, &message),
             Output::Dial { dial, address, .. } => self.dial(node, dial, address.as_str()),
             Output::Close { link, .. } => self.close(node, link),
-            Output::Persist { ticket, delta } => {
-                self.record(Some(node), Kind::Persist, ticket.0, delta.items.len() as u64, b"");
-                self.learn(node, &delta);
+            Output::Persist { ticket, record } => {
+                self.record(Some(node), Kind::Persist, ticket.0, record.items().len() as u64, b"");
+                self.learn(node, record.items());
                 let life = self.nodes[node].life;
                 let mut generator = self.seed.generator("disk", &[node as u64, u64::from(life), ticket.0]);
                 let takes = self.scenario.disk.delay.draw(&mut generator);
-                let done = self.nodes[node].disk.write(self.now, ticket, delta, takes);
+                let done = self.nodes[node].disk.write(self.now, ticket, record, takes);
                 self.queue.push(done, Event::Persisted { node, life, ticket });
             }
             Output::Event(event) => self.told(node, event),
@@ -157,8 +157,8 @@ impl World<'_> {
         {
             return;
         }
-        if let Some(delta) = self.nodes[node].disk.confirm(ticket) {
-            let entries = delta.items.iter().flat_map(|item| &item.entries);
+        if let Some(record) = self.nodes[node].disk.confirm(ticket) {
+            let entries = record.items().iter().flat_map(|item| &item.entries);
             let own: Vec<(Lane, u64)> =
                 entries.map(|entry| (entry.dot.lane.clone(), entry.dot.counter)).collect();
             self.record(Some(node), Kind::Persisted, ticket.0, 0, b"");

@@ -73,7 +73,7 @@ impl World<'_> {
         let Some(process) = &machine.process else { return };
         let store = process.mesh.replica().store();
         let entries =
-            machine.disk.contents().iter().flat_map(|delta| &delta.items).flat_map(|item| &item.entries);
+            machine.disk.contents().iter().flat_map(|record| record.items()).flat_map(|item| &item.entries);
         let lost = entries.map(|entry| &entry.dot).find(|dot| !store.seen(dot));
         if let Some(dot) = lost {
             let what = format!("{dot} was confirmed by the disk and is not there after the restart");

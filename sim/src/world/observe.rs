@@ -1,6 +1,6 @@
 //! What each step of a node means for the reference: what it wrote, what it has seen, what it must hold.
 
-use snomesh::crdt::{Class, Delta, Dot, Entry, Key, Lane};
+use snomesh::crdt::{Class, Dot, Entry, Item, Key, Lane};
 use snomesh::replica::Path;
 
 use super::World;
@@ -10,9 +10,9 @@ use crate::scenario::Durable;
 
 impl World<'_> {
     /// A node has made something durable: what in it is its own and new, it has written just now.
-    pub(super) fn learn(&mut self, node: usize, delta: &Delta) {
+    pub(super) fn learn(&mut self, node: usize, items: &[Item]) {
         let id = self.nodes[node].id;
-        for item in &delta.items {
+        for item in items {
             for entry in item.entries.iter().filter(|entry| entry.dot.lane.actor().node == id) {
                 if self.reference.find(&entry.dot).is_none() {
                     self.author(node, &item.key, entry);

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use snomesh::crdt::{CausalContext, Class, Delta, Entry, Item, Lane, Observed, RangeSet, Value};
-use snomesh::gossip::{Channel, LinkId, Message, Ticket};
+use snomesh::gossip::{Channel, LinkId, Message, Record, Ticket};
 use snomesh::id::{Actor, Generation, NodeId};
 use snomesh::time::Timestamp;
 
@@ -156,8 +156,8 @@ fn a_confirmed_write_that_is_nowhere_is_found() {
     let key = "attr/mesh/x".parse().unwrap();
     let entry = Entry::new(&key, stranger().dot(1), Observed::default(), Timestamp(1), None);
     let items = vec![Item { key, entries: [entry].into_iter().collect() }];
-    let delta = Delta { accounted: CausalContext::new(), items };
-    world.nodes[0].disk.write(world.now, Ticket(1), delta, Duration::ZERO);
+    let record = Record::Delta(Delta { accounted: CausalContext::new(), items });
+    world.nodes[0].disk.write(world.now, Ticket(1), record, Duration::ZERO);
     world.nodes[0].disk.confirm(Ticket(1));
     world.rest();
     assert!(checkers(&world).iter().all(|checker| *checker == Checker::Durability));

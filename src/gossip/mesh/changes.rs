@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Mesh;
 use crate::crdt::{Corrupt, Delta, Lane};
 use crate::gossip::timer::Timer;
-use crate::gossip::{Alarm, CloseReason, Durability, Event, LinkId, Member, Origin, Output};
+use crate::gossip::{Alarm, CloseReason, Durability, Event, LinkId, Member, Origin, Output, Record};
 use crate::id::NodeId;
 use crate::replica::Path;
 use crate::time::Now;
@@ -35,9 +35,10 @@ impl Mesh {
             }
         }
         self.gaps.served(delta, now.monotone);
+        self.reconcile.note(delta);
         if self.config.durability == Durability::Disk {
             let ticket = self.ticket();
-            self.outputs.push_back(Output::Persist { ticket, delta: delta.clone() });
+            self.outputs.push_back(Output::Persist { ticket, record: Record::Delta(delta.clone()) });
         }
         self.observe_changes(now, true);
         self.fence_later_life(now);

@@ -25,8 +25,9 @@ enum Arrival {
 struct Node {
     mesh: Mesh,
     events: Vec<Event>,
-    /// Frames sent per message kind: hello, context, want, delta, heartbeat, what shapes the overlay.
-    sent: [usize; 6],
+    /// Frames sent per message kind: hello, context, want, delta, heartbeat, what shapes the overlay, offer, ask,
+    /// tell.
+    sent: [usize; 9],
     /// Bytes of what was sent and not lost.
     bytes: usize,
     frozen: bool,
@@ -54,7 +55,7 @@ struct World {
 
 impl Node {
     fn new(mesh: Mesh) -> Self {
-        Self { mesh, events: Vec::new(), sent: [0; 6], bytes: 0, frozen: false }
+        Self { mesh, events: Vec::new(), sent: [0; 9], bytes: 0, frozen: false }
     }
 }
 
@@ -155,6 +156,9 @@ impl World {
             Message::Delta(_) => 3,
             Message::Heartbeat { .. } => 4,
             Message::Neighbour { .. } | Message::Prune { .. } => 5,
+            Message::Offer { .. } => 6,
+            Message::Ask { .. } => 7,
+            Message::Tell { .. } => 8,
         };
         self.nodes[node].sent[kind] += 1;
         let Some(&(one, other)) = self.links.get(&link) else { return };
@@ -328,12 +332,12 @@ fn a_quiet_mesh_sends_heartbeats_alone() {
     let mut world = World::new(3);
     world.converge();
     world.run(Duration::from_secs(10));
-    let before: Vec<[usize; 6]> = world.nodes.iter().map(|node| node.sent).collect();
+    let before: Vec<[usize; 9]> = world.nodes.iter().map(|node| node.sent).collect();
     world.run(Duration::from_secs(30));
     for (node, before) in world.nodes.iter().zip(before) {
         // A hello now and then, to whoever looks who answers at the seed.
         assert!(node.sent[0] - before[0] <= 4);
-        assert_eq!((&node.sent[1..4], node.sent[5]), (&before[1..4], before[5]));
+        assert_eq!((&node.sent[1..4], &node.sent[5..]), (&before[1..4], &before[5..]));
         assert!(node.sent[4] - before[4] <= 2 * 34);
     }
 }
@@ -470,16 +474,16 @@ fn a_write_that_waits_for_the_disk_is_seen_by_nobody() {
     assert!(mesh.replica().attribute(&key("mesh/x")).is_none());
     let mut persisted = Vec::new();
     while let Some(output) = mesh.poll_output(now) {
-        if let Output::Persist { ticket, delta } = output {
-            persisted.push((ticket, delta));
+        if let Output::Persist { ticket, record } = output {
+            persisted.push((ticket, record));
         }
     }
     mesh.handle_persisted(now, ticket);
     assert!(mesh.replica().attribute(&key("mesh/x")).is_some());
 
     let mut reborn = world.mesh(0, 2, Durability::Disk);
-    for (_, delta) in &persisted {
-        reborn.restore(now, delta).unwrap();
+    for (_, record) in &persisted {
+        reborn.restore(now, record).unwrap();
     }
     assert_eq!(reborn.replica().attribute(&key("mesh/x")).unwrap().value, value("1"));
 }
@@ -575,7 +579,7 @@ fn a_context_of_more_lanes_than_a_frame_holds_is_told_in_pieces() {
             (crate::crdt::Lane::new(actor, crate::crdt::Class::Attribute), crate::crdt::RangeSet::up_to(life))
         })
         .collect();
-    world.nodes[1].mesh.restore(now, &Delta { accounted, items: vec![] }).unwrap();
+    world.nodes[1].mesh.restore(now, &Record::Delta(Delta { accounted, items: vec![] })).unwrap();
     world.converge();
     assert!(world.nodes[1].sent[1] >= 3);
 }
@@ -614,4 +618,95 @@ fn a_node_that_slept_blames_itself() {
     };
     assert!(closed(&[500; 20]), "nobody was heard for ten seconds");
     assert!(!closed(&[10_000]), "it did not listen for ten seconds");
+}
+
+impl World {
+    fn unset(&mut self, node: usize, name: &str) {
+        let now = self.time();
+        self.nodes[node].mesh.unset(now, &key(name)).unwrap();
+        self.drain(node);
+    }
+
+    fn removed(&self, node: usize) -> usize {
+        self.nodes[node].mesh.replica().store().removed()
+    }
+}
+
+/// SCENARIOS G-12.
+#[test]
+fn removals_go_when_all_have_seen_them_and_not_before() {
+    let mut world = World::new(3);
+    world.converge();
+    world.set(0, "mesh/x", "1");
+    world.converge();
+    world.isolate(2, true);
+    world.unset(1, "mesh/x");
+    world.run(Duration::from_secs(60));
+    assert_eq!((world.removed(0), world.removed(1)), (1, 1), "one is away");
+    world.isolate(2, false);
+    world.converge();
+    world.run(Duration::from_secs(30));
+    for node in 0..3 {
+        assert_eq!(world.removed(node), 0);
+        assert_eq!(world.get(node, "mesh/x"), None);
+    }
+    assert!(world.nodes.iter().all(|node| node.sent[6..] == [0; 3]), "nobody had to fetch");
+}
+
+/// SCENARIOS G-12, G-34: longer away than removals are remembered.
+#[test]
+fn a_node_that_was_away_for_too_long_fetches_and_keeps_nothing_removed() {
+    let mut world = World::new(0);
+    world.config.collect_after = Duration::from_secs(20);
+    for node in 0..3 {
+        let mesh = world.mesh(node, 1, Durability::Memory);
+        world.nodes.push(Node::new(mesh));
+    }
+    world.converge();
+    for number in 0..100 {
+        world.set(0, &format!("mesh/key-{number}"), "1");
+    }
+    world.converge();
+    world.isolate(2, true);
+    for number in 0..50 {
+        world.unset(1, &format!("mesh/key-{number}"));
+    }
+    world.set(2, "mesh/key-0", "written while away");
+    world.run(Duration::from_secs(60));
+    assert_eq!((world.removed(0), world.removed(1)), (0, 0));
+    world.isolate(2, false);
+    world.converge();
+    for node in 0..3 {
+        assert_eq!(world.get(node, "mesh/key-0"), Some(value("written while away")));
+        assert_eq!(world.get(node, "mesh/key-1"), None);
+        assert_eq!(world.nodes[node].mesh.replica().attributes("").count(), 51);
+    }
+    assert!(world.nodes[2].sent[7] > 0, "it fetched");
+    let before: Vec<[usize; 9]> = world.nodes.iter().map(|node| node.sent).collect();
+    world.run(Duration::from_secs(40));
+    let quiet = world.nodes.iter().zip(before).all(|(node, before)| node.sent[6..] == before[6..]);
+    assert!(quiet, "once is enough");
+}
+
+/// A newcomer is served by whoever has collected, one after another, and by few at once.
+#[test]
+fn newcomers_fetch_what_was_collected_around() {
+    let mut world = World::new(2);
+    world.converge();
+    for number in 0..30 {
+        world.set(0, &format!("mesh/key-{number}"), "1");
+        world.unset(1, &format!("mesh/key-{}", number / 2));
+    }
+    world.converge();
+    world.run(Duration::from_secs(30));
+    assert_eq!((world.removed(0), world.removed(1)), (0, 0));
+    for node in 2..7 {
+        let mesh = world.mesh(node, 1, Durability::Memory);
+        world.nodes.push(Node::new(mesh));
+    }
+    world.converge();
+    let expected = world.nodes[0].mesh.replica().attributes("").count();
+    for node in &world.nodes {
+        assert_eq!(node.mesh.replica().attributes("").count(), expected);
+    }
 }

@@ -7,7 +7,7 @@ use rand::RngExt;
 use super::links::RESTLESS_WITHIN;
 use super::{Mesh, Unpersisted};
 use crate::crdt::{Class, Delta, Lane, RangeSet, Value};
-use crate::gossip::{Alarm, Durability, Event, Output, Ticket};
+use crate::gossip::{Alarm, Durability, Event, Output, Record, Ticket};
 use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
 use crate::replica::{AttributeKey, Attributes, NodeRecord, Prepared, WriteError};
 use crate::time::Now;
@@ -172,7 +172,7 @@ impl Mesh {
         let Prepared { dot, delta } = prepared?;
         let ticket = self.ticket();
         if self.config.durability == Durability::Disk {
-            self.outputs.push_back(Output::Persist { ticket, delta: delta.clone() });
+            self.outputs.push_back(Output::Persist { ticket, record: Record::Delta(delta.clone()) });
         }
         let durability = self.durability;
         // Writes of one class take effect in the order of their making.

@@ -61,6 +61,10 @@ const DURABILITY: (&str, &str) =
 const FROM: (&str, &str) =
     ("from", "The id of the last event that was seen; the header Last-Event-ID does the same");
 
+const TO: (&str, &str) = ("to", "NAME, NAME@NODE or a selector");
+const POLICY: (&str, &str) =
+    ("policy", "Which holder comes first: last, first, round-robin, nearest, random or hash:src");
+
 const OPERATIONS: &[Operation] = &[
     get("/healthz", "The process lives", Content::Text("text/plain")),
     get("/readyz", "It serves as it should; 503 with reasons if not", Content::Text("text/plain")),
@@ -68,6 +72,16 @@ const OPERATIONS: &[Operation] = &[
     get("/openapi.json", "This description", Content::Text("application/json")),
     get("/v1/status", "The node, and what it is doing", Content::Json("Status")),
     get("/v1/digest", "The digest of the replicated state", Content::Json("Digest")),
+    get("/v1/doctor", "Everything an operator would look at, check by check", Content::Json("Doctor")),
+    change(
+        "post",
+        "/v1/ping",
+        "Ask a node or a tunnel whether it answers",
+        Content::Json("Ping"),
+        "200",
+        Content::Json("Pong"),
+    ),
+    change("post", "/v1/shutdown", "End the node in good order", Content::Nothing, "202", Content::Nothing),
     get("/v1/convergence", "How far the state has come everywhere", Content::Json("Convergence")),
     get("/v1/nodes", "All nodes, this one first", Content::Json("NodeList")),
     get("/v1/tunnels", "All registrations, by name and tunnel", Content::Json("TunnelList")),
@@ -88,6 +102,21 @@ const OPERATIONS: &[Operation] = &[
         Content::Json("Bind"),
         "201",
         Content::Json("Bind"),
+    ),
+    with(
+        get("/v1/resolve", "Which tunnels are meant, in the order in which they are tried", Content::Json("Resolution")),
+        &[TO, POLICY, ("explain", "true: also those that are not meant, and why")],
+    ),
+    with(
+        change(
+            "post",
+            "/v1/connect",
+            "Turn the connection into a stream to a tunnel, framed as `snomesh-stream/1`",
+            Content::Nothing,
+            "101",
+            Content::Nothing,
+        ),
+        &[TO, POLICY],
     ),
     change("delete", "/v1/binds/{listen}", "Take the bind back", Content::Nothing, "204", Content::Nothing),
     with(
@@ -123,6 +152,30 @@ const OPERATIONS: &[Operation] = &[
     with(get("/v1/events", "What happens, as it happens", Content::Events), &[FROM]),
     with(get("/v1/watch/attributes", "Attributes, synced, then changes", Content::Events), &[PREFIX, FROM]),
     with(get("/v1/watch/tunnels", "Tunnels, synced, then changes", Content::Events), &[PREFIX, FROM]),
+    change(
+        "post",
+        "/v1/invites",
+        "Make a token that lets another machine join",
+        Content::Json("Invite"),
+        "200",
+        Content::Json("Invited"),
+    ),
+    change(
+        "post",
+        "/v1/revocations",
+        "Cut a node off for ever, on all nodes",
+        Content::Json("Revoke"),
+        "200",
+        Content::Json("Revoked"),
+    ),
+    change(
+        "post",
+        "/v1/certificates/reload",
+        "Read the node's certificate again",
+        Content::Nothing,
+        "200",
+        Content::Json("Reloaded"),
+    ),
     change(
         "post",
         "/v1/reload",
@@ -250,14 +303,22 @@ fn schemas() -> Map<String, Value> {
         BindList,
         Convergence,
         Digest,
+        Doctor,
         Event,
         Expose,
         Exposed,
+        Invite,
+        Invited,
         LogLevel,
         LogState,
         NodeList,
+        Ping,
+        Pong,
         Problem,
         Reload,
+        Reloaded,
+        Revoke,
+        Revoked,
         Status,
         TunnelList,
         UiCode,

@@ -8,6 +8,7 @@ use super::http::HttpError;
 use crate::mesh::{CommandError, RouteError, Stopped};
 use crate::node::api::{Code, Problem};
 use crate::node::forwards::ForwardError;
+use crate::node::ping::PingError;
 use crate::node::trust::KeysError;
 
 impl Problem {
@@ -81,6 +82,28 @@ impl From<KeysError> for Problem {
             }
             KeysError::Credentials(_) => Self::new(StatusCode::CONFLICT, Code::Conflict, title),
             KeysError::File(_) | KeysError::Endpoint(_) | KeysError::Authority(_) => Self::bug(title),
+        }
+    }
+}
+
+impl From<PingError> for Problem {
+    fn from(error: PingError) -> Self {
+        let title = error.to_string();
+        match error {
+            PingError::NotFound { near: Some(near), .. } => {
+                Self::not_found(title).hint(format!("did you mean \"{near}\"?"))
+            }
+            PingError::NotFound { near: None, .. } => {
+                Self::not_found(title).hint("snomesh node ls, snomesh tunnel ls")
+            }
+            PingError::Ambiguous { .. } => Self::new(StatusCode::CONFLICT, Code::Conflict, title)
+                .hint("say which, by its id: snomesh node ls -o wide"),
+            PingError::NoLink { .. } => {
+                Self::new(StatusCode::BAD_GATEWAY, Code::Unreachable, title).hint("snomesh doctor says more")
+            }
+            PingError::NoAnswer { .. } => Self::new(StatusCode::BAD_GATEWAY, Code::Unreachable, title)
+                .hint("look at the service, or at the node: snomesh doctor there"),
+            PingError::Stopped(stopped) => stopped.into(),
         }
     }
 }

@@ -6,6 +6,7 @@
 mod attribute;
 mod control;
 mod convergence;
+mod doctor;
 mod event;
 mod node;
 mod problem;
@@ -17,6 +18,7 @@ mod tunnel;
 pub use attribute::{Attribute, AttributeList, Bytes, Write};
 pub use control::{LogLevel, LogState, Reload, UiCode, UiLink, UiSession};
 pub use convergence::{Convergence, PeerProgress, Propagation};
+pub use doctor::{Check, Doctor, Ping, Pong, Verdict};
 pub use event::Event;
 pub use node::{Node, NodeList, state_name};
 pub use problem::{Code, Problem};

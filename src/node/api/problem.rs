@@ -34,8 +34,6 @@ pub enum Code {
     NotFound,
     /// There is no such method for this path.
     MethodNotAllowed,
-    /// The way is there, and what stands at its end does not answer.
-    Unreachable,
     /// No token was shown, or a wrong one.
     Unauthorized,
     /// Whoever asks may not do that, or not from there.
@@ -44,6 +42,8 @@ pub enum Code {
     Conflict,
     /// The configuration is not valid.
     Configuration,
+    /// What was asked for is there, and cannot be reached.
+    Unreachable,
     /// It took too long.
     TimedOut,
     /// The disk is full: the node is read only.

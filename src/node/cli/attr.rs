@@ -22,7 +22,7 @@ pub(super) enum Attr {
     /// Print the bytes of a value
     Get {
         /// NAME, mesh/NAME, node/NODE-ID/NAME or tunnel/TUNNEL-NAME/NAME
-        #[arg(value_parser = parse::key)]
+        #[arg(value_parser = parse::key, add = super::complete::keys())]
         key: AttributeKey,
         /// Print the values that lost against it too, a line each
         #[arg(long)]
@@ -31,7 +31,7 @@ pub(super) enum Attr {
     /// Set a value, up to 64 KiB of anything
     Set {
         /// NAME, mesh/NAME, node/NODE-ID/NAME or tunnel/TUNNEL-NAME/NAME
-        #[arg(value_parser = parse::key)]
+        #[arg(value_parser = parse::key, add = super::complete::keys())]
         key: AttributeKey,
         /// The value; - reads it from standard input
         #[arg(allow_hyphen_values = true)]
@@ -40,7 +40,7 @@ pub(super) enum Attr {
     /// Remove a value
     Rm {
         /// NAME, mesh/NAME, node/NODE-ID/NAME or tunnel/TUNNEL-NAME/NAME
-        #[arg(value_parser = parse::key)]
+        #[arg(value_parser = parse::key, add = super::complete::keys())]
         key: AttributeKey,
     },
     /// List values

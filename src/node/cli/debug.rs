@@ -1,4 +1,4 @@
-//! `snomesh debug` and `snomesh ui`.
+//! `snomesh debug`, `snomesh ui` and `snomesh down`.
 
 use std::time::Duration;
 
@@ -49,4 +49,13 @@ pub(super) async fn ui(client: &Client, screen: &mut Screen) -> Result<(), Failu
     }
     screen.next("Open it in a browser on this machine. It works once, within five minutes.")?;
     Ok(())
+}
+
+/// Ends the node, and waits until it has gone.
+pub(super) async fn down(client: &Client, screen: &mut Screen) -> Result<(), Failure> {
+    client.post_empty("/v1/shutdown").await?;
+    while client.get_bytes("/healthz").await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(screen.done("the node has said good-bye and ended")?)
 }

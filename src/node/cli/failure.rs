@@ -20,8 +20,8 @@ Exit codes:
   5    not authorised: a token, an invitation or a right that is missing or does not hold
   6    timed out
   7    conflict: an address, a name or a directory is in use
-  8    degraded: the node runs, but is not ready
-  9    the tunnel's target cannot be reached
+  8    degraded: the node is not ready, a check of `doctor` has failed, or `config check --strict` warns
+  9    there, and not reachable: no link, or the service behind the tunnel does not answer
   10   the configuration is not valid, key files included
   74   the disk failed, or the state file is damaged
   130  ended by SIGINT (143: by SIGTERM) after a clean drain";
@@ -45,24 +45,53 @@ pub(super) enum Exit {
     Terminated,
 }
 
+impl Exit {
+    const ALL: &[Self] = &[
+        Self::Success,
+        Self::Unexpected,
+        Self::Usage,
+        Self::NoAgent,
+        Self::NotFound,
+        Self::Unauthorised,
+        Self::TimedOut,
+        Self::Conflict,
+        Self::Degraded,
+        Self::Unreachable,
+        Self::Configuration,
+        Self::Disk,
+        Self::Interrupted,
+        Self::Terminated,
+    ];
+
+    fn code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Unexpected => 1,
+            Self::Usage => 2,
+            Self::NoAgent => 3,
+            Self::NotFound => 4,
+            Self::Unauthorised => 5,
+            Self::TimedOut => 6,
+            Self::Conflict => 7,
+            Self::Degraded => 8,
+            Self::Unreachable => 9,
+            Self::Configuration => 10,
+            Self::Disk => 74,
+            Self::Interrupted => 130,
+            Self::Terminated => 143,
+        }
+    }
+
+    /// How a process of this program ended.
+    pub(super) fn of(code: Option<i32>) -> Self {
+        let known = Self::ALL.iter().find(|exit| code == Some(exit.code().into()));
+        known.copied().unwrap_or(Self::Unexpected)
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Success => 0,
-            Exit::Unexpected => 1,
-            Exit::Usage => 2,
-            Exit::NoAgent => 3,
-            Exit::NotFound => 4,
-            Exit::Unauthorised => 5,
-            Exit::TimedOut => 6,
-            Exit::Conflict => 7,
-            Exit::Degraded => 8,
-            Exit::Unreachable => 9,
-            Exit::Configuration => 10,
-            Exit::Disk => 74,
-            Exit::Interrupted => 130,
-            Exit::Terminated => 143,
-        })
+        Self::from(exit.code())
     }
 }
 
@@ -131,9 +160,9 @@ impl From<ClientError> for Failure {
                     Code::TimedOut => Exit::TimedOut,
                     Code::NoRoom => Exit::Degraded,
                     Code::Unavailable => Exit::NoAgent,
-                    Code::Unreachable => Exit::Unreachable,
                     Code::Internal => Exit::Unexpected,
                     Code::Unauthorized | Code::Forbidden => Exit::Unauthorised,
+                    Code::Unreachable => Exit::Unreachable,
                     Code::Configuration => Exit::Configuration,
                 };
                 Self { exit, what: problem.title.clone(), hint: problem.hint.clone() }
@@ -189,5 +218,22 @@ impl From<io::Error> for Failure {
             _ => Exit::Unexpected,
         };
         Self::new(exit, format!("the system refuses: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_exit_code_is_told_and_known_again() {
+        for exit in Exit::ALL {
+            let code = exit.code();
+            assert_eq!(Exit::of(Some(code.into())), *exit);
+            let told =
+                EXIT_CODES.split(|c: char| !c.is_ascii_digit()).any(|number| number == code.to_string());
+            assert!(told, "{exit:?} is {code}, which --help does not tell");
+        }
+        assert_eq!((Exit::of(Some(99)), Exit::of(None)), (Exit::Unexpected, Exit::Unexpected));
     }
 }

@@ -1,15 +1,61 @@
-//! Commands that only look: `status`, `node ls`, `tunnel ls`, `digest`, `version`.
+//! Commands that only look: `status`, `digest`, `version`; and how what they print looks.
 
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::failure::{Exit, Failure};
-use super::screen::{Format, Screen, Table, escape};
+use super::screen::{Format, Screen, escape};
+use super::up::Signals;
 use crate::node::Client;
-use crate::node::api::{API_VERSION, Bytes, Digest, NodeList, Status, TunnelList};
+use crate::node::api::{API_VERSION, Bytes, Digest, Status};
 
-pub(super) async fn status(client: &Client, screen: &mut Screen) -> Result<Exit, Failure> {
+#[derive(Debug, clap::Args)]
+pub(super) struct StatusArgs {
+    /// Look the node over as well, as `snomesh doctor` does
+    #[arg(long)]
+    deep: bool,
+    /// Print it again and again
+    #[arg(long)]
+    watch: bool,
+}
+
+pub(super) async fn status(client: &Client, screen: &mut Screen, args: StatusArgs) -> Result<Exit, Failure> {
+    if args.watch {
+        let mut signals = Signals::new()?;
+        return again(&mut signals, async || {
+            screen.clear()?;
+            print_status(client, screen, args.deep).await.map(drop)
+        })
+        .await;
+    }
+    print_status(client, screen, args.deep).await
+}
+
+async fn print_status(client: &Client, screen: &mut Screen, deep: bool) -> Result<Exit, Failure> {
+    let exit = brief(client, screen).await?;
+    if !deep {
+        return Ok(exit);
+    }
+    let health = super::node::doctor(client, screen).await?;
+    Ok(if exit == Exit::Success { health } else { exit })
+}
+
+/// Does something once a second until a signal comes.
+pub(super) async fn again(
+    signals: &mut Signals,
+    mut work: impl AsyncFnMut() -> Result<(), Failure>,
+) -> Result<Exit, Failure> {
+    loop {
+        work().await?;
+        tokio::select! {
+            exit = signals.recv() => return Ok(exit),
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}
+
+async fn brief(client: &Client, screen: &mut Screen) -> Result<Exit, Failure> {
     let status: Status = client.get("/v1/status").await?;
     let exit = if status.ready { Exit::Success } else { Exit::Degraded };
     match screen.format() {
@@ -30,6 +76,9 @@ fn for_people(status: &Status, screen: &mut Screen) -> Result<(), Failure> {
     };
     screen.line(format!("listening   udp/{}, advertises {}", status.listen, escape(&advertised)))?;
     screen.line(format!("admin       unix:{}", escape(&status.admin)))?;
+    if let Some(http) = &status.http {
+        screen.line(format!("            http://{http}, with the token of admin.token"))?;
+    }
     screen.line(format!("running     {up}, version {}, generation {}", status.version, status.generation))?;
     let counts = &status.nodes;
     let mut others = format!("{} alive, {} linked", counts.alive, counts.linked);
@@ -72,38 +121,6 @@ fn for_people(status: &Status, screen: &mut Screen) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-pub(super) async fn nodes(client: &Client, screen: &mut Screen) -> Result<(), Failure> {
-    let list: NodeList = client.get("/v1/nodes").await?;
-    let mut table = Table::new(&["NAME", "ID", "STATE", "LINK", "ADDRESS"]);
-    for node in &list.nodes {
-        let link = match (node.local, node.linked, node.rtt_micros) {
-            (true, ..) => "this node".to_owned(),
-            (false, true, Some(micros)) => {
-                format!("{}.{:01} ms", micros / 1_000, micros % 1_000 / 100)
-            }
-            (false, true, None) => "yes".to_owned(),
-            (false, false, _) => "-".to_owned(),
-        };
-        let address = node.addresses.first().cloned().unwrap_or_else(|| "-".to_owned());
-        table.row([node.name.clone(), short(&node.node), node.state.clone(), link, address]);
-    }
-    Ok(screen.list(&list, &list.nodes, |node| &node.node, &table)?)
-}
-
-pub(super) async fn tunnels(client: &Client, screen: &mut Screen) -> Result<(), Failure> {
-    let list: TunnelList = client.get("/v1/tunnels").await?;
-    let mut table = Table::new(&["NAME", "TUNNEL", "HOLDER", "STATE", "CHOSEN", "ATTRIBUTES"]);
-    for tunnel in &list.tunnels {
-        let attributes: Vec<String> =
-            tunnel.attributes.iter().map(|(name, value)| format!("{name}={}", shown(value))).collect();
-        let holder = format!("{} ({})", tunnel.holder_name, short(&tunnel.holder));
-        let chosen = if tunnel.chosen { "yes" } else { "-" }.to_owned();
-        let row = [tunnel.name.clone(), tunnel.tunnel.clone(), holder, tunnel.holder_state.clone(), chosen];
-        table.row(row.into_iter().chain([attributes.join(" ")]));
-    }
-    Ok(screen.list(&list, &list.tunnels, |tunnel| &tunnel.name, &table)?)
 }
 
 pub(super) async fn digest(client: &Client, screen: &mut Screen) -> Result<(), Failure> {

@@ -2,25 +2,31 @@
 
 mod attr;
 mod compat;
+mod complete;
 mod config;
 mod connect;
 mod debug;
 mod demo;
+mod detach;
 mod failure;
 mod forward;
 mod look;
+mod manual;
+mod node;
 mod resolve;
 mod screen;
 mod stream;
 mod telemetry;
 mod trust;
+mod tunnel;
 mod up;
+mod wait;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub(super) use self::failure::describe;
 use self::failure::{EXIT_CODES, Exit, Failure};
@@ -100,17 +106,40 @@ struct Cert {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a node: identity and mesh on the first start, then in the foreground
+    #[command(after_help = "\
+Examples:
+  snomesh up                                   a new mesh, or the one that the directory knows
+  snomesh up --detach --name a                 the same, in the background
+  snomesh up -c /etc/snomesh/snomesh.toml      as a file says; `snomesh config show` prints one
+  snomesh up --join HOST:7667 --ca ca.crt --ca-key ca.key")]
     Up(up::Up),
     /// A mesh of real nodes in this process, and a tour of what it can do
     Demo(demo::Demo),
+    /// End the node in good order
+    Down,
     /// What the node is doing, and why not if it is not
-    Status,
+    Status(look::StatusArgs),
+    /// Look the node over: links, clocks, certificates, services, limits, and what to do about each
+    Doctor,
+    /// Wait until nodes, tunnels or attributes are there, for scripts
+    #[command(after_help = "\
+Example:
+  snomesh wait --nodes 3 --tunnel db --timeout 30s && ./start-what-needs-it")]
+    Wait(wait::Wait),
     /// The nodes of the mesh
     #[command(subcommand)]
-    Node(Inventory),
+    Node(node::Nodes),
+    /// Ask a node, or the service behind a tunnel, whether it answers, and take the time
+    Ping(node::PingArgs),
     /// The tunnels of the mesh
     #[command(subcommand)]
-    Tunnel(Inventory),
+    Tunnel(tunnel::Tunnels),
+    /// Print tunnels, then every one that comes or goes
+    Watch {
+        /// The beginning of their names
+        #[arg(default_value = "", hide_default_value = true, add = complete::tunnels())]
+        prefix: String,
+    },
     /// Attributes, which every node may read and write
     #[command(subcommand)]
     Attr(attr::Attr),
@@ -123,13 +152,23 @@ enum Command {
     /// The node's certificate; with a PATH, a new one for a server of snocat's protocol
     Cert(Cert),
     /// Offer a local service to the mesh, under a name
+    #[command(after_help = "\
+Examples:
+  snomesh expose web 8080                      a port of this machine
+  snomesh expose db db.local:5432 --attr env=prod
+Reach it from any node with `snomesh bind 9090 web`.")]
     Expose(forward::Expose),
     /// Take an offer back
     Unexpose {
         /// The name
+        #[arg(add = complete::tunnels())]
         name: TunnelName,
     },
     /// Reach a tunnel of the mesh at a local address
+    #[command(after_help = "\
+Examples:
+  snomesh bind 5432 db                         127.0.0.1:5432 leads to whoever offers db
+  snomesh bind 0 web -o name                   a free port, and nothing printed but its address")]
     Bind(forward::Bind),
     /// Take a bind back
     Unbind {
@@ -152,27 +191,37 @@ enum Command {
     Ui,
     /// What is configured, where, and whether it is valid
     #[command(subcommand)]
+    #[command(after_help = "\
+Examples:
+  snomesh config show > snomesh.toml           a file to begin with
+  snomesh config show --effective              what holds, and why
+  snomesh config check --strict && snomesh config reload")]
     Config(config::Config),
     /// Look into a running node
     #[command(subcommand)]
     Debug(debug::Debug),
-    /// Print completions for a shell
+    /// Print completions for a shell, which know the names of nodes, tunnels and attributes
+    ///
+    /// bash: source <(snomesh completions bash), in ~/.bashrc. zsh, fish and elvish alike.
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write those of all commands
+    Man {
+        /// Write them into this directory
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
     },
     /// Print the version
     Version,
 }
 
-#[derive(Debug, Subcommand)]
-enum Inventory {
-    /// List them
-    Ls,
-}
-
 /// Parses the command line, does what it says, and tells how that went.
 pub fn run() -> ExitCode {
+    if complete::answer() {
+        return ExitCode::SUCCESS;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -209,9 +258,10 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Client(args) => return compat::client(&global, &args, &mut screen),
         Command::Cert(Cert { own: Some(args), .. }) => return compat::cert(args, &mut screen),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "snomesh", &mut std::io::stdout());
+            complete::registration(&shell.to_string(), &mut std::io::stdout().lock())?;
             return Ok(Exit::Success);
         }
+        Command::Man { dir } => return manual::print(dir.as_deref(), &mut screen),
         Command::Version => {
             look::version(&mut screen)?;
             return Ok(Exit::Success);
@@ -233,9 +283,14 @@ async fn ask(
     screen: &mut Screen,
 ) -> Result<Exit, Failure> {
     match command {
-        Command::Status => return look::status(client, screen).await,
-        Command::Node(Inventory::Ls) => look::nodes(client, screen).await?,
-        Command::Tunnel(Inventory::Ls) => look::tunnels(client, screen).await?,
+        Command::Down => debug::down(client, screen).await?,
+        Command::Status(args) => return look::status(client, screen, args).await,
+        Command::Doctor => return node::doctor(client, screen).await,
+        Command::Wait(wait) => return wait::wait(client, screen, wait, global.timeout).await,
+        Command::Node(nodes) => return node::run(client, screen, nodes).await,
+        Command::Ping(ping) => return node::ping(client, screen, ping).await,
+        Command::Tunnel(tunnels) => return tunnel::run(client, screen, tunnels).await,
+        Command::Watch { prefix } => return stream::watch_tunnels(client, screen, &prefix).await,
         Command::Digest => look::digest(client, screen).await?,
         Command::Invite(invite) => trust::invite(client, screen, &invite).await?,
         Command::Revoke(revoke) => trust::revoke(client, screen, revoke).await?,
@@ -258,6 +313,7 @@ async fn ask(
         | Command::Client(_)
         | Command::Cert(_)
         | Command::Completions { .. }
+        | Command::Man { .. }
         | Command::Version => {
             unreachable!("commands without a node are done already")
         }
@@ -297,6 +353,8 @@ impl Global {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]

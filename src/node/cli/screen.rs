@@ -50,6 +50,7 @@ impl Color {
 }
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
+const DOUBT: Style = AnsiColor::Yellow.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 const FAINT: Style = Style::new().dimmed();
 const HEAD: Style = Style::new().bold();
@@ -105,6 +106,24 @@ impl Screen {
     pub(super) fn next(&mut self, text: impl AsRef<str>) -> io::Result<()> {
         if self.is_talkative() {
             self.line(format!("  {FAINT}{}{FAINT:#}", text.as_ref()))?;
+        }
+        Ok(())
+    }
+
+    /// Says that something holds, whoever reads it.
+    pub(super) fn passed(&mut self, text: impl AsRef<str>) -> io::Result<()> {
+        self.line(format!("{GOOD}✓{GOOD:#} {}", text.as_ref()))
+    }
+
+    /// Says that something could be better.
+    pub(super) fn doubted(&mut self, text: impl AsRef<str>) -> io::Result<()> {
+        self.line(format!("{DOUBT}!{DOUBT:#} {}", text.as_ref()))
+    }
+
+    /// Begins a new page, where a person reads it on a terminal.
+    pub(super) fn clear(&mut self) -> io::Result<()> {
+        if self.format.is_for_people() && io::IsTerminal::is_terminal(&io::stdout()) {
+            write!(self.out, "\x1b[2J\x1b[H")?;
         }
         Ok(())
     }

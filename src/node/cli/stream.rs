@@ -35,6 +35,26 @@ pub(super) async fn watch(client: &Client, screen: &mut Screen, prefix: &str) ->
     .await
 }
 
+/// The tunnels, and how they come and go.
+pub(super) async fn watch_tunnels(
+    client: &Client,
+    screen: &mut Screen,
+    prefix: &str,
+) -> Result<Exit, Failure> {
+    let stream = client.stream(&format!("/v1/watch/tunnels?prefix={}", encode(prefix))).await?;
+    print(stream, screen, |event, synced| match event {
+        Event::Registered { name, tunnel, holder, .. } => {
+            let mark = if synced { '+' } else { '=' };
+            format!("{mark} {}  {tunnel} by {}", escape(name), short(holder))
+        }
+        Event::Deregistered { name, tunnel } => format!("- {}  {tunnel}", escape(name)),
+        Event::Synced => "-- this is all; changes follow".to_owned(),
+        Event::Lagged { missed } => format!("-- lagged {missed}; all of it again"),
+        other => describe(other),
+    })
+    .await
+}
+
 /// Prints what comes; a stream never ends by itself, so its end is the node's.
 async fn print(
     mut stream: EventStream,
@@ -46,8 +66,8 @@ async fn print(
         match screen.format() {
             Format::Json | Format::Jsonl => screen.line(json)?,
             Format::Name => {
-                if let Event::Attribute { key, .. } = &event {
-                    screen.line(escape(key))?;
+                if let Event::Attribute { key: name, .. } | Event::Registered { name, .. } = &event {
+                    screen.line(escape(name))?;
                 }
             }
             Format::Table | Format::Wide => screen.line(line(&event, synced))?,

@@ -12,8 +12,9 @@ use rustix::process::{
 };
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
+use super::detach::detach;
 use super::failure::{Exit, Failure};
 use super::screen::{Color, Screen, complain};
 use super::{Global, parse, telemetry};
@@ -69,6 +70,9 @@ pub(super) struct Up {
     /// Set a damaged state file aside and learn the state from the peers
     #[arg(long)]
     rebuild_from_mesh: bool,
+    /// Go on in the background once the node serves; its log is beside its directory
+    #[arg(long)]
+    detach: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -121,6 +125,9 @@ impl Up {
 pub(super) fn run(global: &Global, up: &Up, screen: &mut Screen) -> Result<Exit, Failure> {
     let sources = up.sources(global);
     let settings = load(&sources, global.color)?;
+    if up.detach {
+        return detach(&settings.data_dir, screen);
+    }
     let log = telemetry::start(&settings.log_level, &settings.log_format);
     harden();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -200,10 +207,12 @@ async fn serve(start: Start, global: &Global, screen: &mut Screen) -> Result<Exi
     let mut hangup = signal(SignalKind::hangup())?;
     // One at a time; who asks meanwhile waits.
     let (requests, mut reloads) = mpsc::channel(1);
+    let shutdown = Arc::new(Notify::new());
     let alive: Arc<dyn Fn() + Send + Sync> = Arc::new(notify::alive);
     let controls = Controls {
         log: Some(Arc::clone(&log)),
         reload: Some(requests),
+        shutdown: Some(Arc::clone(&shutdown)),
         alive: notify::is_watched().then_some(alive),
     };
     let (name, joins) = (settings.name.clone(), !settings.seeds.is_empty());
@@ -220,6 +229,7 @@ async fn serve(start: Start, global: &Global, screen: &mut Screen) -> Result<Exi
     let exit = loop {
         let asked = tokio::select! {
             exit = signals.recv() => break exit,
+            () = shutdown.notified() => break Exit::Success,
             what = node.disk_failed() => return Err(disk_failed(&what)),
             _ = hangup.recv() => None,
             asked = reloads.recv() => asked,

@@ -89,8 +89,8 @@ impl Metrics {
         self.lagged[consumer as usize].load(Ordering::Relaxed)
     }
 
-    #[cfg(test)]
-    pub(super) fn stall(&self) -> Duration {
+    /// The longest time that the core took for an answer, lately.
+    pub(super) fn longest_stall(&self) -> Duration {
         Duration::from_nanos(self.stall.load(Ordering::Relaxed))
     }
 

@@ -259,7 +259,7 @@ fn own(page: &mut Page, metrics: &Metrics) {
         "Requests to the admin API that were refused before they were looked at",
         refused.into_iter().map(|(reason, count)| (vec![("reason", reason.to_owned())], count)),
     );
-    let stall = std::time::Duration::from_nanos(read(&metrics.stall)).as_secs_f64();
+    let stall = metrics.longest_stall().as_secs_f64();
     let help = "The longest time that the core took for an answer in the last minute";
     page.gauge("event_loop_stall_seconds", help, stall);
 }

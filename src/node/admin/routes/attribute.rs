@@ -15,7 +15,11 @@ use crate::gossip::Durability;
 use crate::mesh::Written;
 use crate::node::agent::Agent;
 use crate::node::api::{API_VERSION, Attribute, AttributeList, Code, Problem, Write};
+use crate::node::nearest::nearest;
 use crate::replica::AttributeKey;
+
+/// How many keys of the same scope are looked through for one that was meant.
+const MAX_SIMILAR: usize = 1_000;
 
 pub(super) fn routes() -> Router<Arc<Agent>> {
     Router::new()
@@ -52,9 +56,11 @@ async fn attribute(
     let key = attribute_key(&key)?;
     let sought = key.clone();
     let found = agent.mesh.view(move |mesh| mesh.replica().attribute(&sought)).await?;
-    let found = found.ok_or_else(|| {
-        Problem::not_found(format!("attribute \"{key}\" is not set")).hint("snomesh attr ls")
-    })?;
+    let found = found.ok_or_else(|| Problem::not_found(format!("attribute \"{key}\" is not set")));
+    let found = match found {
+        Ok(found) => found,
+        Err(problem) => return Err(problem.hint(similar(&agent, key.to_string()).await?)),
+    };
     match query.get("format").map(String::as_str) {
         Some("json") => Ok(Json(Attribute::from(&found)).into_response()),
         None | Some("raw") => {
@@ -63,6 +69,18 @@ async fn attribute(
         }
         Some(_) => Err(Problem::invalid("format is raw or json")),
     }
+}
+
+/// What was probably meant, or where to look.
+async fn similar(agent: &Agent, key: String) -> Result<String, Problem> {
+    let scope = key.rsplit_once('/').map_or_else(String::new, |(scope, _)| format!("{scope}/"));
+    let near = agent.mesh.view(move |mesh| {
+        let keys: Vec<String> =
+            mesh.replica().attributes(&scope).take(MAX_SIMILAR).map(|found| found.key.to_string()).collect();
+        nearest(&key, keys.iter().map(String::as_str)).map(str::to_owned)
+    });
+    let near = near.await?;
+    Ok(near.map_or_else(|| "snomesh attr ls".to_owned(), |near| format!("did you mean \"{near}\"?")))
 }
 
 async fn set(

@@ -14,15 +14,19 @@ use super::{Answer, Body, json};
 use crate::node::admin::openapi;
 use crate::node::agent::Agent;
 use crate::node::api::{
-    API_VERSION, Code, Convergence, LogLevel, LogState, Problem, Reload, UiCode, UiLink, UiSession,
+    API_VERSION, Code, Convergence, Doctor, LogLevel, LogState, Ping, Pong, Problem, Reload, UiCode, UiLink,
+    UiSession,
 };
-use crate::node::metrics;
+use crate::node::{doctor, metrics, ping};
 
 pub(super) fn routes() -> Router<Arc<Agent>> {
     Router::new()
         .route("/metrics", get(scrape))
         .route("/openapi.json", get(description))
         .route("/v1/convergence", get(convergence))
+        .route("/v1/doctor", get(doctor))
+        .route("/v1/ping", post(ping))
+        .route("/v1/shutdown", post(shutdown))
         .route("/v1/reload", post(reload))
         .route("/v1/debug/log", get(log))
         .route("/v1/debug/log", put(set_log))
@@ -41,6 +45,27 @@ async fn description() -> Response {
 
 async fn convergence(State(agent): State<Arc<Agent>>) -> Answer<Convergence> {
     Ok(Json(agent.convergence().await?))
+}
+
+async fn doctor(State(agent): State<Arc<Agent>>) -> Answer<Doctor> {
+    Ok(Json(Doctor { api_version: API_VERSION.into(), checks: doctor::examine(&agent).await? }))
+}
+
+async fn ping(State(agent): State<Arc<Agent>>, body: Body) -> Answer<Pong> {
+    let Ping { target } = json(body)?;
+    Ok(Json(ping::ping(&agent, &target).await?))
+}
+
+async fn shutdown(State(agent): State<Arc<Agent>>) -> Result<StatusCode, Problem> {
+    let stop = agent.controls.shutdown.as_ref().ok_or_else(|| {
+        Problem::new(
+            StatusCode::CONFLICT,
+            Code::Conflict,
+            "this node is a part of another program, which ends it",
+        )
+    })?;
+    stop.notify_one();
+    Ok(StatusCode::ACCEPTED)
 }
 
 async fn reload(State(agent): State<Arc<Agent>>) -> Answer<Reload> {

@@ -1,0 +1,260 @@
+//! Letting removals go, and agreeing with a replica that may never have seen them.
+//!
+//! Collection may happen at any moment and needs neither a clock nor acknowledgements: what makes it safe is what
+//! is done afterwards. A floor per lane remembers how far it went. A receiver that lacks something at or below a
+//! floor gets no delta of that lane but a [`Reconciliation`]: what the other has seen, the states that the receiver
+//! lacks, and which of the receiver's entries are dead there. Where a write is seen and not live it is dead, and
+//! the floors say which of these deaths nobody can prove any more. They are inherited with the rest.
+
+use std::ops::Bound;
+
+use smallvec::SmallVec;
+
+use super::{Corrupt, Removed, Store};
+use crate::crdt::{CausalContext, Delta, Dot, Entry, Item, Key, Lane, RangeSet, Register, Revision};
+use crate::time::Timestamp;
+
+/// All keys from one up to, and without, another.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KeyRange {
+    /// The first key, or without a beginning.
+    pub from: Option<Key>,
+    /// The first key behind it, or without an end.
+    pub until: Option<Key>,
+}
+
+/// A removal, as whoever decides about it sees it.
+#[derive(Debug)]
+pub struct Removal<'a> {
+    /// Which key.
+    pub key: &'a Key,
+    /// Since which change of the context it is here.
+    pub since: Revision,
+    /// When it was made.
+    pub stamp: Timestamp,
+    /// What it covers, itself included: everything that it keeps from coming back.
+    pub cover: &'a [(Lane, u64)],
+}
+
+/// What one replica has to learn of another to agree with it, whatever either has collected.
+///
+/// It is made against the state of its receiver: everything that was live there when the two were compared is
+/// also live at the other, or dead by one of the items, or among the dead, or not accounted for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reconciliation {
+    /// All that the other had seen when it began, and the entries that were not live at its receiver.
+    pub delta: Delta,
+    /// How far the other has collected, by the end: of each lane the counters up to its floor.
+    pub floors: CausalContext,
+    /// The greatest stamp of what it has collected.
+    pub horizon: Timestamp,
+    /// The entries that are live at the receiver and not at the other.
+    pub dead: Vec<(Key, Dot)>,
+}
+
+impl Store {
+    /// How many removals there are that wait to be collected.
+    pub fn removed(&self) -> usize {
+        self.removals
+    }
+
+    /// How many entries were lost here, by a bug or a broken memory, and came back by reconciliation.
+    pub fn restored(&self) -> u64 {
+        self.restored
+    }
+
+    /// The greatest stamp of the removals that were collected: a new write of any key has to come after it.
+    pub fn horizon(&self) -> Timestamp {
+        self.horizon
+    }
+
+    /// The greatest counter of a lane that went with a collected removal.
+    pub fn floor(&self, lane: &Lane) -> u64 {
+        self.lanes.get(lane).map_or(0, |state| state.floor)
+    }
+
+    /// How far removals of each lane were collected, as sets of counters.
+    pub fn floors(&self) -> CausalContext {
+        let floors = self.lanes.iter().filter(|(_, state)| state.floor > 0);
+        floors.map(|(lane, state)| (lane.clone(), RangeSet::up_to(state.floor))).collect()
+    }
+
+    /// Whether somebody who knows that much of a lane lacks something at or below its floor.
+    pub fn is_below_floor(&self, lane: &Lane, known: Option<&RangeSet>) -> bool {
+        let Some(state) = self.lanes.get(lane).filter(|state| state.floor > 0) else { return false };
+        let lacking = known.map_or_else(|| state.seen.first(), |known| state.seen.difference(known).first());
+        lacking.is_some_and(|first| first <= state.floor)
+    }
+
+    /// Looks at up to `limit` removals, the oldest first, and lets those go that are ripe; says of which keys.
+    ///
+    /// None goes before everything that it covers was seen: an earlier write of the key that is still on its way
+    /// would be alive when it arrives.
+    pub fn collect(&mut self, limit: usize, mut is_ripe: impl FnMut(&Removal<'_>) -> bool) -> Vec<Key> {
+        let mut collected = Vec::new();
+        for _ in 0..limit.min(self.removed.len()) {
+            let Some(candidate) = self.removed.pop_front() else { break };
+            let Removed { since, key, dot } = &candidate;
+            let Some(entry) = self.removal(&candidate) else { continue };
+            let own = (dot.lane.clone(), dot.counter);
+            let cover: SmallVec<[(Lane, u64); 2]> = entry.observed.iter().cloned().chain([own]).collect();
+            let is_seen = |(lane, counter): &(Lane, u64)| {
+                self.lanes.get(lane).is_some_and(|state| state.seen.contiguous() >= *counter)
+            };
+            let removal = Removal { key, since: *since, stamp: entry.stamp, cover: &cover };
+            if !cover.iter().all(is_seen) || !is_ripe(&removal) {
+                self.removed.push_back(candidate);
+                continue;
+            }
+            self.horizon = self.horizon.max(entry.stamp);
+            self.update(key, |register, gone| register.remove(dot, gone));
+            for (lane, counter) in &cover {
+                let state = self.lanes.get_mut(lane).expect("what is covered was seen");
+                state.floor = state.floor.max(*counter);
+            }
+            collected.push(candidate.key);
+        }
+        collected
+    }
+
+    /// Remembers that a removal came.
+    pub(super) fn note_removed(&mut self, removed: Removed) {
+        self.removed.push_back(removed);
+        // Removals that were replaced leave records behind that say nothing any more.
+        if self.removed.len() > 2 * self.removals + 64 {
+            let records = std::mem::take(&mut self.removed);
+            self.removed = records.into_iter().filter(|record| self.removal(record).is_some()).collect();
+        }
+    }
+
+    /// The removal that a record speaks of, if it still is there.
+    fn removal(&self, record: &Removed) -> Option<&Entry> {
+        self.registers.get(&record.key)?.entry(&record.dot).filter(|entry| entry.value.is_none())
+    }
+
+    /// The keys of a range with their registers, in order.
+    pub fn range<'a>(&'a self, range: &'a KeyRange) -> impl Iterator<Item = (&'a Key, &'a Register)> {
+        let from = range.from.as_ref().map_or(Bound::Unbounded, Bound::Included);
+        let until = range.until.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        // The map panics at a range that ends before it begins.
+        let is_range = !matches!((&range.from, &range.until), (Some(from), Some(until)) if from >= until);
+        is_range.then(|| self.registers.range::<Key, _>((from, until))).into_iter().flatten()
+    }
+
+    /// A hash of what is live in a range of keys, removals included: equal on two replicas exactly when they hold
+    /// the same entries there (up to collisions of 64 bits of BLAKE3).
+    pub fn fingerprint(&self, range: &KeyRange) -> [u8; 8] {
+        let mut hasher = blake3::Hasher::new();
+        // Hashing in larger pieces is much faster than an entry at a time.
+        let mut block = [0; 1024];
+        let mut filled = 0;
+        for entry in self.range(range).flat_map(|(_, register)| register.entries()) {
+            block[filled..filled + 16].copy_from_slice(&entry.digest().to_le_bytes());
+            filled += 16;
+            if filled == block.len() {
+                hasher.update(&block);
+                filled = 0;
+            }
+        }
+        hasher.update(&block[..filled]);
+        hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default()
+    }
+
+    /// All that `receiver` has to learn to agree with this replica, in one piece: what an exchange over ranges
+    /// comes to.
+    pub fn reconciliation(&self, receiver: &Self) -> Reconciliation {
+        let mut items = Vec::new();
+        for (key, register) in &self.registers {
+            let known = receiver.register(key);
+            let lacking = |entry: &&Entry| known.and_then(|known| known.entry(&entry.dot)) != Some(*entry);
+            let entries = register.entries().iter().filter(lacking).cloned().collect();
+            items.push(Item { key: key.clone(), entries });
+        }
+        items.retain(|item| !item.entries.is_empty());
+        let live =
+            |key: &Key, dot: &Dot| self.register(key).and_then(|register| register.entry(dot)).is_some();
+        let all = receiver.registers.iter().flat_map(|(key, register)| {
+            register.entries().iter().map(move |entry| (key.clone(), entry.dot.clone()))
+        });
+        Reconciliation {
+            delta: Delta { accounted: self.context(), items },
+            floors: self.floors(),
+            horizon: self.horizon,
+            dead: all.filter(|(key, dot)| !live(key, dot)).collect(),
+        }
+    }
+
+    /// Says whether entries are what their authors wrote, as far as they are news here.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`] with the first one that is not.
+    pub fn verify(&self, items: &[Item]) -> Result<(), Corrupt> {
+        self.verified(items).map(|_| ())
+    }
+
+    /// Agrees with another replica, as a whole; [`take_changed`](Self::take_changed) tells what that changed.
+    ///
+    /// An entry that is live there and was lost here, so that nothing tells of its death, comes back and is
+    /// [counted](Self::restored). One that was lost there in this way stays here.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`] if an entry fails its checksum: the sender's fault; nothing was merged.
+    pub fn reconcile(&mut self, with: &Reconciliation) -> Result<(), Corrupt> {
+        let accounted = &with.delta.accounted;
+        self.verified(&with.delta.items)?;
+        for item in &with.delta.items {
+            for entry in &item.entries {
+                self.reconcile_entry(&item.key, entry, accounted);
+            }
+        }
+        for (key, dot) in &with.dead {
+            let is_provable = with.floors.lane(&dot.lane).is_none_or(|floor| !floor.contains(dot.counter));
+            // What killed it there is among the items, if it was not collected, and has killed it here by now.
+            if is_provable || !accounted.contains(dot) {
+                continue;
+            }
+            if self.registers.get(key).is_some_and(|register| register.entry(dot).is_some()) {
+                self.update(key, |register, gone| register.remove(dot, gone));
+                // The context may be what it was, and yet the state is another.
+                self.revision.0 += 1;
+                self.changed.insert(key.clone());
+            }
+        }
+        for (lane, counters) in accounted.lanes() {
+            self.see(lane, |seen| seen.union(counters));
+        }
+        for (lane, counters) in with.floors.lanes() {
+            let state = super::lane_mut(&mut self.lanes, lane);
+            state.floor = state.floor.max(counters.last().unwrap_or(0));
+        }
+        self.horizon = self.horizon.max(with.horizon);
+        Ok(())
+    }
+
+    /// Joins one entry of another replica's state. Its dot is noted later if it is accounted for: the keys come
+    /// in their own order, in which each dot would make a hole in its lane.
+    fn reconcile_entry(&mut self, key: &Key, entry: &Entry, accounted: &CausalContext) {
+        let Dot { lane, counter } = &entry.dot;
+        if self.is_news(key, entry) {
+            if !accounted.contains(&entry.dot) {
+                self.see(lane, |seen| seen.insert(*counter));
+            }
+            self.insert(key, entry.clone());
+            return;
+        }
+        let register = self.registers.get(key);
+        let explained = register.is_some_and(|register| {
+            register.entries().iter().any(|present| present.dot == entry.dot || present.replaces(entry))
+        });
+        let collected = self.lanes.get(lane).is_some_and(|state| *counter <= state.floor);
+        if explained || collected || entry.hash(key) != entry.checksum {
+            return;
+        }
+        self.restored += 1;
+        // The context is what it was, and yet the state is another.
+        self.revision.0 += 1;
+        self.insert(key, entry.clone());
+    }
+}

@@ -1,0 +1,132 @@
+//! `snomesh tunnel` and `snomesh watch`.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Subcommand;
+
+use super::failure::{Exit, Failure};
+use super::look::{again, age, short, shown};
+use super::screen::{Format, Screen, Table, escape};
+use super::up::Signals;
+use crate::node::Client;
+use crate::node::api::{self, TunnelList};
+use crate::node::nearest::nearest;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Tunnels {
+    /// List them, by name
+    Ls {
+        /// Only those whose holder says so of them; as often as you like, all must hold
+        #[arg(short = 'l', long, value_name = "NAME=VALUE", value_parser = super::parse::pair)]
+        attr: Vec<(String, String)>,
+        /// Print the list again whenever it changes
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Who holds the tunnels of a name, and which of them is found first
+    Show {
+        /// The name
+        #[arg(add = super::complete::tunnels())]
+        name: String,
+    },
+}
+
+pub(super) async fn run(client: &Client, screen: &mut Screen, tunnels: Tunnels) -> Result<Exit, Failure> {
+    match tunnels {
+        Tunnels::Ls { attr, watch: false } => print(screen, &list(client, &attr).await?)?,
+        Tunnels::Ls { attr, watch: true } => {
+            let mut signals = Signals::new()?;
+            let mut last = None;
+            return again(&mut signals, async || {
+                let now = list(client, &attr).await?;
+                if last.as_ref() != Some(&now) {
+                    screen.clear()?;
+                    print(screen, &now)?;
+                    last = Some(now);
+                }
+                Ok(())
+            })
+            .await;
+        }
+        Tunnels::Show { name } => show(client, screen, &name).await?,
+    }
+    Ok(Exit::Success)
+}
+
+async fn list(client: &Client, attr: &[(String, String)]) -> Result<TunnelList, Failure> {
+    let mut list: TunnelList = client.get("/v1/tunnels").await?;
+    let has = |tunnel: &api::Tunnel, (name, value): &(String, String)| {
+        tunnel.attributes.get(name).and_then(|found| found.text.as_deref()) == Some(value)
+    };
+    list.tunnels.retain(|tunnel| attr.iter().all(|wanted| has(tunnel, wanted)));
+    Ok(list)
+}
+
+fn print(screen: &mut Screen, list: &TunnelList) -> Result<(), Failure> {
+    let wide = screen.format() == Format::Wide;
+    let mut head = vec!["NAME", "TUNNEL", "HOLDER", "STATE", "CHOSEN", "ATTRIBUTES"];
+    if wide {
+        head.push("REGISTERED");
+    }
+    let mut table = Table::new(&head);
+    for tunnel in &list.tunnels {
+        let id = if wide { tunnel.holder.clone() } else { short(&tunnel.holder) };
+        let holder = format!("{} ({id})", tunnel.holder_name);
+        let chosen = if tunnel.chosen { "yes" } else { "-" }.to_owned();
+        let row = [tunnel.name.clone(), tunnel.tunnel.clone(), holder, tunnel.holder_state.clone(), chosen];
+        let more = [attributes(tunnel), registered(tunnel)].into_iter().take(1 + usize::from(wide));
+        table.row(row.into_iter().chain(more));
+    }
+    Ok(screen.list(list, &list.tunnels, |tunnel| &tunnel.name, &table)?)
+}
+
+fn attributes(tunnel: &api::Tunnel) -> String {
+    let pairs = tunnel.attributes.iter().map(|(name, value)| format!("{name}={}", shown(value)));
+    pairs.collect::<Vec<_>>().join(" ")
+}
+
+fn registered(tunnel: &api::Tunnel) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let at = std::time::Duration::from_millis(tunnel.registered_at);
+    format!("{} ago", age(now.saturating_sub(at)))
+}
+
+async fn show(client: &Client, screen: &mut Screen, name: &str) -> Result<(), Failure> {
+    let list: TunnelList = client.get("/v1/tunnels").await?;
+    let found: Vec<_> = list.tunnels.iter().filter(|tunnel| tunnel.name == name).collect();
+    if found.is_empty() {
+        let near = nearest(name, list.tunnels.iter().map(|tunnel| tunnel.name.as_str()));
+        let hint = near.map_or_else(
+            || format!("offer one: snomesh expose {name} PORT"),
+            |near| format!("did you mean \"{near}\"?"),
+        );
+        let what = format!("no tunnel is called \"{}\"", escape(name));
+        return Err(Failure::new(Exit::NotFound, what).hint(hint));
+    }
+    match screen.format() {
+        Format::Json | Format::Jsonl => {
+            let document =
+                serde_json::json!({ "apiVersion": list.api_version, "name": name, "tunnels": found });
+            return Ok(screen.json(&document)?);
+        }
+        Format::Name => return Ok(found.iter().try_for_each(|tunnel| screen.line(&tunnel.tunnel))?),
+        Format::Table | Format::Wide => {}
+    }
+    for tunnel in found {
+        let mark = if tunnel.chosen { "found first" } else { "found after others, or its holder is down" };
+        screen.line(format!("{}  {}", escape(&tunnel.name), tunnel.tunnel))?;
+        screen.line(format!(
+            "  held by     {} ({}), {}",
+            escape(&tunnel.holder_name),
+            tunnel.holder,
+            tunnel.holder_state
+        ))?;
+        screen.line(format!("  lookup      {mark}"))?;
+        screen.line(format!("  registered  {}", registered(tunnel)))?;
+        for (name, value) in &tunnel.attributes {
+            screen.line(format!("  attribute   {}={}", escape(name), escape(&shown(value))))?;
+        }
+    }
+    screen.next(format!("Reach it:  snomesh bind 0 {name}"))?;
+    Ok(())
+}

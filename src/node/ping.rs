@@ -1,0 +1,98 @@
+//! Asks a node, or what is behind a tunnel, whether it answers, and takes the time.
+
+use std::time::Instant;
+
+use super::agent::Agent;
+use super::api::{API_VERSION, Pong};
+use super::nearest::nearest;
+use crate::id::TunnelName;
+use crate::mesh::{Policy, Route, RouteError, Stopped};
+use crate::service::{Kind, OpenError, RouteAddress, open};
+
+/// Nothing answered.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PingError {
+    /// There is neither a node nor a tunnel of that name.
+    #[error("no node and no tunnel is called \"{name}\"")]
+    NotFound {
+        /// The name.
+        name: String,
+        /// One that is near.
+        near: Option<String>,
+    },
+    /// Several nodes have that name.
+    #[error("{count} nodes are called \"{name}\"")]
+    Ambiguous {
+        /// The name.
+        name: String,
+        /// How many.
+        count: usize,
+    },
+    /// This node has no link to it.
+    #[error("this node has no link to \"{name}\"")]
+    NoLink {
+        /// The node.
+        name: String,
+    },
+    /// It was there and did not answer, or the service behind it did not.
+    #[error("\"{name}\" does not answer: {source}")]
+    NoAnswer {
+        /// The node or the tunnel.
+        name: String,
+        /// Why.
+        #[source]
+        source: RouteError,
+    },
+    /// This node is shutting down.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// A node by its name, its id or the beginning of one; else a tunnel.
+pub(super) async fn ping(agent: &Agent, target: &str) -> Result<Pong, PingError> {
+    let nodes = agent.nodes().await?;
+    let is =
+        |node: &&super::api::Node| node.name == target || target.len() >= 8 && node.node.starts_with(target);
+    let found: Vec<_> = nodes.iter().filter(is).collect();
+    match found.as_slice() {
+        [] => {}
+        [node] if node.local => return Ok(pong("node", &node.name, Instant::now())),
+        [node] => return ping_node(agent, &node.node, &node.name).await,
+        several => return Err(PingError::Ambiguous { name: target.into(), count: several.len() }),
+    }
+    let tunnels = agent.tunnels().await?;
+    if let Some(name) =
+        target.parse::<TunnelName>().ok().filter(|name| tunnels.iter().any(|t| t.name == name.as_str()))
+    {
+        let route = Route::new(name.into(), Policy::default(), Kind::Stream);
+        let asked_at = Instant::now();
+        let failed = |source| PingError::NoAnswer { name: target.into(), source };
+        agent.forwards.router().open(&route, None).await.map_err(failed)?;
+        return Ok(pong("tunnel", target, asked_at));
+    }
+    let known =
+        nodes.iter().map(|node| node.name.as_str()).chain(tunnels.iter().map(|tunnel| tunnel.name.as_str()));
+    Err(PingError::NotFound { name: target.into(), near: nearest(target, known).map(str::to_owned) })
+}
+
+/// Opens a stream to what no node offers: the refusal is the answer.
+async fn ping_node(agent: &Agent, id: &str, name: &str) -> Result<Pong, PingError> {
+    let no_link = || PingError::NoLink { name: name.into() };
+    let node = id.parse().ok().ok_or_else(no_link)?;
+    let peer = agent.peers.node(node).into_iter().next().ok_or_else(no_link)?;
+    let address = RouteAddress::from_segments(["ping"]).expect("a short segment is an address");
+    let asked_at = Instant::now();
+    match open(&peer.tunnel, &address).await {
+        Ok(_) | Err(OpenError::Refused(_)) => Ok(pong("node", name, asked_at)),
+        Err(error) => Err(PingError::NoAnswer { name: name.into(), source: error.into() }),
+    }
+}
+
+fn pong(kind: &str, name: &str, asked_at: Instant) -> Pong {
+    Pong {
+        api_version: API_VERSION.into(),
+        kind: kind.into(),
+        name: name.into(),
+        micros: u64::try_from(asked_at.elapsed().as_micros()).unwrap_or(u64::MAX),
+    }
+}

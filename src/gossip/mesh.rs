@@ -18,6 +18,7 @@ use super::link::Link;
 use super::members::{Member, Members};
 use super::overlay::Overlay;
 use super::timer::{Timer, TimerTable};
+use super::trees::Trees;
 use super::{
     Alarm, Channel, CloseReason, Config, DialId, Durability, Event, LinkId, MemberState, Message, Output,
     Progress, Record, Side, Ticket, Versions,
@@ -46,6 +47,7 @@ pub struct Mesh {
     links: BTreeMap<LinkId, Link>,
     members: Members,
     overlay: Overlay,
+    trees: Trees,
     dialer: Dialer,
     gaps: Gaps,
     reconcile: reconcile::Reconcile,
@@ -94,6 +96,7 @@ impl Mesh {
             links: BTreeMap::new(),
             members: Members::new(actor.node),
             overlay: Overlay::new(actor.node),
+            trees: Trees::default(),
             dialer: Dialer::new(actor.node, &config.seeds, now.monotone),
             gaps: Gaps::default(),
             reconcile: reconcile::Reconcile::default(),
@@ -171,6 +174,7 @@ impl Mesh {
         if lost.is_established() {
             // What it wrote last, it may have told to some and not to others.
             self.retell(lost.peer, |_| true);
+            self.graft(link);
         }
         let stood = now.monotone.since(lost.up_at);
         self.dialer.lost(lost.peer, stood, &self.config, now.monotone, &mut self.rng);
@@ -235,7 +239,9 @@ impl Mesh {
                 }
             }
             Message::Neighbour { wanted } => {
-                state.handle_neighbour(wanted);
+                if state.handle_neighbour(wanted) {
+                    self.graft(link);
+                }
                 self.links_changed(now);
                 self.timers.set_by(Timer::Choose, now.monotone + self.config.surplus_after);
             }

@@ -24,6 +24,7 @@
 //! whom to call and when; `timer` the single next wake-up.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::iter_over_hash_type)]
 
+mod clocks;
 mod config;
 mod dialer;
 mod gaps;

@@ -501,6 +501,8 @@ impl Link {
         let cursor = self.cursor.as_mut()?;
         let lacks = |lane: &Lane| {
             let ours = store.seen_of(lane);
+            // A lane of which nothing was seen is there where a write has observed it: nobody lacks nothing.
+            let ours = ours.filter(|ours| !ours.is_empty());
             ours.is_some_and(|ours| cursor.lane(lane).is_none_or(|known| !known.is_superset(ours)))
         };
         let author = replica.actor().node;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Parser, Subcommand};
 use snomesh::time::Moment;
 
+use crate::baseline::{Way, insert, measure, print};
 use crate::checker::Checker;
 use crate::coverage::Point;
 use crate::fault::NoSuchNode;
@@ -85,6 +86,21 @@ enum Command {
         /// Only the one of that name.
         #[arg(long)]
         only: Option<String>,
+    },
+    /// Measure the protocol beside flooding, random fan-out, one shared tree and digests, under one workload.
+    Compare {
+        /// Among how many nodes.
+        #[arg(long, value_delimiter = ',', default_values = ["10", "48", "100", "300"], value_parser = clap::value_parser!(u16).range(2..=10_000))]
+        nodes: Vec<u16>,
+        /// The seed.
+        #[arg(long, default_value = "0")]
+        seed: Seed,
+        /// Only the protocol itself.
+        #[arg(long)]
+        alone: bool,
+        /// Put the table into this document, between its marks.
+        #[arg(long)]
+        into: Option<PathBuf>,
     },
 }
 
@@ -209,6 +225,8 @@ enum CliError {
     Scenario(#[from] OverrideError),
     #[error(transparent)]
     NoSuchNode(#[from] NoSuchNode),
+    #[error("{} has no marks to put a table between: <!-- sim compare: begin --> and <!-- sim compare: end -->, each on a line", path.display())]
+    NoMarks { path: PathBuf },
     #[error("there is no scenario and no file {name}; `sim list` names the scenarios")]
     NoSuchScenario { name: String },
     #[error("{label} is not for this tier: {why}")]
@@ -279,6 +297,9 @@ fn execute(command: Option<Command>) -> Result<u8, CliError> {
         Some(Command::Mutants { only }) => {
             let caught = mutants(only.as_deref(), &mut io::stdout())?;
             Ok(if caught { HELD } else { VIOLATED })
+        }
+        Some(Command::Compare { nodes, seed, alone, into }) => {
+            compare(&nodes, seed, if alone { &Way::ALL[..1] } else { &Way::ALL }, into.as_deref())
         }
     }
 }
@@ -502,6 +523,33 @@ fn choose(wanted: &str, overrides: &Overrides) -> Result<Vec<Chosen>, CliError> 
     let read = std::fs::read_to_string(path);
     let text = read.map_err(|source| CliError::Read { path: path.to_owned(), source })?;
     only(chosen(wanted, &text)?)
+}
+
+/// Measures the protocol and its alternatives, and prints the table or puts it into a document.
+fn compare(nodes: &[u16], seed: Seed, ways: &[Way], into: Option<&Path>) -> Result<u8, CliError> {
+    // Read first, so that nothing is measured for a document that cannot take it.
+    let document = match into {
+        Some(path) => {
+            let read = std::fs::read_to_string(path);
+            let text = read.map_err(|source| CliError::Read { path: path.to_owned(), source })?;
+            if insert(&text, "").is_none() {
+                return Err(CliError::NoMarks { path: path.to_owned() });
+            }
+            Some((path, text))
+        }
+        None => None,
+    };
+    let pairs = nodes.iter().flat_map(|nodes| ways.iter().map(move |way| (*way, usize::from(*nodes))));
+    let rows: Vec<_> = pairs.map(|(way, nodes)| measure(way, nodes, seed)).collect();
+    let table = print(&rows);
+    match document {
+        Some((path, text)) => {
+            let text = insert(&text, &table).unwrap_or(text);
+            write_whole(path, |out| out.write_all(text.as_bytes()))?;
+        }
+        None => write!(io::stdout(), "{table}")?,
+    }
+    Ok(HELD)
 }
 
 /// Writes a file as a whole or not at all.

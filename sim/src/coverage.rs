@@ -81,6 +81,8 @@ points! {
     ClockWentBack = "clock_went_back",
     /// Alarms about a peer's clock.
     DriftAlarms = "drift_alarms",
+    /// Writes that a node refused because its clock is off against its peers'.
+    RefusedForClock = "refused_for_clock",
     /// Connections that died of silence.
     IdleTimeouts = "idle_timeouts",
     /// Connections that a restarted or closed end reset.

@@ -1,5 +1,6 @@
 //! The `sim` command.
 
+mod baseline;
 mod checker;
 mod cli;
 mod coverage;

@@ -16,6 +16,9 @@ use crate::time::{Moment, Now};
 pub(super) const MAX_TOLD: usize = 1_024;
 const MAX_TOLD_RANGES: usize = 32;
 
+/// How often the time to the next audit doubles at most.
+const MAX_AUDIT_DOUBLINGS: u32 = 4;
+
 /// How far a peer has come, as this node knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -67,8 +70,9 @@ pub(super) struct Link {
     delta_is_writable: bool,
     /// Whether it was told of what this peer sends that it is ahead of the clock.
     drifting: bool,
-    /// Since when both states have differed.
+    /// Since when both states have differed, and how often both told all because of it.
     differing_since: Option<Moment>,
+    audits: u32,
     /// Whether this end wants the link, the peer was told so, and the peer wants it.
     wanted_here: bool,
     told_wanted: bool,
@@ -111,6 +115,7 @@ impl Link {
             delta_is_writable: true,
             drifting: false,
             differing_since: None,
+            audits: 0,
             wanted_here: true,
             told_wanted: true,
             wanted_there: true,
@@ -197,15 +202,28 @@ impl Link {
         }
     }
 
-    /// Whether the peer wants this link.
-    pub(super) fn handle_neighbour(&mut self, wanted: bool) {
-        self.wanted_there = wanted;
+    /// Whether that author's writes are not to be passed on here.
+    pub(super) fn is_pruned(&self, author: &NodeId) -> bool {
+        self.relays.get(author) == Some(&false)
     }
 
-    /// Whether this end wants it. Says whether the peer is to be told.
+    /// Whether the peer wants this link. Says whether so the last wish for it has gone.
+    pub(super) fn handle_neighbour(&mut self, wanted: bool) -> bool {
+        let before = self.is_neighbour();
+        self.wanted_there = wanted;
+        before && !self.is_neighbour()
+    }
+
+    /// Whether this end wants it. Says whether so the last wish for it has gone.
     pub(super) fn want(&mut self, wanted: bool) -> bool {
+        let before = self.is_neighbour();
         self.wanted_here = wanted;
-        self.told_wanted != wanted
+        before && !self.is_neighbour()
+    }
+
+    /// Whether the peer is to be told that this end's wish has changed.
+    pub(super) fn has_wish(&self) -> bool {
+        self.told_wanted != self.wanted_here
     }
 
     /// Whether either end wants it: such links are published, and writes are passed on over them.
@@ -265,12 +283,15 @@ impl Link {
     pub(super) fn handle_digest(&mut self, same_state: bool, audit_after: Duration, now: Moment) -> bool {
         if same_state {
             self.differing_since = None;
+            self.audits = 0;
             return false;
         }
+        // While everybody writes, two states are hardly ever the same: what was in vain is tried ever later.
         let since = *self.differing_since.get_or_insert(now);
-        if now.since(since) < audit_after {
+        if now.since(since) < audit_after * (1 << self.audits.min(MAX_AUDIT_DOUBLINGS)) {
             return false;
         }
+        self.audits += 1;
         self.differing_since = Some(now);
         self.told = None;
         self.announces = true;
@@ -295,7 +316,7 @@ impl Link {
 
     /// The peer is to be asked for a lane.
     pub(super) fn ask(&mut self, lane: Lane) {
-        if self.relays.get(&lane.actor().node) == Some(&false) {
+        if self.is_pruned(&lane.actor().node) {
             self.relays.remove(&lane.actor().node);
         }
         self.asking.insert(lane);
@@ -335,7 +356,7 @@ impl Link {
                 asks: std::mem::take(&mut self.doubts),
             });
         }
-        if self.is_established() && self.told_wanted != self.wanted_here {
+        if self.is_established() && self.has_wish() {
             self.told_wanted = self.wanted_here;
             return Some(Message::Neighbour { wanted: self.wanted_here });
         }
@@ -480,6 +501,8 @@ impl Link {
         let cursor = self.cursor.as_mut()?;
         let lacks = |lane: &Lane| {
             let ours = store.seen_of(lane);
+            // A lane of which nothing was seen is there where a write has observed it: nobody lacks nothing.
+            let ours = ours.filter(|ours| !ours.is_empty());
             ours.is_some_and(|ours| cursor.lane(lane).is_none_or(|known| !known.is_superset(ours)))
         };
         let author = replica.actor().node;

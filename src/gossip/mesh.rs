@@ -12,12 +12,14 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 
+use super::clocks::Clocks;
 use super::dialer::Dialer;
 use super::gaps::Gaps;
 use super::link::Link;
 use super::members::{Member, Members};
 use super::overlay::Overlay;
 use super::timer::{Timer, TimerTable};
+use super::trees::Trees;
 use super::{
     Alarm, Channel, CloseReason, Config, DialId, Durability, Event, LinkId, MemberState, Message, Output,
     Progress, Record, Side, Ticket, Versions,
@@ -46,9 +48,11 @@ pub struct Mesh {
     links: BTreeMap<LinkId, Link>,
     members: Members,
     overlay: Overlay,
+    trees: Trees,
     dialer: Dialer,
     gaps: Gaps,
     reconcile: reconcile::Reconcile,
+    clocks: Clocks,
     timers: TimerTable,
     /// The links that may have something to send.
     busy: BTreeSet<LinkId>,
@@ -94,9 +98,11 @@ impl Mesh {
             links: BTreeMap::new(),
             members: Members::new(actor.node),
             overlay: Overlay::new(actor.node),
+            trees: Trees::default(),
             dialer: Dialer::new(actor.node, &config.seeds, now.monotone),
             gaps: Gaps::default(),
             reconcile: reconcile::Reconcile::default(),
+            clocks: Clocks::default(),
             timers,
             busy: BTreeSet::new(),
             outputs: VecDeque::new(),
@@ -168,9 +174,11 @@ impl Mesh {
         if self.is_linked(&lost.peer) {
             return;
         }
+        self.clocks.forget(&lost.peer);
         if lost.is_established() {
             // What it wrote last, it may have told to some and not to others.
             self.retell(lost.peer, |_| true);
+            self.graft(link);
         }
         let stood = now.monotone.since(lost.up_at);
         self.dialer.lost(lost.peer, stood, &self.config, now.monotone, &mut self.rng);
@@ -204,12 +212,13 @@ impl Mesh {
         let Some(state) = self.links.get_mut(&link) else { return };
         state.heard_at = now.monotone;
         match message {
-            Message::Hello { versions, generation, digest, wall: _ } => {
+            Message::Hello { versions, generation, digest, wall } => {
                 if versions.common(Versions::OURS).is_none() {
                     self.close(now, link, CloseReason::Incompatible);
                     return;
                 }
                 state.handle_hello(generation, digest == own_digest, self.replica.store());
+                self.clocks.read(state.peer, wall, now);
                 self.established(now, link);
             }
             Message::Context { complete, seen } => {
@@ -235,7 +244,9 @@ impl Mesh {
                 }
             }
             Message::Neighbour { wanted } => {
-                state.handle_neighbour(wanted);
+                if state.handle_neighbour(wanted) {
+                    self.graft(link);
+                }
                 self.links_changed(now);
                 self.timers.set_by(Timer::Choose, now.monotone + self.config.surplus_after);
             }
@@ -368,6 +379,19 @@ impl Mesh {
     pub fn progress(&self) -> BTreeMap<NodeId, Progress> {
         let established = self.links.values().filter(|link| link.is_established());
         established.map(|link| (link.peer, link.progress(&self.replica))).collect()
+    }
+
+    /// How many milliseconds the wall clock of each linked peer is ahead of this node's, up to a delay.
+    pub fn clocks(&self, now: Now) -> impl Iterator<Item = (NodeId, i64)> {
+        self.clocks.ahead(now)
+    }
+
+    /// By how many milliseconds this node's wall clock is ahead (negative: behind), if most of at least two linked
+    /// peers agree that it is beyond [`Config::max_drift`]. Such a node refuses to write attributes; what it holds,
+    /// it registers nevertheless.
+    pub fn clock_error(&self, now: Now) -> Option<i64> {
+        let bound = u64::try_from(self.config.max_drift.as_millis()).unwrap_or(u64::MAX);
+        self.clocks.own_error(bound, now)
     }
 
     /// The nodes that an established link leads to.

@@ -20,9 +20,11 @@
 //!
 //! What the parts do: `mesh` the state machine; `link` what one peer has and what is sent to it next; `gaps`
 //! what others have and this node lacks; `reconcile` what no delta can bring; `members` who can be reached; `overlay`
-//! with whom to be linked; `dialer` whom to call and when; `timer` the single next wake-up.
+//! with whom to be linked; `trees` where each author's writes come from; `clocks` whose wall clock is wrong; `dialer`
+//! whom to call and when; `timer` the single next wake-up.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::iter_over_hash_type)]
 
+mod clocks;
 mod config;
 mod dialer;
 mod gaps;
@@ -34,6 +36,7 @@ mod output;
 mod overlay;
 mod reconcile;
 mod timer;
+mod trees;
 
 pub use config::{Config, ConfigError, Durability};
 pub use link::Progress;

@@ -18,8 +18,9 @@ use super::journal::{Batch, Journal, Report};
 use crate::crdt::{CausalContext, Entry, Key, Lane, RangeSet};
 use crate::gossip::{Mesh, Record, Ticket};
 
-/// The least time between the beginnings of two rounds: under load, this long writes gather for one `fsync`.
-const GATHER: Duration = Duration::from_millis(5);
+/// The least time between the beginnings of two rounds, if the first was of more than one write: under load, this long
+/// writes gather for one `fsync`.
+pub(super) const GATHER: Duration = Duration::from_millis(5);
 /// How many keys go into one batch: bounds what the driver copies at a time.
 const MAX_BATCH: usize = 16_384;
 
@@ -130,7 +131,9 @@ impl Persister {
             ticket: self.noted,
             is_last: false,
         });
-        self.free_at = now + GATHER;
+        // Who writes alone and waits for each write has nobody to gather with.
+        let alone = self.noted.0.saturating_sub(self.durable.0) <= 1;
+        self.free_at = if alone { now } else { now + GATHER };
         self.send(mesh);
     }
 

@@ -186,6 +186,41 @@ async fn a_value_that_is_overwritten_while_the_disk_is_busy_is_never_written() {
     assert_eq!(restored, live.await.unwrap());
 }
 
+/// On virtual time, which goes on in steps of a millisecond while the test waits for a batch.
+#[tokio::test(start_paused = true)]
+async fn writes_gather_under_load_and_a_lone_one_waits_for_nobody() {
+    let mut node = Node::start().await;
+    let mut lone = Duration::ZERO;
+    for number in 0..5 {
+        let begun = tokio::time::Instant::now();
+        let write = node.set("mesh/x", &number.to_string(), Durability::Disk);
+        node.take().await;
+        node.disk.report(Report::Committed);
+        answer(write).await.unwrap();
+        // The first may follow what the node said of itself at its start.
+        if number > 0 {
+            lone = lone.max(begun.elapsed());
+        }
+    }
+    assert!(lone < persist::GATHER, "{lone:?}");
+    let writes: Vec<_> = (0..9).map(|key| node.set(&format!("mesh/{key}"), "1", Durability::Disk)).collect();
+    node.settle().await;
+    // The first of them had nobody to gather with; the next round is of all the others.
+    node.take().await;
+    let begun = tokio::time::Instant::now();
+    node.disk.report(Report::Committed);
+    assert!(node.take().await.registers.len() > 1);
+    let later = node.set("mesh/later", "1", Durability::Disk);
+    node.settle().await;
+    node.disk.report(Report::Committed);
+    node.take().await;
+    assert!(begun.elapsed() >= persist::GATHER, "{:?}", begun.elapsed());
+    node.disk.report(Report::Committed);
+    for write in writes.into_iter().chain([later]) {
+        answer(write).await.unwrap();
+    }
+}
+
 /// What was seen is never durable before its effect is, wherever a round of several batches ends.
 #[tokio::test]
 async fn a_round_cut_short_claims_nothing_that_is_not_there() {

@@ -53,6 +53,16 @@ pub enum WriteError {
     /// The value to be replaced bears a stamp at the end of time: somebody's clock, or somebody's malice.
     #[error(transparent)]
     Exhausted(#[from] Exhausted),
+    /// This node's wall clock is off against those of most of its peers: it is to be set right.
+    #[error(
+        "this node's clock is {} ms {} the clocks of most nodes that it is linked with; set it right",
+        ahead.unsigned_abs(),
+        if *ahead < 0 { "behind" } else { "ahead of" }
+    )]
+    ClockOff {
+        /// By how many milliseconds it is ahead; negative if it is behind.
+        ahead: i64,
+    },
     /// This node does not hold a registration of that name.
     #[error("this node holds no such registration")]
     NotHeld,

@@ -28,6 +28,7 @@ pub(super) struct Told {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Heard {
     lanes: Vec<(Lane, u64)>,
+    known: BTreeSet<Lane>,
     stamp: Timestamp,
     /// The first lane that this frame has spelled out.
     new_from: usize,
@@ -102,6 +103,7 @@ impl Heard {
         let count = reader.count(MAX_NAMES, "count of new lanes")?;
         if self.lanes.len() + count > MAX_NAMES {
             self.lanes.clear();
+            self.known.clear();
         }
         self.new_from = self.lanes.len();
         self.used = vec![false; count];
@@ -111,7 +113,9 @@ impl Heard {
             let generation = read_generation(name / 2)?;
             let class = if name % 2 == 1 { Class::Attribute } else { Class::Registry };
             let lane = Lane::new(Actor { node, generation }, class);
-            if self.lanes[self.new_from..].last().is_some_and(|(last, _)| *last >= lane) {
+            let ascends = self.lanes[self.new_from..].last().is_none_or(|(last, _)| *last < lane);
+            // A lane that has a number already would get a second one.
+            if !ascends || !self.known.insert(lane.clone()) {
                 return Err(Malformed::NotCanonical);
             }
             self.lanes.push((lane, 0));

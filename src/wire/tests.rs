@@ -293,6 +293,14 @@ fn memory_for_names_is_bounded_at_both_ends() {
 }
 
 #[test]
+fn a_lane_that_has_a_number_is_not_spelled_out_again() {
+    let mut reader = Decoder::new();
+    let first = encode_body(&context(0..1));
+    assert!(reader.decode_body(&first).is_ok());
+    assert_eq!(reader.decode_body(&first), Err(Malformed::NotCanonical));
+}
+
+#[test]
 fn a_number_that_no_lane_has_is_refused() {
     let mut bytes = encode_body(&context(0..1));
     let number = bytes.len() - 4;

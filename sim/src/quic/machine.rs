@@ -180,6 +180,7 @@ impl Process {
         around: &Surroundings<'_>,
         ids: [u64; 2],
     ) -> Self {
+        let number = usize::try_from(ids[0]).unwrap_or(usize::MAX);
         let mesh = driver.handle();
         let builder = ModularDaemon::builder();
         let peers = builder.peers();
@@ -187,7 +188,7 @@ impl Process {
         let daemon: Daemon = builder
             .registry(MeshRegistry::new(mesh.clone()))
             .services(services)
-            .observer(Arc::new(Witness { network: around.network.clone() }))
+            .observer(Arc::new(Witness { number, network: around.network.clone() }))
             .tunnel_ids(|| TunnelId(entropy::number()))
             .config(DaemonConfig::default())
             .build();
@@ -195,7 +196,7 @@ impl Process {
         let mut followers = Vec::new();
         for (place, kind) in around.scenario.subscribers.iter().enumerate() {
             let mut generator = around.seed.generator("follower", &[ids[0], ids[1], place as u64]);
-            let follower = Follower::new(kind, place, usize::try_from(ids[0]).unwrap_or(0), &mut generator);
+            let follower = Follower::new(kind, place, number, &mut generator);
             let (follower, reading) = follow(follower, mesh.clone(), around.network.clone(), generator);
             followers.push(follower);
             tasks.push(tokio::spawn(reading));
@@ -242,6 +243,7 @@ impl Process {
 /// Counts how tunnels end.
 #[derive(Debug)]
 struct Witness {
+    number: usize,
     network: Network,
 }
 
@@ -249,7 +251,7 @@ impl TunnelObserver for Witness {
     fn joined(&self, _: &Peer) {
         let mut shared = self.network.lock();
         let now = shared.now();
-        shared.joined.push(now);
+        shared.joined.push((now, self.number));
     }
 
     fn left(&self, _: &Peer, closed: &Closed) {

@@ -99,8 +99,8 @@ pub(super) struct Shared {
     pub(super) trace: Trace,
     /// How many records there are.
     pub(super) events: u64,
-    /// When a node took a tunnel to another for authenticated.
-    pub(super) joined: Vec<Moment>,
+    /// When which node took a tunnel to another for authenticated.
+    pub(super) joined: Vec<(Moment, usize)>,
 }
 
 impl Network {

@@ -293,8 +293,15 @@ impl<'a> World<'a> {
         let (delta, control) = self.frames_sent();
         let late = self.rehearsal.times.deadline.since(Moment(0)).saturating_sub(GREETING);
         let shared = self.around.network.lock();
-        let hellos = shared.joined.iter().filter(|at| at.since(Moment(0)) >= late).count() as u64;
+        let hellos = shared.joined.iter().filter(|(at, _)| at.since(Moment(0)) >= late).count() as u64;
         delta - self.frames.0 + (control - self.frames.1).saturating_sub(hellos)
+    }
+
+    /// Whether a node has a tunnel that is so new that its link may still be found to be one too many.
+    pub(super) fn greets(&self, node: usize) -> bool {
+        let shared = self.around.network.lock();
+        let now = shared.now();
+        shared.joined.iter().any(|(at, who)| *who == node && now.since(*at) < GREETING)
     }
 
     /// The nodes that run.

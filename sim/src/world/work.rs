@@ -214,6 +214,10 @@ impl World<'_> {
                 self.coverage.hit(Point::NoOpWrites);
                 false
             }
+            Some(Err(WriteError::ClockOff { .. })) => {
+                self.coverage.hit(Point::RefusedForClock);
+                false
+            }
             Some(Err(error)) => {
                 let what = format!("a write was refused: {error}");
                 self.violated(Some(node), Broken::new(Checker::Causality, what));

@@ -18,7 +18,7 @@ impl Mesh {
     pub(super) fn handle_delta(&mut self, now: Now, link: LinkId, delta: &Delta) {
         let Some(peer) = self.links.get(&link).map(|link| link.peer) else { return };
         self.fence_double(now, delta);
-        let stale = self.stale_lanes(delta, peer);
+        let (stale, fresh) = self.sift_lanes(delta, peer);
         match self.replica.merge(now.wall, delta) {
             Err(Corrupt { .. }) => {
                 self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Corrupt { peer })));
@@ -34,6 +34,10 @@ impl Mesh {
                 }
             }
         }
+        let own = self.actor().node;
+        for author in fresh.iter().map(|lane| lane.actor().node).filter(|author| *author != own) {
+            self.trees.came(author, link);
+        }
         self.gaps.served(delta, now.monotone);
         self.reconcile.note(delta);
         if self.config.durability == Durability::Disk {
@@ -44,13 +48,14 @@ impl Mesh {
         self.fence_later_life(now);
     }
 
-    /// The lanes of which a delta brings nothing that is new here. Of its own writes a peer never brings too much.
-    fn stale_lanes(&self, delta: &Delta, peer: NodeId) -> BTreeSet<Lane> {
+    /// The lanes of which a delta brings nothing that is new here, its sender's own excepted, of which it never
+    /// brings too much; and those of which it brings something.
+    fn sift_lanes(&self, delta: &Delta, peer: NodeId) -> (BTreeSet<Lane>, BTreeSet<Lane>) {
         let store = self.replica.store();
         let (mut stale, mut fresh) = (BTreeSet::new(), BTreeSet::new());
         let mut note = |lane: &Lane, known: bool| {
             let set = if known { &mut stale } else { &mut fresh };
-            if lane.actor().node != peer && !set.contains(lane) {
+            if !set.contains(lane) {
                 set.insert(lane.clone());
             }
         };
@@ -60,8 +65,8 @@ impl Mesh {
         for dot in delta.items.iter().flat_map(|item| &item.entries).map(|entry| &entry.dot) {
             note(&dot.lane, store.seen(dot));
         }
-        stale.retain(|lane| !fresh.contains(lane));
-        stale
+        stale.retain(|lane| !fresh.contains(lane) && lane.actor().node != peer);
+        (stale, fresh)
     }
 
     /// Tells subscribers what changed, and draws the consequences.

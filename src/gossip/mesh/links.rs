@@ -6,6 +6,7 @@ use std::time::Duration;
 use rand::RngExt;
 
 use super::Mesh;
+use crate::crdt::Lane;
 use crate::gossip::link::Link;
 use crate::gossip::timer::Timer;
 use crate::gossip::{CloseReason, Event, LinkId, MemberState, Output, Side};
@@ -52,6 +53,27 @@ impl Mesh {
         }
     }
 
+    /// A link brings nothing more: whose writes came over it, all neighbours are asked for that were told not to
+    /// pass them on; from then on they come from whoever has them first. In a full mesh authors serve everybody themselves.
+    pub(super) fn graft(&mut self, gone: LinkId) {
+        let orphans = self.trees.cut(gone);
+        if !self.overlay.is_partial() || orphans.is_empty() {
+            return;
+        }
+        let store = self.replica.store();
+        let lanes: Vec<&Lane> = orphans.iter().flat_map(|author| store.lanes_of(author)).collect();
+        let neighbours =
+            |(id, link): &(&LinkId, &mut Link)| **id != gone && link.is_established() && link.is_neighbour();
+        for (id, link) in self.links.iter_mut().filter(neighbours) {
+            let pruned: Vec<&&Lane> =
+                lanes.iter().filter(|lane| link.is_pruned(&lane.actor().node)).collect();
+            for lane in pruned {
+                link.ask((*lane).clone());
+                self.busy.insert(*id);
+            }
+        }
+    }
+
     /// Chooses with whom to be linked, tells peers so, and gives up links that neither end has wanted for long.
     pub(super) fn choose(&mut self, now: Now) {
         let (callable, mut next) = self.members.callable(&self.config, now.monotone);
@@ -86,9 +108,12 @@ impl Mesh {
         let found = |link: &&Link| link.is_established() && self.overlay.wants(&link.peer);
         let settled = self.links.values().filter(found).count() >= ENOUGH_LINKS;
         let mut surplus = Vec::new();
-        let mut changed = false;
+        let (mut cut, mut changed) = (Vec::new(), false);
         for (id, link) in self.links.iter_mut().filter(|(_, link)| link.is_established()) {
             if link.want(!settled || self.overlay.wants(&link.peer)) {
+                cut.push(*id);
+            }
+            if link.has_wish() {
                 self.busy.insert(*id);
                 changed = true;
             }
@@ -98,6 +123,7 @@ impl Mesh {
                 surplus.push(*id);
             }
         }
+        cut.into_iter().for_each(|link| self.graft(link));
         if changed {
             self.links_changed(now);
         }

@@ -8,7 +8,7 @@ use super::*;
 use crate::crdt::Value;
 use crate::gossip::Durability;
 use crate::id::Generation;
-use crate::replica::{Address, AttributeKey, Path};
+use crate::replica::{Address, AttributeKey, Path, WriteError};
 use crate::time::UnixMillis;
 use crate::wire;
 
@@ -709,4 +709,45 @@ fn newcomers_fetch_what_was_collected_around() {
     for node in &world.nodes {
         assert_eq!(node.mesh.replica().attributes("").count(), expected);
     }
+}
+
+/// SCENARIOS G-30: merging goes on whatever the clock shows; only writing is refused.
+#[test]
+fn a_node_whose_clock_is_wrong_refuses_to_write_until_it_is_right() {
+    let mut world = World::new(3);
+    world.converge();
+    let right = world.time();
+    let wrong = Now { wall: UnixMillis(right.wall.0 + 3_600_000), ..right };
+    let mesh = &mut world.nodes[1].mesh;
+    assert_eq!(mesh.clock_error(right), None);
+    let refused = mesh.set(wrong, &key("mesh/x"), value("1"));
+    assert!(
+        matches!(refused, Err(WriteError::ClockOff { ahead }) if (3_590_000..=3_600_100).contains(&ahead))
+    );
+    let name = "web".parse().unwrap();
+    assert!(
+        mesh.register(wrong, &name, TunnelId(1), &Attributes::default()).is_ok(),
+        "what it holds, it holds"
+    );
+    assert!(mesh.set(right, &key("mesh/x"), value("1")).is_ok());
+    assert_eq!(mesh.clocks(right).count(), 2);
+}
+
+/// A write may have seen what this node wrote in an earlier life and has lost: there is nothing of it to be told.
+#[test]
+fn an_own_lane_that_was_only_observed_is_not_told_for_ever() {
+    let mut world = World::new(2);
+    world.converge();
+    world.run(Duration::from_secs(1));
+    let now = world.time();
+    let mut lost = Replica::new(Actor { node: id(0), generation: Generation(0) }, Duration::ZERO);
+    let first = lost.set(now.wall, &key("mesh/a"), value("1")).unwrap().unwrap();
+    let mut author = Replica::new(Actor { node: id(7), generation: Generation(1) }, Duration::ZERO);
+    author.merge(now.wall, &first.delta).unwrap();
+    let second = author.set(now.wall, &key("mesh/a"), value("2")).unwrap().unwrap();
+    let link = *world.links.keys().next().unwrap();
+    let before = world.nodes[0].sent[3];
+    world.nodes[0].mesh.handle_message(now, link, Message::Delta(second.delta));
+    world.drain(0);
+    assert_eq!(world.nodes[0].sent[3], before, "it has written nothing");
 }

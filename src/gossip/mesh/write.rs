@@ -34,8 +34,9 @@ impl Mesh {
     ///
     /// # Errors
     ///
-    /// [`WriteError`]; nothing was written.
+    /// [`WriteError`], also while this node's clock is off against most of its peers'; nothing was written.
     pub fn set(&mut self, now: Now, key: &AttributeKey, value: Value) -> Result<Option<Ticket>, WriteError> {
+        self.check_clock(now)?;
         let prepared = self.replica.set(now.wall, key, value)?;
         Ok(self.commit(now, prepared))
     }
@@ -44,8 +45,9 @@ impl Mesh {
     ///
     /// # Errors
     ///
-    /// [`WriteError`]; nothing was written.
+    /// [`WriteError`], also while this node's clock is off against most of its peers'; nothing was written.
     pub fn unset(&mut self, now: Now, key: &AttributeKey) -> Result<Option<Ticket>, WriteError> {
+        self.check_clock(now)?;
         let prepared = self.replica.unset(now.wall, key)?;
         Ok(self.commit(now, prepared))
     }
@@ -54,7 +56,7 @@ impl Mesh {
     ///
     /// # Errors
     ///
-    /// [`WriteError`]; nothing was written.
+    /// [`WriteError`], also while this node's clock is off against most of its peers'; nothing was written.
     pub fn register(
         &mut self,
         now: Now,
@@ -157,6 +159,12 @@ impl Mesh {
         if let Ok(prepared) = self.replica.disown(now.wall, name, tunnel) {
             self.commit(now, prepared);
         }
+    }
+
+    /// A node whose clock is wrong must not write: for as long as it is wrong it would win, or lose, against all who
+    /// write at the same time.
+    fn check_clock(&self, now: Now) -> Result<(), WriteError> {
+        self.clock_error(now).map_or(Ok(()), |ahead| Err(WriteError::ClockOff { ahead }))
     }
 
     pub(super) fn ticket(&mut self) -> Ticket {

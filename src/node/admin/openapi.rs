@@ -104,7 +104,11 @@ const OPERATIONS: &[Operation] = &[
         Content::Json("Bind"),
     ),
     with(
-        get("/v1/resolve", "Which tunnels are meant, in the order in which they are tried", Content::Json("Resolution")),
+        get(
+            "/v1/resolve",
+            "Which tunnels are meant, in the order in which they are tried",
+            Content::Json("Resolution"),
+        ),
         &[TO, POLICY, ("explain", "true: also those that are not meant, and why")],
     ),
     with(
@@ -317,6 +321,7 @@ fn schemas() -> Map<String, Value> {
         Problem,
         Reload,
         Reloaded,
+        Resolution,
         Revoke,
         Revoked,
         Status,

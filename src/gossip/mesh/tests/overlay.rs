@@ -2,12 +2,12 @@
 
 use super::*;
 
-const NODES: usize = 40;
+const NODES: usize = 28;
 
-/// Forty nodes that may not all be linked with each other, at rest.
+/// Some nodes that may not all be linked with each other, at rest.
 fn large() -> World {
     let mut world = World::with(NODES, Config { full_mesh: 8, ..Config::default() });
-    world.run(Duration::from_secs(45));
+    world.run(Duration::from_secs(30));
     world.agree();
     world
 }
@@ -93,6 +93,56 @@ fn a_tree_heals_when_a_relay_falls() {
         assert!(world.now.since(start) < Duration::from_secs(12), "somebody does not hear of it");
         world.step();
     }
+}
+
+/// SCENARIOS G-22: whoever loses the link over which an author's writes came asks its neighbours for them at once,
+/// and does not wait until one is missing.
+#[test]
+fn a_lost_way_to_an_author_is_replaced_before_it_is_missed() {
+    let mut world = large();
+    for number in 0..6 {
+        world.set(0, "mesh/x", &number.to_string());
+        world.run(Duration::from_secs(1));
+    }
+    // Two steps away from the writer, and the one between.
+    let linked = |world: &World, one: usize, other: usize| {
+        world.nodes[one].mesh.linked().any(|peer| peer == id(other))
+    };
+    let far = (1..NODES).find(|node| !linked(&world, 0, *node)).expect("not all are neighbours of one");
+    let between: Vec<usize> = (1..NODES).filter(|node| linked(&world, far, *node)).collect();
+    let wants = world.nodes[far].sent[2];
+    for relay in between {
+        world.cut.insert((far.min(relay), far.max(relay)));
+        world.run(Duration::from_secs(5));
+        if world.nodes[far].sent[2] > wants {
+            break;
+        }
+    }
+    assert!(world.nodes[far].sent[2] > wants, "nothing was written, and yet it has asked");
+    let start = world.now;
+    world.set(0, "mesh/x", "next");
+    while world.get(far, "mesh/x") != Some(value("next")) {
+        world.step();
+    }
+    assert!(world.now.since(start) <= 8 * DELAY, "{:?}", world.now.since(start));
+}
+
+/// SCENARIOS G-35: while everybody writes, states are never the same; that alone makes nobody tell everything.
+#[test]
+fn audits_in_vain_become_rare() {
+    let mut world = World::new(2);
+    world.converge();
+    let contexts = world.nodes[0].sent[1];
+    let now = world.time();
+    let link = *world.links.keys().next().unwrap();
+    for second in 0..100 {
+        let now = Now { monotone: now.monotone + Duration::from_secs(second), ..now };
+        let heartbeat = Message::Heartbeat { digest: [9; 16], asks: false };
+        world.nodes[0].mesh.handle_message(now, link, heartbeat);
+        world.drain(0);
+    }
+    // After 5, 15, 35 and 75 seconds.
+    assert_eq!(world.nodes[0].sent[1] - contexts, 4);
 }
 
 /// SCENARIOS G-20.

@@ -220,7 +220,8 @@ impl MeshHandle {
         self.shared.storage.subscribe()
     }
 
-    async fn write(
+    /// Runs a write in the driver.
+    pub(super) async fn write(
         &self,
         durability: Durability,
         write: impl FnOnce(&mut Mesh, Now) -> Result<Option<Ticket>, WriteError> + Send + 'static,

@@ -192,6 +192,40 @@ async fn three_nodes_over_quic_agree_through_a_partition() {
     }
 }
 
+/// FEATURES P9.
+#[tokio::test]
+async fn counters_add_up_and_sets_keep_additions_through_a_partition() {
+    let test_mesh = TestMesh::new();
+    let a = TestNode::start(&test_mesh.credentials(), 1, &[]);
+    let b = TestNode::start(&test_mesh.credentials(), 1, &[&a.address]);
+    converge(&[&a, &b]).await;
+    let (hits, sites) = (key("mesh/hits"), key("mesh/sites"));
+    assert_eq!(a.mesh.increment(hits.clone(), 2).await, Ok(2));
+    assert_eq!(a.mesh.add(sites.clone(), value("north")).await, Ok(Written::Yes));
+    assert_eq!(a.mesh.add(sites.clone(), value("north")).await, Ok(Written::Unchanged));
+    converge(&[&a, &b]).await;
+    let mut events = a.mesh.subscribe();
+    let peer = b.mesh.node();
+    b.gate.shut();
+    await_event(&mut events, |event| matches!(event, Event::LinkDown { peer: down } if *down == peer)).await;
+    assert_eq!(a.mesh.increment(hits.clone(), 10).await, Ok(12));
+    assert_eq!(b.mesh.increment(hits.clone(), -3).await, Ok(-1));
+    // One side removes what the other one takes out and adds again.
+    assert_eq!(a.mesh.discard(sites.clone(), value("north")).await, Ok(Written::Yes));
+    assert_eq!(b.mesh.discard(sites.clone(), value("north")).await, Ok(Written::Yes));
+    assert_eq!(b.mesh.add(sites.clone(), value("north")).await, Ok(Written::Yes));
+    b.gate.open();
+    converge(&[&a, &b]).await;
+    for node in [&a, &b] {
+        assert_eq!(node.mesh.counter(hits.clone()).await, Ok(Some(9)));
+        assert_eq!(node.mesh.members_of(sites.clone()).await, Ok(vec![value("north")]));
+    }
+    await_event(&mut events, |event| matches!(event, Event::Counter { value: Some(9), .. })).await;
+    for node in [a, b] {
+        node.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn a_state_larger_than_a_frame_arrives_whole() {
     let test_mesh = TestMesh::new();

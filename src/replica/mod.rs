@@ -4,12 +4,15 @@
 //! Every view depends on the store alone, so that equal states give equal views.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::iter_over_hash_type)]
 
+mod counter;
 mod path;
 mod record;
+mod set;
 mod state;
 mod view;
 
 pub use path::{AttributeKey, AttributeKeyError, AttributeName, Path, Scope};
 pub use record::{Address, AddressError, Attributes, AttributesError, NodeRecord};
+pub use set::ElementId;
 pub use state::{Prepared, Replica, WriteError};
 pub use view::{Attribute, NodeView, Registration};

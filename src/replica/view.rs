@@ -66,7 +66,7 @@ impl Replica {
         keys.take_while(move |(key, _)| key.as_str().starts_with(&prefix)).filter_map(|(key, register)| {
             match Path::of(key)? {
                 Path::Attribute(key) => attribute(&key, register),
-                Path::Node(_) | Path::Registration { .. } | Path::Revocation(_) => None,
+                _ => None,
             }
         })
     }
@@ -103,7 +103,7 @@ impl Replica {
     pub fn nodes(&self) -> impl Iterator<Item = NodeView> {
         self.store().prefix("node/").filter_map(|(key, register)| match Path::of(key)? {
             Path::Node(node) => self.node_at(node, register),
-            Path::Registration { .. } | Path::Attribute(_) | Path::Revocation(_) => None,
+            _ => None,
         })
     }
 

@@ -352,7 +352,7 @@ impl Reference {
                 let found = replica.registration(&name, tunnel).map(|found| found.dot);
                 self.check_read(seen, found, key)?;
             }
-            Some(Path::Attribute(_)) => {
+            Some(Path::Attribute(_) | Path::Counter { .. } | Path::Element { .. }) => {
                 let winner = register.and_then(|register| register.winner());
                 self.check_read(seen, winner.map(|entry| entry.dot.clone()), key)?;
             }

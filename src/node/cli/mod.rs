@@ -17,6 +17,7 @@ mod stream;
 mod telemetry;
 mod trust;
 mod tunnel;
+mod typed;
 mod up;
 mod wait;
 

@@ -4,6 +4,7 @@ mod attribute;
 mod control;
 mod trust;
 mod tunnel;
+mod typed;
 mod watch;
 
 use std::sync::Arc;
@@ -46,6 +47,7 @@ pub(in crate::node) fn router(agent: Arc<Agent>) -> Router {
         .merge(control::routes())
         .merge(watch::routes())
         .merge(ui::routes())
+        .merge(typed::routes())
         .fallback(async || Problem::not_found("there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             let status = StatusCode::METHOD_NOT_ALLOWED;

@@ -19,6 +19,7 @@ mod config;
 mod dropkick;
 mod events;
 mod life;
+mod lifecycle;
 mod peers;
 
 #[cfg(test)]
@@ -34,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{AuthenticationHandler, MutualTls};
+use crate::event::Snapshot;
 use crate::id::TunnelId;
 use crate::registry::{InMemoryTunnelRegistry, TunnelRegistry};
 use crate::service::{Service, ServiceRegistry};
@@ -41,7 +43,8 @@ use crate::tunnel::{CloseReason, Closed, Tunnel, TunnelControl, TunnelSource};
 
 pub use config::DaemonConfig;
 pub use dropkick::Dropkick;
-pub use events::{Events, RecvError, Subscription, TunnelEvent};
+pub use events::{Coalescing, Events, RecvError, Subscription};
+pub use lifecycle::{TunnelEvent, TunnelPhase, TunnelStatus, TunnelTable};
 pub use peers::{Peer, PeersView};
 
 /// Told of peers as they come and go, in the task that handles the tunnel: it must return at once and not block.
@@ -305,6 +308,36 @@ impl<R: TunnelRegistry, S: Service + 'static, A: AuthenticationHandler> ModularD
     /// Subscribes to what happens to tunnels from now on.
     pub fn subscribe(&self) -> Subscription<TunnelEvent> {
         self.core.events.subscribe()
+    }
+
+    /// All tunnels as they are, authenticated or not, and a subscription to what happens to them from then on: no gap and
+    /// no overlap. After [`RecvError::Lagged`] ask the subscription to [`resync`](Subscription::resync).
+    ///
+    /// ```
+    /// use snomesh::daemon::{ModularDaemon, RecvError};
+    /// use snomesh::event::Published;
+    ///
+    /// /// Keeps a table of all tunnels that is exact whenever it has caught up.
+    /// async fn follow(daemon: &ModularDaemon) {
+    ///     let (snapshot, mut events) = daemon.subscribe_with_snapshot();
+    ///     let mut table = snapshot.state;
+    ///     loop {
+    ///         match events.recv().await {
+    ///             Ok((_, event)) => event.apply(&mut table),
+    ///             Err(RecvError::Lagged(_)) => table = events.resync().state,
+    ///             Err(_) => return,
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    pub fn subscribe_with_snapshot(&self) -> (Snapshot<TunnelTable>, Subscription<TunnelEvent>) {
+        self.core.events.subscribe_with_snapshot()
+    }
+
+    /// Subscribes to how tunnels are after their last change, of those that `wants` takes. Cannot lag: a tunnel that
+    /// changes again before it was looked at is told of once.
+    pub fn coalesce(&self, wants: impl Fn(&TunnelId) -> bool + Send + 'static) -> Coalescing<TunnelEvent> {
+        self.core.events.coalesce(wants)
     }
 
     /// The registry that tunnels are registered in.

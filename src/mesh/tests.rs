@@ -226,6 +226,33 @@ async fn counters_add_up_and_sets_keep_additions_through_a_partition() {
     }
 }
 
+/// FEATURES B2, S3.
+#[tokio::test]
+async fn a_slow_reader_of_the_mesh_ends_up_with_the_very_picture() {
+    let mesh = alone();
+    let handle = mesh.handle();
+    handle.set(key("mesh/before"), value("1")).await.unwrap();
+    let (snapshot, mut events) = handle.subscribe_with_snapshot().await.unwrap();
+    let (_, mut changes) = handle.coalesce(|topic| topic.is_under("mesh/n")).await.unwrap();
+    assert_eq!(snapshot.state.attributes.len(), 1);
+    let mut picture = snapshot.state;
+    // More than the ring holds, on few keys.
+    for number in 0..3_000 {
+        handle.set(key(&format!("mesh/n{}", number % 3)), value(&number.to_string())).await.unwrap();
+        handle.increment(key("mesh/hits"), 1).await.unwrap();
+    }
+    assert!(matches!(events.recv().await, Err(RecvError::Lagged(_))));
+    picture.clone_from(&handle.resync(&mut events).await.unwrap().state);
+    handle.unset(key("mesh/before")).await.unwrap();
+    let (_, event) = events.recv().await.unwrap();
+    picture.apply(&event);
+    assert_eq!(picture, handle.subscribe_with_snapshot().await.unwrap().0.state);
+    assert_eq!(picture.counters[&key("mesh/hits")], 3_000);
+    assert_eq!(changes.pending(), 3);
+    let latest = changes.try_recv().unwrap();
+    assert!(matches!(latest.latest, Event::Attribute { value: Some(latest), .. } if latest == value("2997")));
+}
+
 #[tokio::test]
 async fn a_state_larger_than_a_frame_arrives_whole() {
     let test_mesh = TestMesh::new();

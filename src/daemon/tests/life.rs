@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::auth::{HelloError, MutualTls, ProtocolVersions};
-use crate::event::Sequence;
+use crate::event::{Published, Sequence};
 use crate::id::TunnelName;
 use crate::registry::{MemoryIdentifier, Registration};
 use crate::service::{OpenError, Refusal};
@@ -404,6 +404,70 @@ async fn streams_that_never_say_what_they_want_give_their_places_back() {
         stream.recv.read_exact(&mut answer).await.unwrap();
         assert_ne!(answer, [0]);
     }
+}
+
+/// FEATURES B2, S3. However small the buffer: a snapshot, the stream and a resync after each lag make the very table.
+#[tokio::test]
+async fn a_slow_reader_of_a_daemons_events_ends_up_with_the_very_table() {
+    let config = DaemonConfig { event_capacity: NonZeroUsize::new(3).unwrap(), ..DaemonConfig::default() };
+    let daemon = ModularDaemon::builder().authentication(NoOp::named(peer_name())).config(config).build();
+    let (_before, far) = DuplexTunnel::pair();
+    daemon.attach(far).unwrap().authenticated().await.unwrap();
+    let (snapshot, mut events) = daemon.subscribe_with_snapshot();
+    let mut latest = daemon.coalesce(|_| true);
+    let (mut table, mut seen) = (snapshot.state.clone(), snapshot.state);
+    assert_eq!(table.len(), 1);
+    let mut tunnels = Vec::new();
+    let mut lags = 0;
+    for round in 0_usize..40 {
+        let (near, far) = DuplexTunnel::pair();
+        daemon.attach(far).unwrap().authenticated().await.unwrap();
+        tunnels.push(near);
+        if round % 3 == 0 {
+            tunnels.swap_remove(round % tunnels.len()).close(CloseReason::Requested);
+        }
+        // The reader's pace changes: sometimes it keeps up, sometimes it is far behind.
+        for _ in 0..round % 7 {
+            match events.try_recv() {
+                Ok(Some((_, event))) => event.apply(&mut table),
+                Ok(None) => {
+                    assert_eq!(table, daemon.subscribe_with_snapshot().0.state);
+                    break;
+                }
+                Err(_lagged) => {
+                    lags += 1;
+                    table = events.resync().state;
+                }
+            }
+        }
+        if round % 5 == 0
+            && let Some(change) = latest.try_recv()
+        {
+            note(&mut seen, change);
+        }
+    }
+    loop {
+        match events.try_recv() {
+            Ok(Some((_, event))) => event.apply(&mut table),
+            Ok(None) => break,
+            Err(_lagged) => table = events.resync().state,
+        }
+    }
+    while let Some(change) = latest.try_recv() {
+        note(&mut seen, change);
+    }
+    let state = daemon.subscribe_with_snapshot().0.state;
+    assert!(lags > 0 && state.len() > 20, "{lags} lags, {} tunnels", state.len());
+    assert_eq!(table, state);
+    assert_eq!(seen, state);
+    assert_eq!(daemon.peers().len(), state.len());
+}
+
+fn note(table: &mut TunnelTable, change: crate::event::Change<TunnelId, Option<TunnelStatus>>) {
+    match change.latest {
+        Some(status) => table.insert(change.key, status),
+        None => table.remove(&change.key),
+    };
 }
 
 /// FEATURES S15, S19.

@@ -162,6 +162,9 @@ pub enum ParseIdError {
     /// Not a [`TunnelId`].
     #[error("a tunnel id is 16 hexadecimal digits in lower case")]
     Tunnel,
+    /// Not the id of an element of a set.
+    #[error("an element's id is 26 characters of a-z and 2-7")]
+    Element,
     /// Not a [`TunnelName`].
     #[error(
         "a tunnel's name is 1 to 63 of a-z, 0-9, '.' and '-', and begins and ends with a letter or a digit"

@@ -10,6 +10,7 @@ use snomesh::time::Moment;
 
 use crate::baseline::{Way, insert, measure, print};
 use crate::checker::Checker;
+use crate::compare::{CompareError, compare};
 use crate::coverage::Point;
 use crate::fault::NoSuchNode;
 use crate::model::{Bounds, Carrier, Report, explore};
@@ -22,6 +23,7 @@ use crate::report::Batch;
 use crate::run::{Effort, Finished, Job, run, run_all};
 use crate::scenario::{BUILTIN, FaultKind, Quantity as _, Scenario, Tier, builtin};
 use crate::shrink::{ShrinkError, Shrunk, shrink};
+use crate::timeline::{Timeline, TimelineError, html, svg};
 use crate::token::{Override, OverrideError, Overrides, Token, quoted};
 #[cfg(feature = "quic")]
 use crate::trace::Trace;
@@ -54,7 +56,16 @@ enum Command {
     Replay(ReplayArgs),
     /// Reduce a run that fails to the smallest that fails in the same way, and write it as a scenario file.
     Shrink(ShrinkArgs),
-    /// List the scenarios, the checks and what is counted.
+    /// Draw the picture of a trace that was written with run --trace.
+    Timeline(TimelineArgs),
+    /// Compare two reports that were written with run --json, scenario by scenario.
+    Compare {
+        /// The report to compare with.
+        base: PathBuf,
+        /// The report in question.
+        new: PathBuf,
+    },
+    /// List the scenarios, faults, checks and what is counted.
     List,
     /// Run scenarios again and again with the same seed and see that it is the same run.
     Verify {
@@ -128,6 +139,12 @@ struct RunArgs {
     /// Write every record as a line of JSON into this file; for one scenario and one seed.
     #[arg(long)]
     trace: Option<PathBuf>,
+    /// Draw the run into this file: one page that needs nothing else; for one scenario and one seed.
+    #[arg(long)]
+    html: Option<PathBuf>,
+    /// Draw the run into this file, as a picture for documents; for one scenario and one seed.
+    #[arg(long)]
+    svg: Option<PathBuf>,
     /// Stop at the first run that fails.
     #[arg(long)]
     fail_fast: bool,
@@ -182,6 +199,18 @@ struct ReplayArgs {
     /// Only what names this key, such as k7 or attr/mesh/k7.
     #[arg(long)]
     key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct TimelineArgs {
+    /// The trace.
+    trace: PathBuf,
+    /// Where to write the page; beside the trace, ending in .html, without either.
+    #[arg(long)]
+    html: Option<PathBuf>,
+    /// Where to write a picture for documents.
+    #[arg(long)]
+    svg: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -240,6 +269,10 @@ enum CliError {
     #[error("{run} names several scenarios; name one, as in SCENARIO@SEED")]
     OneScenario { run: String },
     #[error(transparent)]
+    Timeline(#[from] TimelineError),
+    #[error(transparent)]
+    Compare(#[from] CompareError),
+    #[error(transparent)]
     Shrink(#[from] ShrinkError),
     #[error(transparent)]
     Mutants(#[from] MutantsError),
@@ -279,6 +312,17 @@ fn execute(command: Option<Command>) -> Result<u8, CliError> {
         Some(Command::Run(args)) => run_scenarios(&args),
         Some(Command::Replay(args)) => replay(&args),
         Some(Command::Shrink(args)) => shrink_run(&args),
+        Some(Command::Timeline(args)) => draw_trace(&args),
+        Some(Command::Compare { base, new }) => {
+            let [base, new] = [base, new].map(|path| {
+                std::fs::read(&path)
+                    .map(|text| (path.clone(), text))
+                    .map_err(|source| CliError::Read { path, source })
+            });
+            let ((base_path, base), (new_path, new)) = (base?, new?);
+            compare((&base_path, &base), (&new_path, &new), &mut io::stdout())?;
+            Ok(HELD)
+        }
         Some(Command::List) => list().map_err(CliError::from),
         Some(Command::Verify { scenario, seed, tier }) => {
             let change = (tier != Tier::Core).then(|| Override::new("tier", tier.name()));
@@ -323,11 +367,16 @@ fn run_scenarios(args: &RunArgs) -> Result<u8, CliError> {
     let first = args.seed.or(token.seed).or_else(|| chosen.first().and_then(|one| one.scenario.seed));
     let first = first.unwrap_or(Seed(0));
     let begun = Instant::now();
-    let keep = Keep { lines: args.trace.is_some(), ..Keep::default() };
+    let draws = args.html.is_some() || args.svg.is_some();
+    let label = chosen.first().map(|one| format!("{}@{first}{}", one.label, one.overrides));
+    let token = label.unwrap_or_default();
+    let keep = Keep { token, lines: args.trace.is_some(), timeline: draws, ..Keep::default() };
     let one_run = chosen.len() == 1 && args.seeds.unwrap_or(1) == 1 && args.lasts.is_none();
-    if args.trace.is_some() && !one_run {
+    let of_one = [("--trace", &args.trace), ("--html", &args.html), ("--svg", &args.svg)];
+    let of_one = of_one.into_iter().find(|(_, path)| path.is_some());
+    if let (Some((option, _)), false) = (of_one, one_run) {
         let runs = chosen.len() * usize::try_from(args.seeds.unwrap_or(2)).unwrap_or(usize::MAX);
-        return Err(CliError::OneRun { option: "--trace", runs });
+        return Err(CliError::OneRun { option, runs });
     }
     let until = args.lasts.map(|lasts| begun + lasts);
     let effort =
@@ -336,6 +385,11 @@ fn run_scenarios(args: &RunArgs) -> Result<u8, CliError> {
     let batch = Batch { finished: &finished, took: begun.elapsed(), required: &[] };
     if let (Some(path), [Finished { outcome, .. }]) = (&args.trace, finished.as_slice()) {
         write_whole(path, |out| out.write_all(outcome.kept.lines.as_deref().unwrap_or_default()))?;
+    }
+    if let [Finished { outcome, .. }] = finished.as_slice()
+        && let Some(timeline) = &outcome.kept.timeline
+    {
+        draw(timeline, args.html.as_deref(), args.svg.as_deref())?;
     }
     match &args.json {
         Some(path) if path.as_os_str() == "-" => {
@@ -456,6 +510,26 @@ fn model(args: &ModelArgs) -> io::Result<u8> {
          at most {depth} one after another, {seconds:.1} s",
     )?;
     Ok(if broken.is_some() { VIOLATED } else { HELD })
+}
+
+fn draw(timeline: &Timeline, page: Option<&Path>, picture: Option<&Path>) -> Result<(), CliError> {
+    if let Some(path) = page {
+        write_whole(path, |out| out.write_all(html(timeline).as_bytes()))?;
+    }
+    if let Some(path) = picture {
+        write_whole(path, |out| out.write_all(svg(timeline).as_bytes()))?;
+    }
+    Ok(())
+}
+
+fn draw_trace(args: &TimelineArgs) -> Result<u8, CliError> {
+    let path = &args.trace;
+    let file = std::fs::File::open(path).map_err(|source| CliError::Read { path: path.clone(), source })?;
+    let timeline = Timeline::read(&path.display().to_string(), io::BufReader::new(file))?;
+    let beside = path.with_extension("html");
+    let page = args.html.as_deref().or_else(|| args.svg.is_none().then_some(beside.as_path()));
+    draw(&timeline, page, args.svg.as_deref())?;
+    Ok(HELD)
 }
 
 fn status(batch: &Batch<'_, '_>) -> u8 {

@@ -77,6 +77,18 @@ points! {
     RefusedByCore = "refused_by_core",
     /// Wall clocks that jumped.
     ClockJumps = "clock_jumps",
+    /// Packets for which there was no room in front of a connection's bandwidth.
+    QueueDropped = "queue_dropped",
+    /// Connections that were reset by a fault.
+    LinkResets = "link_resets",
+    /// Handshakes that failed at once.
+    Refused = "refused",
+    /// Machines that were started with the disk of another.
+    Clones = "clones",
+    /// Subscribers that died and began anew.
+    SubscriberPanics = "subscriber_panics",
+    /// Inputs that a node handled while its clock stood still.
+    ClockStood = "clock_stood",
     /// Wall clocks that jumped back.
     ClockWentBack = "clock_went_back",
     /// Alarms about a peer's clock.
@@ -97,6 +109,14 @@ points! {
     Lagged = "lagged",
     /// Subscribers that lagged again after they had caught up.
     LaggedTwice = "lagged_twice",
+    /// Frames that were sent on streams.
+    FramesSent = "frames_sent",
+    /// Bytes of frames that were sent on streams.
+    BytesSent = "bytes_sent",
+    /// Datagrams that were sent.
+    DatagramsSent = "datagrams_sent",
+    /// Bytes of datagrams that were sent.
+    DatagramBytes = "datagram_bytes",
     /// Deltas merged.
     Deltas = "deltas",
     /// Deltas with writes of others than the sender.
@@ -127,6 +147,10 @@ points! {
     WrittenOnBothSides = "written_on_both_sides",
     /// Removals on one side of what the other side had not heard was removed.
     RemovedWhileApart = "removed_while_apart",
+    /// Nodes that found that somebody else lives under their name, and went on in a new life.
+    Doubles = "doubles",
+    /// Keys that a store has at rest, those of removed values among them; the most of any node.
+    KeysAtRest = "keys_at_rest",
     /// Verdicts that a node is suspect.
     Suspected = "suspected",
     /// Verdicts that a node is down.
@@ -197,6 +221,12 @@ impl Coverage {
     /// Counts one.
     pub(crate) fn hit(&mut self, point: Point) {
         self.add(point, 1);
+    }
+
+    /// Counts up to a level.
+    pub(crate) fn raise(&mut self, point: Point, level: u64) {
+        let count = &mut self.counts[point as usize];
+        *count = level.max(*count);
     }
 
     /// Counts several.

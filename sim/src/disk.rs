@@ -30,6 +30,11 @@ pub(crate) struct Damage {
 }
 
 impl Disk {
+    /// What another machine finds that got a copy of it.
+    pub(crate) fn copy(&self) -> Self {
+        Self { confirmed: self.confirmed.clone(), ..Self::default() }
+    }
+
     /// Begins a write; says when it will be confirmed.
     pub(crate) fn write(
         &mut self,

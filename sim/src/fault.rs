@@ -55,22 +55,46 @@ pub(crate) enum Effect {
     Corrupt(Members, f64),
     /// Subscribers do not look.
     Stall(Members),
+    /// The place of each node on a ring, on which it reaches its neighbours only.
+    Ring(Vec<Option<usize>>),
+    /// All connections are reset.
+    Reset(Vec<usize>),
+    /// Handshakes fail.
+    Refuse(Members),
+    /// A machine is started with the identity and the disk of another.
+    Clone {
+        /// Whose.
+        from: usize,
+        /// Where.
+        to: usize,
+        /// After how long it is killed.
+        lives: Duration,
+    },
+    /// Wall clocks stand still.
+    ClockFreeze(Members),
+    /// Subscribers die and begin anew.
+    Panic(Vec<usize>),
 }
 
 impl Effect {
     /// Whether a node is hit, be it only that it does not reach another.
     pub(crate) fn touches(&self, node: usize) -> bool {
         match self {
-            Self::Split(groups) => groups[node].is_some(),
+            Self::Split(places) | Self::Ring(places) => places[node].is_some(),
             Self::Block { from, to, .. } => from[node] || to[node],
+            Self::Clone { from, to, .. } => *from == node || *to == node,
             Self::Crash { nodes, .. }
             | Self::Leave(nodes)
             | Self::Join(nodes)
+            | Self::Reset(nodes)
+            | Self::Panic(nodes)
             | Self::ClockJump(nodes, _) => nodes.contains(&node),
             Self::Freeze(nodes)
             | Self::SlowReader(nodes)
             | Self::Weather(nodes, _)
             | Self::Corrupt(nodes, _)
+            | Self::Refuse(nodes)
+            | Self::ClockFreeze(nodes)
             | Self::Stall(nodes) => nodes[node],
         }
     }
@@ -135,10 +159,21 @@ impl Planned {
             Effect::Crash { nodes, disk, down } => {
                 (fault.nodes, fault.disk, fault.lasts) = (list(nodes), Some(*disk), down.map(Drawn::fixed));
             }
-            Effect::Leave(nodes) | Effect::Join(nodes) => fault.nodes = list(nodes),
-            Effect::Freeze(nodes) | Effect::SlowReader(nodes) | Effect::Stall(nodes) => {
-                fault.nodes = set(nodes);
+            Effect::Leave(nodes) | Effect::Join(nodes) | Effect::Reset(nodes) | Effect::Panic(nodes) => {
+                fault.nodes = list(nodes);
             }
+            Effect::Ring(places) => {
+                fault.nodes = Some(NodeSet::of((0..places.len()).filter(|node| places[*node].is_some())));
+            }
+            Effect::Clone { from, to, lives } => {
+                (fault.from, fault.to) = (list(&[*from]), list(&[*to]));
+                fault.lasts = Some(Drawn::fixed(*lives));
+            }
+            Effect::Freeze(nodes)
+            | Effect::SlowReader(nodes)
+            | Effect::Refuse(nodes)
+            | Effect::ClockFreeze(nodes)
+            | Effect::Stall(nodes) => fault.nodes = set(nodes),
             Effect::Weather(nodes, weather) => {
                 fault.nodes = set(nodes);
                 fault.delay = weather.delay.map(Drawn::fixed);
@@ -255,6 +290,29 @@ impl Draw<'_> {
                 let nodes = self.listed()?;
                 return Ok(vec![self.planned(None, Effect::Join(nodes))]);
             }
+            FaultKind::Reset => {
+                let nodes = self.listed()?;
+                return Ok(vec![self.planned(None, Effect::Reset(nodes))]);
+            }
+            FaultKind::Panic => {
+                let nodes = self.listed()?;
+                return Ok(vec![self.planned(None, Effect::Panic(nodes))]);
+            }
+            FaultKind::Clone => {
+                let lives = until.unwrap_or(self.end).since(self.at);
+                let pairs = self.pair()?.into_iter();
+                let clone = |(from, to)| self.planned(None, Effect::Clone { from, to, lives });
+                return Ok(pairs.map(clone).collect());
+            }
+            FaultKind::Starve => return self.starve(until.unwrap_or(self.end)),
+            FaultKind::Swizzle => return self.swizzle(until.unwrap_or(self.end)),
+            FaultKind::Ring => {
+                let members = self.listed()?;
+                let place = |node| members.iter().position(|member| *member == node);
+                Effect::Ring((0..self.count).map(place).collect())
+            }
+            FaultKind::Refuse => Effect::Refuse(self.members()?),
+            FaultKind::ClockFreeze => Effect::ClockFreeze(self.members()?),
             FaultKind::Freeze => Effect::Freeze(self.members()?),
             FaultKind::SlowReader => Effect::SlowReader(self.members()?),
             FaultKind::Stall => Effect::Stall(self.members()?),
@@ -319,6 +377,55 @@ impl Draw<'_> {
             at = until + up;
         }
         Ok(flaps)
+    }
+
+    /// The first node of `from` and the first of `to`.
+    fn pair(&mut self) -> Result<Option<(usize, usize)>, usize> {
+        let fault = self.fault;
+        let (from, to) = (self.members_of(fault.from.as_ref())?, self.members_of(fault.to.as_ref())?);
+        let first = |members: &Members| members.iter().position(|is_member| *is_member);
+        Ok(first(&from).zip(first(&to)).filter(|(from, to)| from != to))
+    }
+
+    /// The node freezes again and again.
+    fn starve(&mut self, end: Moment) -> Result<Vec<Planned>, usize> {
+        let (members, fault) = (self.members()?, self.fault);
+        let (mut pauses, mut at) = (Vec::new(), self.at);
+        let moment = Duration::from_millis(1);
+        while at < end {
+            let down = fault.down.map_or(moment, |down| down.draw(self.generator)).max(moment);
+            let up = fault.up.map_or(moment, |up| up.draw(self.generator)).max(moment);
+            let until = Some((at + down).min(end));
+            let effect = Effect::Freeze(members.clone());
+            pauses.push(Planned { at, until, effect, kind: FaultKind::Freeze });
+            at = at + down + up;
+        }
+        Ok(pauses)
+    }
+
+    /// One node after another is cut off in the first half, and comes back in another order in the second.
+    fn swizzle(&mut self, end: Moment) -> Result<Vec<Planned>, usize> {
+        let nodes = self.listed()?;
+        let half = end.since(self.at) / 2;
+        let step = half / u32::try_from(nodes.len().max(1)).unwrap_or(u32::MAX);
+        let mut order = |of: &[usize]| {
+            let mut rest = of.to_vec();
+            let mut order = Vec::new();
+            while !rest.is_empty() {
+                order.push(rest.swap_remove(random::index(self.generator, rest.len())));
+            }
+            order
+        };
+        let (going, coming) = (order(&nodes), order(&nodes));
+        let cut = |(number, node): (usize, &usize)| {
+            let place = coming.iter().position(|back| back == node).unwrap_or(0);
+            let times = |count: usize| step * u32::try_from(count).unwrap_or(u32::MAX);
+            let one = |wanted: bool| (0..self.count).map(|other| (other == *node) == wanted).collect();
+            let effect = Effect::Block { from: one(true), to: one(false), both: true, again: false };
+            let until = Some(self.at + half + times(place + 1));
+            Planned { at: self.at + times(number), until, effect, kind: FaultKind::Cut }
+        };
+        Ok(going.iter().enumerate().map(cut).collect())
     }
 
     fn groups(&mut self) -> Result<Vec<Option<usize>>, usize> {
@@ -425,6 +532,10 @@ impl Faults {
     fn blocks(&self, from: usize, to: usize) -> bool {
         self.effects().any(|effect| match effect {
             Effect::Split(groups) => groups[from].zip(groups[to]).is_some_and(|(from, to)| from != to),
+            Effect::Ring(places) => places[from].zip(places[to]).is_some_and(|(from, to)| {
+                let round = places.iter().flatten().count();
+                !(from.abs_diff(to) <= 1 || from.abs_diff(to) + 1 == round)
+            }),
             Effect::Block { from: here, to: there, both, .. } => {
                 (here[from] && there[to]) || (*both && here[to] && there[from])
             }
@@ -472,6 +583,18 @@ impl Faults {
         let on = self.on.iter().map(|fault| &self.planned[*fault]);
         let freezing = on.filter(|fault| matches!(&fault.effect, Effect::Freeze(nodes) if nodes[node]));
         freezing.filter_map(|fault| fault.until).max()
+    }
+
+    /// Whether handshakes with a node fail.
+    pub(crate) fn refuses(&self, node: usize) -> bool {
+        self.effects().any(|effect| matches!(effect, Effect::Refuse(nodes) if nodes[node]))
+    }
+
+    /// Since when a node's wall clock stands still.
+    pub(crate) fn clock_stands_since(&self, node: usize) -> Option<Moment> {
+        let on = self.on.iter().map(|fault| &self.planned[*fault]);
+        let standing = on.filter(|fault| matches!(&fault.effect, Effect::ClockFreeze(nodes) if nodes[node]));
+        standing.map(|fault| fault.at).min()
     }
 
     /// Whether a node's subscribers do not look.
@@ -554,6 +677,52 @@ mod tests {
         assert_eq!((faults.corruption(2), faults.corruption(1)), (0.25, 0.0));
         let faults = on(&format!("[[fault]]\nkind = \"stall\"\n{hit}"));
         assert!(faults.is_stalled(2) && !faults.is_stalled(1));
+    }
+
+    #[test]
+    fn a_ring_leaves_each_node_its_two_neighbours() {
+        let faults = on("[[fault]]\nkind = \"ring\"\nat = \"1s\"\nfor = \"1s\"\n");
+        let reached =
+            |node| (0..4).filter(|other| faults.blocked(node, *other).is_none()).collect::<Vec<_>>();
+        assert_eq!((reached(0), reached(2)), (vec![0, 1, 3], vec![1, 2, 3]));
+    }
+
+    #[test]
+    fn swizzled_nodes_go_one_after_another_and_come_back_in_another_order() {
+        let text = "[[fault]]\nkind = \"swizzle\"\nat = \"10s\"\nfor = \"40s\"\nnodes = \"all\"\n";
+        let cuts = faults(text, 9).unwrap();
+        let mut coming: Vec<_> =
+            cuts.planned().iter().map(|cut| (cut.until.unwrap(), cut.written().from)).collect();
+        assert!(cuts.planned().is_sorted_by(|one, other| one.at < other.at));
+        assert!(
+            cuts.planned()
+                .iter()
+                .all(|cut| cut.at < Moment(30_000_000_000) && cut.until > Some(Moment(30_000_000_000)))
+        );
+        let going: Vec<_> = cuts.planned().iter().map(|cut| cut.written().from).collect();
+        coming.sort_by_key(|(until, _)| *until);
+        assert_ne!(going, coming.into_iter().map(|(_, node)| node).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_starved_node_freezes_again_and_again() {
+        let text = "[[fault]]\nkind = \"starve\"\nat = \"1s\"\nfor = \"1s\"\nnodes = 2\ndown = \"90ms\"\nup = \"10ms\"\n";
+        let mut faults = faults(text, 4).unwrap();
+        assert_eq!(faults.planned().len(), 10);
+        faults.begin(0);
+        assert!(faults.is_frozen(2) && !faults.is_frozen(1));
+    }
+
+    #[test]
+    fn clocks_stand_and_handshakes_are_refused_where_they_are_told_to() {
+        let hit = "at = \"1s\"\nfor = \"1s\"\nnodes = 2\n";
+        let faults = on(&format!("[[fault]]\nkind = \"clock-freeze\"\n{hit}"));
+        assert_eq!(
+            (faults.clock_stands_since(2), faults.clock_stands_since(1)),
+            (Some(Moment(1_000_000_000)), None)
+        );
+        let faults = on(&format!("[[fault]]\nkind = \"refuse\"\n{hit}"));
+        assert!(faults.refuses(2) && !faults.refuses(1));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod baseline;
 mod checker;
 mod cli;
+mod compare;
 mod coverage;
 mod disk;
 mod fault;
@@ -20,6 +21,7 @@ mod run;
 mod scenario;
 mod shrink;
 mod subscriber;
+mod timeline;
 mod token;
 mod trace;
 mod verify;

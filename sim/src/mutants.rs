@@ -216,6 +216,7 @@ impl Mutant {
         let mut child = Command::new(&program)
             .args(["run", &self.scenario, "--seeds", &self.within_seeds.to_string(), "--json"])
             .arg(&report)
+            .current_dir(tree)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

@@ -4,6 +4,7 @@
 //! stream up until it opens again or the connection dies of silence, at another time at each end. What was on
 //! its way when a connection dies is lost from some frame on, never from the middle.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -118,6 +119,27 @@ pub(crate) struct Flight {
     pub(crate) number: u64,
     pub(crate) arrives_at: Option<Moment>,
     pub(crate) again_at: Option<Moment>,
+    /// Whether there was no room for it.
+    pub(crate) dropped: bool,
+}
+
+/// What becomes of a frame that was handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub(crate) arrives_at: Moment,
+    /// Whether there is room for another.
+    pub(crate) has_room: bool,
+    /// How many packets of it are lost and repeated.
+    pub(crate) lost: u64,
+    /// Whether there was no room for it in front of the bandwidth, so that it comes late.
+    pub(crate) dropped: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Arrival {
+    at: Moment,
+    lost: u64,
+    dropped: bool,
 }
 
 /// All connections that there ever were, and the paths under them.
@@ -128,6 +150,9 @@ pub(crate) struct Network {
     net: Net,
     bandwidth: u64,
     buffer: usize,
+    queue: u64,
+    region: Vec<Option<usize>>,
+    delays: RefCell<BTreeMap<(usize, usize), Duration>>,
     /// How many connections there were between two nodes: what is drawn for one is keyed by them alone.
     between: BTreeMap<(usize, usize), u64>,
     /// Pipes in which nothing moves, and writers that wait while the way back is closed.
@@ -154,17 +179,27 @@ pub(crate) fn end_of(link: LinkId) -> Option<(usize, usize)> {
 }
 
 impl Network {
-    /// Starts without connections.
-    pub(crate) fn new(seed: Seed, net: &Net) -> Self {
+    /// Starts without connections, for so many nodes.
+    pub(crate) fn new(seed: Seed, net: &Net, count: usize) -> Self {
         let mut generator = seed.generator("network", &[]);
         let bandwidth = net.bandwidth.draw(&mut generator).0.max(1);
         let buffer = usize::try_from(net.buffer.draw(&mut generator).0.max(1)).unwrap_or(usize::MAX);
+        let queue = net.queue.map_or(u64::MAX, |queue| queue.draw(&mut generator).0);
+        let mut region = vec![None; count];
+        for (number, set) in net.regions.iter().enumerate() {
+            for node in set.resolve(count, &mut generator).unwrap_or_default() {
+                region[node] = Some(number);
+            }
+        }
         Self {
             connections: Vec::new(),
             seed,
             net: net.clone(),
             bandwidth,
             buffer,
+            queue,
+            region,
+            delays: RefCell::default(),
             between: BTreeMap::new(),
             stalled: Vec::new(),
         }
@@ -173,7 +208,16 @@ impl Network {
     /// How long a packet takes between two nodes when all is well.
     pub(crate) fn delay(&self, one: usize, other: usize) -> Duration {
         let (low, high) = (one.min(other) as u64, one.max(other) as u64);
-        self.net.delay.draw(&mut self.seed.generator("delay", &[low, high]))
+        let of_regions =
+            self.region[one].zip(self.region[other]).map(|(from, to)| &self.net.between[from][to]);
+        let delay = of_regions.unwrap_or(&self.net.delay);
+        if delay.is_fixed() {
+            return delay.low();
+        }
+        let mut drawn = self.delays.borrow_mut();
+        // Regions may be farther in one direction than in the other.
+        let pair = if of_regions.is_some() { (one, other) } else { (one.min(other), one.max(other)) };
+        *drawn.entry(pair).or_insert_with(|| delay.draw(&mut self.seed.generator("delay", &[low, high])))
     }
 
     /// How long a packet takes now.
@@ -260,8 +304,7 @@ impl Network {
         };
     }
 
-    /// Hands a frame over. Says when it arrives, whether there is room for another, and how many packets of it
-    /// are lost and repeated.
+    /// Hands a frame over.
     pub(crate) fn send(
         &mut self,
         now: Moment,
@@ -269,17 +312,17 @@ impl Network {
         line: usize,
         channel: Channel,
         bytes: Vec<u8>,
-    ) -> (Moment, bool, u64) {
+    ) -> Sent {
         let buffer = self.buffer;
         let line = &mut self.connections[connection].lines[line];
-        let (arrival, lost) = line.arrival(now, bytes.len(), true);
+        let Arrival { at: arrival, lost, dropped } = line.arrival(now, bytes.len(), true, self.queue);
         let pipe = &mut line.pipes[place(channel)];
         let arrives_at = arrival.max(pipe.last_arrival + Duration::from_nanos(1));
         pipe.last_arrival = arrives_at;
         pipe.buffered += bytes.len();
         pipe.writable = false;
         pipe.frames.push_back(Frame { arrives_at, bytes });
-        (arrives_at, pipe.buffered < buffer, lost)
+        Sent { arrives_at, has_room: pipe.buffered < buffer, lost, dropped }
     }
 
     /// Sends a datagram.
@@ -288,12 +331,15 @@ impl Network {
         line.datagrams += 1;
         let number = line.datagrams;
         if random::chance(&mut line.generator, line.path.loss) {
-            return Flight { number, arrives_at: None, again_at: None };
+            return Flight { number, arrives_at: None, again_at: None, dropped: false };
         }
-        let arrives_at = Some(line.arrival(now, len, false).0);
+        let arrival = line.arrival(now, len, false, self.queue);
+        if arrival.dropped {
+            return Flight { number, arrives_at: None, again_at: None, dropped: true };
+        }
         let twice = random::chance(&mut line.generator, line.path.duplicate);
-        let again_at = if twice { Some(line.arrival(now, len, false).0) } else { None };
-        Flight { number, arrives_at, again_at }
+        let again_at = if twice { Some(line.arrival(now, len, false, self.queue).at) } else { None };
+        Flight { number, arrives_at: Some(arrival.at), again_at, dropped: false }
     }
 
     /// Takes the oldest frame out of a pipe, if it has arrived. Says whether its writer has room again, for
@@ -377,17 +423,22 @@ impl Network {
 impl Line {
     /// When something of that length arrives that is handed over now, and how many of its packets are lost
     /// on the way if they are to be repeated.
-    fn arrival(&mut self, now: Moment, len: usize, reliable: bool) -> (Moment, u64) {
+    fn arrival(&mut self, now: Moment, len: usize, reliable: bool, queue: u64) -> Arrival {
         let transmission = Duration::from_nanos(len as u64 * 1_000_000_000 / self.path.bandwidth);
         let begin = now.max(self.free_at);
+        let waiting = random::nanos(begin.since(now)).saturating_mul(self.path.bandwidth) / 1_000_000_000;
+        let dropped = waiting > queue;
+        if dropped && !reliable {
+            return Arrival { at: now, lost: 0, dropped };
+        }
         self.free_at = begin + transmission;
         let jitter = random::duration(&mut self.generator, Duration::ZERO, self.path.jitter);
         let mut at = self.free_at + self.path.delay + jitter;
-        let mut lost = 0;
-        if reliable && self.path.loss > 0.0 {
+        let mut lost = u64::from(dropped);
+        if reliable && (self.path.loss > 0.0 || dropped) {
             // Found missing after a round trip and a bit, then sent again; at worst many times.
             let repeat = self.path.delay * 5 / 2 + Duration::from_millis(5);
-            let mut worst = 0u32;
+            let mut worst = u32::from(dropped);
             for _ in 0..len.div_ceil(PACKET).max(1) {
                 let mut times = 0u32;
                 while times < 8 && random::chance(&mut self.generator, self.path.loss) {
@@ -398,7 +449,7 @@ impl Line {
             }
             at = at + repeat * ((1 << worst) - 1);
         }
-        (at, lost)
+        Arrival { at, lost, dropped }
     }
 }
 
@@ -412,14 +463,39 @@ mod tests {
     fn network(change: impl FnOnce(&mut Net)) -> Network {
         let mut net = Net { jitter: Drawn::fixed(Duration::ZERO), ..Net::default() };
         change(&mut net);
-        let mut network = Network::new(Seed(1), &net);
+        let mut network = Network::new(Seed(1), &net, 2);
         network.connect(ENDS, [Moment(0), Moment(0)]);
         network.refresh(0, 0, 0, |_, _| Weather::default());
         network
     }
 
     fn send(network: &mut Network, len: usize) -> (Moment, bool, u64) {
-        network.send(Moment(0), 0, 0, Channel::Delta, vec![0; len])
+        let Sent { arrives_at, has_room, lost, .. } =
+            network.send(Moment(0), 0, 0, Channel::Delta, vec![0; len]);
+        (arrives_at, has_room, lost)
+    }
+
+    #[test]
+    fn a_full_queue_drops_datagrams_and_makes_streams_late() {
+        let slow = |net: &mut Net| {
+            net.bandwidth = Drawn::fixed(Bytes(1_000));
+            net.queue = Some(Drawn::fixed(Bytes(100)));
+        };
+        let (mut full, mut empty) = (network(slow), network(slow));
+        send(&mut full, 500);
+        assert!(full.datagram(Moment(0), 0, 0, 10).dropped && !empty.datagram(Moment(0), 0, 0, 10).dropped);
+        assert_eq!((send(&mut full, 10).2, send(&mut empty, 10).2), (1, 0));
+    }
+
+    #[test]
+    fn regions_are_as_far_from_each_other_as_the_matrix_says() {
+        let fixed = |millis| Drawn::fixed(Duration::from_millis(millis));
+        let network = network(|net| {
+            net.regions = vec![crate::scenario::NodeSet::of([0]), crate::scenario::NodeSet::of([1])];
+            net.between = vec![vec![fixed(1), fixed(80)], vec![fixed(70), fixed(2)]];
+        });
+        let delay = |one, other| network.delay(one, other).as_millis();
+        assert_eq!((delay(0, 0), delay(0, 1), delay(1, 0), delay(1, 1)), (1, 80, 70, 2));
     }
 
     #[test]

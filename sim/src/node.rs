@@ -40,6 +40,8 @@ pub(crate) struct Process {
     pub(crate) wakes_at: Option<Moment>,
     /// Since when it runs.
     pub(crate) since: Moment,
+    /// The latest that its wall clock has shown.
+    pub(crate) latest_wall: UnixMillis,
     /// Whether it has said goodbye.
     pub(crate) leaving: bool,
 }
@@ -67,6 +69,10 @@ pub(crate) struct Node {
     pub(crate) left: bool,
     /// How many events its ring holds.
     pub(crate) ring: u64,
+    /// Whether another machine has its name.
+    pub(crate) doubled: bool,
+    /// When its wall clock stopped, if it stands still.
+    pub(crate) clock_stopped_at: Option<Moment>,
     /// How many frames it has received while bits flipped.
     pub(crate) received: u64,
 }
@@ -91,12 +97,15 @@ impl Node {
             left: false,
             ring,
             received: 0,
+            doubled: false,
+            clock_stopped_at: None,
         }
     }
 
     /// What its clocks show.
     pub(crate) fn now(&self, now: Moment) -> Now {
-        let wall = (EPOCH_MILLIS + now.0 / 1_000_000).saturating_add_signed(self.skew_millis);
+        let shown = self.clock_stopped_at.unwrap_or(now);
+        let wall = (EPOCH_MILLIS + shown.0 / 1_000_000).saturating_add_signed(self.skew_millis);
         Now { monotone: now, wall: UnixMillis(wall) }
     }
 
@@ -127,7 +136,10 @@ impl Node {
             usize::try_from(self.ring).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN);
         let ring = Ring::new(capacity);
         let view = View::of(&mesh);
-        let subscribers = scenario.subscribers.iter().map(|kind| {
+        let kinds = scenario.subscribers.iter().flat_map(|kind| {
+            std::iter::repeat_n(kind, usize::try_from(kind.count.unwrap_or(1)).unwrap_or(usize::MAX))
+        });
+        let subscribers = kinds.map(|kind| {
             let pace = kind.pace.draw(&mut generator).max(Duration::from_micros(100));
             let batch = kind.batch.map_or(u64::MAX, |batch| batch.draw(&mut generator).max(1));
             let jitter = Seed(crate::random::number(&mut generator, 0, u64::MAX)).generator("look", &[]);
@@ -145,9 +157,19 @@ impl Node {
             durable: BTreeMap::new(),
             wakes_at: None,
             since: now,
+            latest_wall: time.wall,
             leaving: false,
         });
         Ok(())
+    }
+
+    /// Takes another machine's name and a copy of its disk.
+    pub(crate) fn copy(&mut self, other: &Self) {
+        self.id = other.id;
+        self.disk = other.disk.copy();
+        let lived = other.process.as_ref().map_or(0, |process| process.mesh.actor().generation.0);
+        self.generation = other.generation.max(lived);
+        self.doubled = true;
     }
 
     /// Ends its process.
@@ -191,6 +213,17 @@ pub(crate) fn config_of(
     }
     if let Some(budget) = scenario.mesh.delta_budget {
         config.delta_budget = usize::try_from(budget.draw(generator).0).unwrap_or(usize::MAX);
+    }
+    let mesh = &scenario.mesh;
+    for (given, interval) in [
+        (mesh.announce_interval, &mut config.announce_interval),
+        (mesh.want_after, &mut config.want_after),
+        (mesh.want_timeout, &mut config.want_timeout),
+        (mesh.audit_after, &mut config.audit_after),
+    ] {
+        if let Some(given) = given {
+            *interval = given.draw(generator).max(Duration::from_millis(1));
+        }
     }
     config
 }

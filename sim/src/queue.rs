@@ -14,6 +14,8 @@ pub(crate) enum Event {
     Start { node: usize },
     /// A node that said goodbye goes.
     Stop { node: usize, life: u32 },
+    /// A node is killed for good.
+    Kill { node: usize, life: u32 },
     /// A node wanted to be woken.
     Wake { node: usize, life: u32 },
     /// The oldest frame of a pipe arrives.
@@ -38,6 +40,8 @@ pub(crate) enum Event {
     Write { node: usize },
     /// Some node writes many.
     Burst,
+    /// Some node writes all keys.
+    Rewrite,
     /// An operation of the scenario's schedule.
     Operate { number: usize },
     /// A node registers a tunnel.

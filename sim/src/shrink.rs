@@ -164,6 +164,7 @@ impl<F: Fn(&Scenario) -> Option<Violation>> Reducer<F> {
             }
         }
         self.renumber();
+        self.round();
     }
 
     /// Takes a smaller scenario if it still fails.
@@ -279,6 +280,27 @@ impl<F: Fn(&Scenario) -> Option<Violation>> Reducer<F> {
             if differs {
                 self.change(change);
             }
+        }
+    }
+
+    /// Makes times whole milliseconds, those that can be.
+    fn round(&mut self) {
+        let round = |at: Duration| Duration::from_millis(u64::try_from(at.as_millis()).unwrap_or(u64::MAX));
+        let next = |at: Duration| if round(at) == at { at } else { round(at) + Duration::from_millis(1) };
+        self.change(|scenario| scenario.duration = Drawn::fixed(next(scenario.duration.low())));
+        for number in 0..self.best.faults.len() {
+            self.change(|scenario| {
+                let fault = &mut scenario.faults[number];
+                fault.at = Drawn::fixed(round(fault.at.low()));
+                fault.lasts = fault.lasts.map(|lasts| Drawn::fixed(next(lasts.low())));
+            });
+        }
+        for number in 0..self.best.operations().len() {
+            self.change(|scenario| {
+                if let Some(schedule) = &mut scenario.schedule {
+                    schedule.operations[number].at = round(schedule.operations[number].at);
+                }
+            });
         }
     }
 

@@ -117,6 +117,14 @@ impl Subscriber {
         Self { name, pace, batch, jitter, cursor: ring.subscribe(), expects, view, lags: 0, caught_up: true }
     }
 
+    /// Forgets everything and begins anew, with the state as it is.
+    pub(crate) fn restart(&mut self, ring: &Ring<Event>, view: View) {
+        self.cursor = ring.subscribe();
+        self.expects = ring.end().0;
+        self.view = view;
+        self.caught_up = true;
+    }
+
     /// How long until its next look.
     pub(crate) fn pace(&mut self) -> Duration {
         self.pace + random::duration(&mut self.jitter, Duration::ZERO, self.pace / 4)

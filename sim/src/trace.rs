@@ -12,9 +12,9 @@ use std::fmt::{self, Write as _};
 use serde::{Deserialize, Serialize};
 use snomesh::gossip::Message;
 use snomesh::time::Moment;
-use snomesh::wire;
 
 use crate::random::Seed;
+use crate::timeline::Timeline;
 
 /// What is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +54,8 @@ pub(crate) enum Kind {
     Digests,
     /// A note: a write was seen for the first time, so many nanoseconds after it was made.
     Seen,
+    /// A note: the run is over, and so much did not hold.
+    Over,
 }
 
 /// One record.
@@ -103,7 +105,7 @@ impl Kind {
         !self.has_message() && self != Self::Persist
     }
 
-    /// Whether the bytes of such a record are a message on its way.
+    /// Whether such a record is about a message on its way.
     fn has_message(self) -> bool {
         matches!(self, Self::Send | Self::Deliver | Self::Datagram | Self::Heard)
     }
@@ -127,23 +129,18 @@ pub(crate) fn kind_of(message: &Message) -> Cow<'static, str> {
     }
 }
 
-/// What the bytes of a record say, for people and pictures.
-fn meaning(kind: Kind, bytes: &[u8]) -> String {
+/// What a record says, for people and pictures.
+fn meaning(kind: Kind, bytes: &[u8], message: Option<&Message>) -> String {
     if kind.has_text() {
         return String::from_utf8_lossy(bytes).into_owned();
     }
-    match wire::decode(bytes) {
-        Ok(message) if kind.has_message() => kind_of(&message).into_owned(),
-        Ok(_) | Err(_) => String::new(),
-    }
+    message.map(|message| kind_of(message).into_owned()).unwrap_or_default()
 }
 
 /// The same for a log: with the keys.
-fn meaning_at_length(kind: Kind, bytes: &[u8]) -> String {
-    let mut text = meaning(kind, bytes);
-    if kind.has_message()
-        && let Ok(Message::Delta(delta)) = wire::decode(bytes)
-    {
+fn meaning_at_length(kind: Kind, bytes: &[u8], message: Option<&Message>) -> String {
+    let mut text = meaning(kind, bytes, message);
+    if let Some(Message::Delta(delta)) = message {
         for item in &delta.items {
             let values = item.entries.iter().filter(|entry| entry.value.is_some()).count();
             // A string takes everything.
@@ -167,6 +164,8 @@ pub(crate) struct Header {
     pub(crate) about: String,
     /// The run.
     pub(crate) seed: Seed,
+    /// The word that repeats it.
+    pub(crate) token: String,
     /// How many nodes there are.
     pub(crate) nodes: usize,
     /// When everything has healed.
@@ -227,10 +226,14 @@ pub(crate) struct Filter {
 /// What is kept of a run besides its hash.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Keep {
+    /// What the run is called where it is kept.
+    pub(crate) token: String,
     /// All records as lines of JSON.
     pub(crate) lines: bool,
     /// Some records as a log for people.
     pub(crate) log: Option<Filter>,
+    /// What the picture needs.
+    pub(crate) timeline: bool,
     /// What the nodes were told to do.
     pub(crate) operations: bool,
 }
@@ -242,6 +245,8 @@ pub(crate) struct Kept {
     pub(crate) lines: Option<Vec<u8>>,
     /// The log.
     pub(crate) log: Option<Vec<u8>>,
+    /// What the picture needs.
+    pub(crate) timeline: Option<Box<Timeline>>,
     /// What the nodes were told to do.
     pub(crate) operations: Option<Vec<crate::scenario::Operation>>,
 }
@@ -256,6 +261,7 @@ pub(crate) struct Trace {
     records: u64,
     lines: Option<Vec<u8>>,
     log: Option<(Filter, Vec<u8>)>,
+    timeline: Option<Box<Timeline>>,
 }
 
 impl Trace {
@@ -265,7 +271,7 @@ impl Trace {
 
     /// Starts with nothing; `header` is asked for if somebody reads it.
     pub(crate) fn new(keep: &Keep, header: impl FnOnce() -> Header) -> Self {
-        let header = keep.lines.then(header);
+        let header = (keep.lines || keep.timeline).then(|| Header { token: keep.token.clone(), ..header() });
         let first_line = |header: &Header| {
             let mut line = serde_json::to_value(header).expect("a header has nothing that JSON lacks");
             line["kind"] = "header".into();
@@ -277,19 +283,20 @@ impl Trace {
             pending: Vec::with_capacity(Self::GATHERED + 4_096),
             last: VecDeque::with_capacity(Self::KEPT),
             records: 0,
-            lines: header.as_ref().map(first_line),
+            lines: header.as_ref().filter(|_| keep.lines).map(first_line),
             log: keep.log.clone().map(|filter| (filter, Vec::new())),
+            timeline: header.filter(|_| keep.timeline).map(|header| Box::new(Timeline::new(header))),
         }
     }
 
     /// Whether somebody reads notes.
     pub(crate) fn takes_notes(&self) -> bool {
-        self.lines.is_some()
+        self.lines.is_some() || self.timeline.is_some()
     }
 
     /// Records a measurement, for readers only.
     pub(crate) fn note(&mut self, at: Moment, node: Option<usize>, kind: Kind, a: u64, b: u64) {
-        self.tell(&Record { at, node, kind, a, b, text: [0; 24] }, b"");
+        self.tell(&Record { at, node, kind, a, b, text: [0; 24] }, b"", None);
     }
 
     /// Records something.
@@ -301,6 +308,18 @@ impl Trace {
         a: u64,
         b: u64,
         bytes: &[u8],
+    ) {
+        self.record_message(at, node, (kind, a, b), bytes, None);
+    }
+
+    /// Records something that is about a message, which readers are told.
+    pub(crate) fn record_message(
+        &mut self,
+        at: Moment,
+        node: Option<usize>,
+        (kind, a, b): (Kind, u64, u64),
+        bytes: &[u8],
+        message: Option<&Message>,
     ) {
         self.records += 1;
         let number = node.map_or(u32::MAX, |node| u32::try_from(node).unwrap_or(u32::MAX));
@@ -323,22 +342,27 @@ impl Trace {
             self.last.pop_front();
         }
         self.last.push_back(record);
-        if self.lines.is_some() || self.log.is_some() {
-            self.tell(&record, bytes);
+        if self.takes_notes() || self.log.is_some() {
+            self.tell(&record, bytes, message);
         }
     }
 
-    fn tell(&mut self, record: &Record, bytes: &[u8]) {
+    fn tell(&mut self, record: &Record, bytes: &[u8], message: Option<&Message>) {
         let Record { at, node, kind, a, b, .. } = *record;
-        if let Some(lines) = &mut self.lines {
-            let hash = blake3::hash(bytes).to_hex()[..16].to_owned();
-            let what = meaning(kind, bytes);
+        if self.takes_notes() {
+            let hash = self.lines.as_ref().map(|_| blake3::hash(bytes).to_hex()[..16].to_owned());
+            let (hash, what) = (hash.unwrap_or_default(), meaning(kind, bytes, message));
             let line = Line { seq: self.records, t_ns: at.0, node, kind, a, b, len: bytes.len(), hash, what };
-            serde_json::to_writer(&mut *lines, &line).expect("a vector takes every byte");
-            lines.push(b'\n');
+            if let Some(lines) = &mut self.lines {
+                serde_json::to_writer(&mut *lines, &line).expect("a vector takes every byte");
+                lines.push(b'\n');
+            }
+            if let Some(timeline) = &mut self.timeline {
+                timeline.take(&line);
+            }
         }
         if let Some((filter, log)) = &mut self.log {
-            let text = meaning_at_length(kind, bytes);
+            let text = meaning_at_length(kind, bytes, message);
             let concerns = filter.node.is_none_or(|wanted| node.is_none_or(|node| node == wanted))
                 && filter.until.is_none_or(|until| at <= until)
                 && filter.key.as_ref().is_none_or(|key| names(&text, key) || kind == Kind::Violation);
@@ -364,7 +388,7 @@ impl Trace {
         let mut digits = self.hasher.finalize().to_hex().to_string();
         digits.truncate(16);
         let log = self.log.map(|(_, log)| log);
-        (digits, Kept { lines: self.lines, log, operations: None })
+        (digits, Kept { lines: self.lines, log, timeline: self.timeline, operations: None })
     }
 }
 

@@ -100,6 +100,43 @@ fn a_failing_run_is_shrunk_to_a_file_that_fails_in_the_same_way() {
     assert!(text(&holds.stderr).contains("nothing to shrink"));
 }
 
+/// FEATURES P11. A trace is drawn later exactly as its run was drawn at once.
+#[test]
+fn a_trace_is_drawn_later_as_its_run_was_at_once() {
+    let path =
+        |name: &str| PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name).to_str().unwrap().to_owned();
+    let (trace, page, again, picture) =
+        (path("drawn.jsonl"), path("drawn.html"), path("again.html"), path("drawn.svg"));
+    let run =
+        sim(&["run", "crash-restart", "--seed", "2", "--trace", &trace, "--html", &page, "--svg", &picture]);
+    assert_eq!(status(&run), 0, "{}", text(&run.stdout));
+    let drawn = sim(&["timeline", &trace, "--html", &again]);
+    assert_eq!(status(&drawn), 0, "{}", text(&drawn.stderr));
+    let read = |path: &str| std::fs::read_to_string(path).unwrap();
+    assert!(read(&page) == read(&again), "the pages differ");
+    assert!(read(&page).contains("everything held") && read(&picture).starts_with("<svg "));
+    let none = sim(&["timeline", &page]);
+    assert_eq!(status(&none), 2);
+    assert!(text(&none.stderr).contains("drawn.html:1: this is no trace"), "{}", text(&none.stderr));
+}
+
+/// FEATURES P11. Two reports are compared scenario by scenario.
+#[test]
+fn two_reports_are_compared_scenario_by_scenario() {
+    let path =
+        |name: &str| PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name).to_str().unwrap().to_owned();
+    let (base, new) = (path("base.json"), path("new.json"));
+    for (report, loss) in [(&base, "net.loss=0.0"), (&new, "net.loss=0.2")] {
+        let run = sim(&["run", "three-node-partition", "--seeds", "2", "--set", loss, "--json", report]);
+        assert_eq!(status(&run), 0, "{}", text(&run.stdout));
+    }
+    let compared = sim(&["compare", &base, &new]);
+    assert_eq!(status(&compared), 0, "{}", text(&compared.stderr));
+    let out = text(&compared.stdout);
+    assert!(out.contains("| three-node-partition | 2 | 0 | ") && out.contains(" → "), "{out}");
+    assert_eq!(status(&sim(&["compare", &base, "/nowhere.json"])), 2);
+}
+
 #[test]
 fn a_search_whose_time_is_up_before_its_seeds_are_run_is_5() {
     let output = sim(&["run", "three-node-partition", "--seeds", "100000", "--for", "300ms"]);

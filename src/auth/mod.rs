@@ -4,6 +4,7 @@
 //! given a fresh tunnel and gives back a name, or refuses. [`MutualTls`] takes the identity that TLS has proved and
 //! exchanges hellos, so that each side knows that the other one accepts it.
 
+mod bearer;
 mod ca;
 mod hello;
 mod identity;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use crate::id::TunnelName;
 use crate::tunnel::ArcTunnel;
 
+pub use bearer::{BearerError, BearerSecret, BearerToken, Grant, SecretLength};
 pub use ca::{CaError, MeshCa, NodeCertificate, Validity};
 pub use hello::{HelloError, MAX_HELLO, MutualTls, PROTOCOL_VERSIONS, ProtocolVersions};
 pub use identity::{Identity, IdentityError};
@@ -42,6 +44,33 @@ pub struct Authenticated {
 }
 
 /// Finds out who is at the other end of a fresh tunnel.
+///
+/// ```
+/// use std::sync::Arc;
+/// use snomesh::auth::{Authenticated, AuthenticationHandler};
+/// use snomesh::tunnel::{ArcTunnel, Tunnel};
+/// use tokio::time::Instant;
+///
+/// /// Takes everybody who has proved an identity, and calls him by it.
+/// struct AnyIdentity;
+///
+/// #[derive(Debug, thiserror::Error)]
+/// #[error("no identity")]
+/// struct Anonymous;
+///
+/// impl AuthenticationHandler for AnyIdentity {
+///     type Error = Anonymous;
+///
+///     async fn authenticate(&self, tunnel: &ArcTunnel, _: Instant) -> Result<Authenticated, Anonymous> {
+///         let node = tunnel.identity().ok_or(Anonymous)?;
+///         let name = node.to_string().parse().expect("a node id is a legal name");
+///         Ok(Authenticated { name, attributes: Arc::default() })
+///     }
+/// }
+///
+/// let daemon = snomesh::daemon::ModularDaemon::builder().authentication(AnyIdentity).build();
+/// # assert!(daemon.peers().is_empty());
+/// ```
 pub trait AuthenticationHandler: Send + Sync + 'static {
     /// Why a peer was refused.
     type Error: std::error::Error + Send + Sync + 'static;

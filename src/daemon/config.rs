@@ -1,6 +1,6 @@
 //! Limits and times of a daemon.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use super::at_least_one;
@@ -17,6 +17,11 @@ pub struct DaemonConfig {
     pub max_streams: NonZeroUsize,
     /// Streams of one tunnel that have not said yet what they are for. Beyond it the next ones wait.
     pub max_undecided_streams: NonZeroUsize,
+    /// Streams a second of one tunnel that come to nothing: malformed, refused, reset or failed. Beyond it all streams of
+    /// that tunnel wait. Requests that are served do not count.
+    pub max_wasted_streams: NonZeroU32,
+    /// So many of them may come at once.
+    pub wasted_stream_burst: NonZeroU32,
     /// How long a tunnel may take to authenticate. Too short loses peers on bad links.
     pub authentication_timeout: Duration,
     /// How long a stream may take to say what it is for.
@@ -38,6 +43,8 @@ impl Default for DaemonConfig {
             max_tunnels_per_node: const { at_least_one(4) },
             max_streams: const { at_least_one(8192) },
             max_undecided_streams: const { at_least_one(32) },
+            max_wasted_streams: const { NonZeroU32::new(200).expect("not zero") },
+            wasted_stream_burst: const { NonZeroU32::new(400).expect("not zero") },
             authentication_timeout: Duration::from_secs(5),
             negotiation_timeout: NEGOTIATION_TIMEOUT,
             drain_timeout: Duration::from_secs(10),

@@ -1,108 +1,38 @@
-//! The broadcast of events: [`crate::event::Ring`] with subscribers that wait.
+//! The broadcast of events: [`crate::event::Feed`] with subscribers that wait.
 
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::event::{Cursor, Lagged, Ring, Sequence};
-use crate::id::{NodeId, TunnelId, TunnelName};
-use crate::tunnel::{Closed, Side};
-
-use super::AuthenticationFailure;
-
-/// What happened to a tunnel. Events name tunnels and never hold them: who subscribes and does not listen keeps
-/// nothing alive.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum TunnelEvent {
-    /// A tunnel stands; who the peer is, is not known yet.
-    Connected {
-        /// The tunnel.
-        id: TunnelId,
-        /// Which end of it we are.
-        side: Side,
-        /// Where the peer is, for people.
-        remote: Arc<str>,
-    },
-    /// The peer is known, and the tunnel is in the peer view. Its registration follows.
-    Authenticated {
-        /// The tunnel.
-        id: TunnelId,
-        /// What it is called.
-        name: TunnelName,
-        /// Who the peer has proved to be.
-        node: Option<NodeId>,
-        /// Which end of it we are.
-        side: Side,
-    },
-    /// The peer was refused, or did not prove itself in time. [`TunnelEvent::Disconnected`] follows.
-    AuthenticationFailed {
-        /// The tunnel.
-        id: TunnelId,
-        /// Why.
-        failure: AuthenticationFailure,
-    },
-    /// The registry refused the tunnel, which goes on unregistered.
-    RegistrationFailed {
-        /// The tunnel.
-        id: TunnelId,
-        /// What it is called.
-        name: TunnelName,
-        /// Why.
-        error: Arc<dyn std::error::Error + Send + Sync>,
-    },
-    /// The tunnel has ended and is no longer in the peer view. Follows every [`TunnelEvent::Connected`].
-    Disconnected {
-        /// The tunnel.
-        id: TunnelId,
-        /// What it was called, if it ever had a name.
-        name: Option<TunnelName>,
-        /// Who the peer had proved to be, if the tunnel was authenticated.
-        node: Option<NodeId>,
-        /// Why.
-        closed: Closed,
-    },
-}
-
-impl TunnelEvent {
-    /// The tunnel that it is about.
-    pub fn id(&self) -> TunnelId {
-        match self {
-            Self::Connected { id, .. }
-            | Self::Authenticated { id, .. }
-            | Self::AuthenticationFailed { id, .. }
-            | Self::RegistrationFailed { id, .. }
-            | Self::Disconnected { id, .. } => *id,
-        }
-    }
-}
+use crate::event::{Change, CoalescingId, Cursor, Feed, Lagged, Published, Sequence, Snapshot};
 
 /// Publishes events to any number of subscribers and waits for none of them. Clones publish to the same ones.
 #[derive(Debug, Clone)]
-pub struct Events<E> {
+pub struct Events<E: Published> {
     publisher: Arc<Publisher<E>>,
 }
 
 /// Closes the broadcast when the last [`Events`] goes.
 #[derive(Debug)]
-struct Publisher<E> {
+struct Publisher<E: Published> {
     shared: Arc<Shared<E>>,
 }
 
 #[derive(Debug)]
-struct Shared<E> {
+struct Shared<E: Published> {
     state: Mutex<State<E>>,
     changed: Notify,
 }
 
 #[derive(Debug)]
-struct State<E> {
-    ring: Ring<E>,
+struct State<E: Published> {
+    feed: Feed<E>,
     closed: bool,
 }
 
-impl<E> Shared<E> {
+impl<E: Published> Shared<E> {
     fn state(&self) -> MutexGuard<'_, State<E>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -111,25 +41,37 @@ impl<E> Shared<E> {
         self.state().closed = true;
         self.changed.notify_waiters();
     }
+
+    /// Waits until `poll` gives something.
+    async fn wait<T>(&self, mut poll: impl FnMut() -> Result<Option<T>, RecvError>) -> Result<T, RecvError> {
+        loop {
+            // Made before looking, so that what is published in between wakes it.
+            let changed = self.changed.notified();
+            if let Some(found) = poll()? {
+                return Ok(found);
+            }
+            changed.await;
+        }
+    }
 }
 
-impl<E> Drop for Publisher<E> {
+impl<E: Published> Drop for Publisher<E> {
     fn drop(&mut self) {
         self.shared.close();
     }
 }
 
-impl<E: Clone> Events<E> {
+impl<E: Published> Events<E> {
     /// A broadcast that remembers the last `capacity` events.
     pub fn new(capacity: NonZeroUsize) -> Self {
-        let state = Mutex::new(State { ring: Ring::new(capacity), closed: false });
+        let state = Mutex::new(State { feed: Feed::new(capacity), closed: false });
         Self { publisher: Arc::new(Publisher { shared: Arc::new(Shared { state, changed: Notify::new() }) }) }
     }
 
     /// Publishes an event and returns its number.
     pub fn publish(&self, event: E) -> Sequence {
         let shared = &self.publisher.shared;
-        let sequence = shared.state().ring.publish(event);
+        let sequence = shared.state().feed.publish(event);
         shared.changed.notify_waiters();
         sequence
     }
@@ -137,7 +79,7 @@ impl<E: Clone> Events<E> {
     /// Subscribes to what is published from now on.
     pub fn subscribe(&self) -> Subscription<E> {
         let shared = Arc::clone(&self.publisher.shared);
-        let cursor = shared.state().ring.subscribe();
+        let cursor = shared.state().feed.subscribe();
         Subscription { shared, cursor }
     }
 
@@ -145,8 +87,22 @@ impl<E: Clone> Events<E> {
     /// lag.
     pub fn subscribe_from(&self, next: Sequence) -> Subscription<E> {
         let shared = Arc::clone(&self.publisher.shared);
-        let cursor = shared.state().ring.resume(next);
+        let cursor = shared.state().feed.resume(next);
         Subscription { shared, cursor }
+    }
+
+    /// The state that all events so far have made, and a subscription to those that follow: no gap, no overlap.
+    pub fn subscribe_with_snapshot(&self) -> (Snapshot<E::State>, Subscription<E>) {
+        let shared = Arc::clone(&self.publisher.shared);
+        let (snapshot, cursor) = shared.state().feed.subscribe_with_snapshot();
+        (snapshot, Subscription { shared, cursor })
+    }
+
+    /// Subscribes to the latest state of the keys that `wants` takes, as they change from now on. Cannot lag.
+    pub fn coalesce(&self, wants: impl Fn(&E::Key) -> bool + Send + 'static) -> Coalescing<E> {
+        let shared = Arc::clone(&self.publisher.shared);
+        let id = shared.state().feed.coalesce(Box::new(wants));
+        Coalescing { shared, id }
     }
 
     /// Ends the broadcast: subscribers get what they have not seen yet, and then [`RecvError::Closed`].
@@ -157,7 +113,7 @@ impl<E: Clone> Events<E> {
 
 /// A place in the broadcast. Dropping it costs nobody anything.
 #[derive(Debug)]
-pub struct Subscription<E> {
+pub struct Subscription<E: Published> {
     shared: Arc<Shared<E>>,
     cursor: Cursor,
 }
@@ -174,22 +130,15 @@ pub enum RecvError {
     Closed,
 }
 
-impl<E: Clone> Subscription<E> {
+impl<E: Published> Subscription<E> {
     /// Waits for the next event. Safe to cancel.
     ///
     /// # Errors
     ///
     /// [`RecvError::Lagged`] once per lag, [`RecvError::Closed`] at the end.
     pub async fn recv(&mut self) -> Result<(Sequence, E), RecvError> {
-        loop {
-            let shared = Arc::clone(&self.shared);
-            // Made before looking, so that what is published in between wakes it.
-            let changed = shared.changed.notified();
-            if let Some(event) = self.try_recv()? {
-                return Ok(event);
-            }
-            changed.await;
-        }
+        let shared = Arc::clone(&self.shared);
+        shared.wait(|| self.try_recv()).await
     }
 
     /// The next event if there is one already.
@@ -199,21 +148,75 @@ impl<E: Clone> Subscription<E> {
     /// As [`Subscription::recv`].
     pub fn try_recv(&mut self) -> Result<Option<(Sequence, E)>, RecvError> {
         let state = self.shared.state();
-        match state.ring.poll(&mut self.cursor)? {
+        match state.feed.poll(&mut self.cursor)? {
             Some((sequence, event)) => Ok(Some((sequence, event.clone()))),
             None if state.closed => Err(RecvError::Closed),
             None => Ok(None),
         }
     }
 
-    /// The number of the event that it wants next.
-    pub fn next(&self) -> Sequence {
-        self.cursor.next()
+    /// After [`RecvError::Lagged`]: the state that all events so far have made. The subscription goes on from there.
+    ///
+    /// Of publishers that keep no state beside their events, such as the mesh, ask the publisher.
+    pub fn resync(&mut self) -> Snapshot<E::State> {
+        self.shared.state().feed.resync(&mut self.cursor)
     }
 
     /// How many events there are that it has not seen, lost ones included.
     pub fn behind(&self) -> u64 {
-        self.shared.state().ring.behind(&self.cursor)
+        self.shared.state().feed.behind(&self.cursor)
+    }
+
+    /// The number of the event that it wants next.
+    pub fn next(&self) -> Sequence {
+        self.cursor.next()
+    }
+}
+
+/// The latest state of each key that changes, once, in the order of the first change that was not seen.
+///
+/// It holds one state per key at most and cannot lag. Dropping it costs nobody anything.
+pub struct Coalescing<E: Published> {
+    shared: Arc<Shared<E>>,
+    id: CoalescingId,
+}
+
+impl<E: Published> fmt::Debug for Coalescing<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Coalescing").field("pending", &self.pending()).finish_non_exhaustive()
+    }
+}
+
+impl<E: Published> Drop for Coalescing<E> {
+    fn drop(&mut self) {
+        self.shared.state().feed.cancel(self.id);
+    }
+}
+
+impl<E: Published> Coalescing<E> {
+    /// Waits for a key that has changed; nothing when the broadcast has ended and everything was seen. Safe to cancel.
+    pub async fn recv(&mut self) -> Option<Change<E::Key, E::Latest>> {
+        let shared = Arc::clone(&self.shared);
+        shared
+            .wait(|| {
+                let mut state = shared.state();
+                match state.feed.poll_change(self.id) {
+                    None if state.closed => Err(RecvError::Closed),
+                    change => Ok(change),
+                }
+            })
+            .await
+            .ok()
+    }
+
+    /// A key that has changed, if there is one already.
+    pub fn try_recv(&mut self) -> Option<Change<E::Key, E::Latest>> {
+        self.shared.state().feed.poll_change(self.id)
+    }
+
+    /// Of how many keys it has not seen the latest state.
+    pub fn pending(&self) -> usize {
+        self.shared.state().feed.pending(self.id)
     }
 }
 
@@ -221,7 +224,25 @@ impl<E: Clone> Subscription<E> {
 mod tests {
     use super::*;
 
-    fn events(capacity: usize) -> Events<u32> {
+    /// A number that is the state.
+    #[derive(Debug, Clone, PartialEq)]
+    struct Is(u32);
+
+    impl Published for Is {
+        type State = u32;
+        type Key = ();
+        type Latest = u32;
+
+        fn apply(&self, state: &mut u32) {
+            *state = self.0;
+        }
+
+        fn latest(&self, state: &u32) -> Option<((), u32)> {
+            Some(((), *state))
+        }
+    }
+
+    fn events(capacity: usize) -> Events<Is> {
         Events::new(NonZeroUsize::new(capacity).unwrap())
     }
 
@@ -231,12 +252,12 @@ mod tests {
         let events = events(2);
         let mut slow = events.subscribe();
         for event in 0..5 {
-            events.publish(event);
+            events.publish(Is(event));
         }
         assert_eq!(slow.behind(), 5);
         assert_eq!(slow.recv().await, Err(RecvError::Lagged(Lagged { missed: 3 })));
-        assert_eq!(slow.recv().await, Ok((Sequence(3), 3)));
-        assert_eq!(slow.recv().await, Ok((Sequence(4), 4)));
+        assert_eq!(slow.recv().await, Ok((Sequence(3), Is(3))));
+        assert_eq!(slow.recv().await, Ok((Sequence(4), Is(4))));
         assert_eq!(slow.try_recv(), Ok(None));
     }
 
@@ -245,13 +266,59 @@ mod tests {
     async fn a_subscriber_that_comes_back_goes_on_or_lags() {
         let events = events(2);
         (0..5).for_each(|event| {
-            events.publish(event);
+            events.publish(Is(event));
         });
-        assert_eq!(events.subscribe_from(Sequence(4)).try_recv(), Ok(Some((Sequence(4), 4))));
+        assert_eq!(events.subscribe_from(Sequence(4)).try_recv(), Ok(Some((Sequence(4), Is(4)))));
         assert_eq!(events.subscribe_from(Sequence(5)).try_recv(), Ok(None));
         assert_eq!(events.subscribe_from(Sequence(99)).try_recv(), Ok(None));
         let missed = Lagged { missed: 2 };
         assert_eq!(events.subscribe_from(Sequence(1)).try_recv(), Err(RecvError::Lagged(missed)));
+    }
+
+    /// FEATURES B2, S3.
+    #[tokio::test]
+    async fn a_subscriber_that_lagged_gets_the_state_and_goes_on_from_there() {
+        let events = events(2);
+        events.publish(Is(7));
+        let (snapshot, mut slow) = events.subscribe_with_snapshot();
+        assert_eq!(snapshot, Snapshot { state: 7, sequence: Sequence(1) });
+        for event in 0..5 {
+            events.publish(Is(event));
+        }
+        assert_eq!(slow.recv().await, Err(RecvError::Lagged(Lagged { missed: 3 })));
+        assert_eq!(slow.resync(), Snapshot { state: 4, sequence: Sequence(6) });
+        assert_eq!(slow.try_recv(), Ok(None));
+        events.publish(Is(9));
+        assert_eq!(slow.recv().await, Ok((Sequence(6), Is(9))));
+    }
+
+    /// FEATURES B2.
+    #[tokio::test]
+    async fn a_coalescing_subscriber_is_woken_gets_the_latest_and_then_the_end() {
+        let events = events(1);
+        let mut latest = events.coalesce(|()| true);
+        let woken = tokio::spawn(async move { (latest.recv().await.map(|change| change.latest), latest) });
+        tokio::task::yield_now().await;
+        events.publish(Is(1));
+        let (first, mut latest) = woken.await.unwrap();
+        assert_eq!(first, Some(1));
+        for event in 2..9 {
+            events.publish(Is(event));
+        }
+        drop(events);
+        let change = latest.recv().await.unwrap();
+        assert_eq!((change.sequence, change.latest), (Sequence(7), 8));
+        assert_eq!(latest.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_coalescing_subscriber_that_goes_leaves_nothing_behind() {
+        let events = events(1);
+        let latest = events.coalesce(|()| true);
+        let id = latest.id;
+        events.publish(Is(1));
+        drop(latest);
+        assert_eq!(events.publisher.shared.state().feed.pending(id), 0);
     }
 
     #[tokio::test]
@@ -260,17 +327,17 @@ mod tests {
         let mut waiting = events.subscribe();
         let woken = tokio::spawn(async move { waiting.recv().await });
         tokio::task::yield_now().await;
-        events.publish(7);
-        assert_eq!(woken.await.unwrap(), Ok((Sequence(0), 7)));
+        events.publish(Is(7));
+        assert_eq!(woken.await.unwrap(), Ok((Sequence(0), Is(7))));
     }
 
     #[tokio::test]
     async fn the_end_comes_after_everything_that_was_published() {
         let events = events(4);
         let mut subscription = events.subscribe();
-        events.publish(1);
+        events.publish(Is(1));
         drop(events);
-        assert_eq!(subscription.recv().await, Ok((Sequence(0), 1)));
+        assert_eq!(subscription.recv().await, Ok((Sequence(0), Is(1))));
         assert_eq!(subscription.recv().await, Err(RecvError::Closed));
     }
 }

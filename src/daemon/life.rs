@@ -1,14 +1,15 @@
 //! The life of one tunnel, from its connection to the last clean-up.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use super::pace::Pace;
 use super::{AuthenticationFailure, Core, Dropkick, Peer, TunnelEvent};
 use crate::auth::AuthenticationHandler;
 use crate::id::TunnelId;
@@ -27,7 +28,7 @@ pub(super) async fn live<R, S, A>(
     told: oneshot::Sender<Result<Peer, AuthenticationFailure>>,
 ) where
     R: TunnelRegistry,
-    S: Service + 'static,
+    S: Service + Send + Sync + 'static,
     A: AuthenticationHandler,
 {
     let gone = CancellationToken::new();
@@ -150,7 +151,7 @@ async fn keep_registered<R: TunnelRegistry, S, A>(
 async fn serve<R, S, A>(core: &Arc<Core<R, S, A>>, tunnel: &ArcTunnel, gone: &CancellationToken)
 where
     R: TunnelRegistry,
-    S: Service + 'static,
+    S: Service + Send + Sync + 'static,
     A: AuthenticationHandler,
 {
     let streams = TaskTracker::new();
@@ -179,7 +180,7 @@ async fn accept<R, S, A>(
 ) -> Closed
 where
     R: TunnelRegistry,
-    S: Service + 'static,
+    S: Service + Send + Sync + 'static,
     A: AuthenticationHandler,
 {
     let mut incoming = match tunnel.incoming().await {
@@ -188,6 +189,8 @@ where
     };
     let places = Arc::new(Semaphore::new(core.config.max_streams.get()));
     let undecided = Arc::new(Semaphore::new(core.config.max_undecided_streams.get()));
+    let (rate, burst) = (core.config.max_wasted_streams.get(), core.config.wasted_stream_burst.get());
+    let pace = Arc::new(Mutex::new(Pace::new(rate, burst, Instant::now())));
     let open = "the semaphore is never closed";
     loop {
         let place = Arc::clone(&places).acquire_owned().await.expect(open);
@@ -196,10 +199,13 @@ where
             Ok(stream) => stream,
             Err(closed) => return closed,
         };
+        let ready = pace.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+        sleep_until(ready).await;
+        let pace = Arc::clone(&pace);
         let (core, tunnel) = (Arc::clone(core), tunnel.clone());
         let tasks = core.tasks.clone();
         let served = gone.child_token().run_until_cancelled_owned(async move {
-            serve_stream(&core, tunnel, stream, || drop(decision)).await;
+            serve_stream(&core, tunnel, stream, &pace, || drop(decision)).await;
         });
         tasks.spawn(streams.track_future(async move {
             served.await;
@@ -209,10 +215,11 @@ where
 }
 
 /// Finds the service that the stream asks for and hands the stream over.
-async fn serve_stream<R, S: Service, A>(
+async fn serve_stream<R, S: Service + Sync, A>(
     core: &Core<R, S, A>,
     tunnel: ArcTunnel,
     stream: TunnelStream,
+    pace: &Mutex<Pace>,
     decided: impl FnOnce(),
 ) {
     let deadline = Instant::now() + core.config.negotiation_timeout;
@@ -232,8 +239,11 @@ async fn serve_stream<R, S: Service, A>(
         return;
     }
     let text = address.to_string();
+    let pace = || pace.lock().unwrap_or_else(PoisonError::into_inner);
+    pace().give_back(Instant::now());
     if let Err(error) = core.services.handle(address, offered, tunnel).await {
         let error: crate::service::AnyError = error.into();
+        pace().charge(Instant::now());
         debug!(address = ?text, %error, "stream failed");
     }
 }

@@ -19,7 +19,10 @@ mod config;
 mod dropkick;
 mod events;
 mod life;
+mod lifecycle;
+mod pace;
 mod peers;
+mod source;
 
 #[cfg(test)]
 mod tests;
@@ -34,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{AuthenticationHandler, MutualTls};
+use crate::event::Snapshot;
 use crate::id::TunnelId;
 use crate::registry::{InMemoryTunnelRegistry, TunnelRegistry};
 use crate::service::{Service, ServiceRegistry};
@@ -41,10 +45,36 @@ use crate::tunnel::{CloseReason, Closed, Tunnel, TunnelControl, TunnelSource};
 
 pub use config::DaemonConfig;
 pub use dropkick::Dropkick;
-pub use events::{Events, RecvError, Subscription, TunnelEvent};
+pub use events::{Coalescing, Events, RecvError, Subscription};
+pub use lifecycle::{TunnelEvent, TunnelPhase, TunnelStatus, TunnelTable};
 pub use peers::{Peer, PeersView};
+pub use source::AttachedSource;
 
 /// Told of peers as they come and go, in the task that handles the tunnel: it must return at once and not block.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use snomesh::daemon::{ModularDaemon, Peer, TunnelObserver};
+/// use snomesh::tunnel::Closed;
+///
+/// /// Counts who is there.
+/// #[derive(Default)]
+/// struct Gauge(AtomicUsize);
+///
+/// impl TunnelObserver for Gauge {
+///     fn joined(&self, _: &Peer) {
+///         self.0.fetch_add(1, Ordering::Relaxed);
+///     }
+///
+///     fn left(&self, _: &Peer, _: &Closed) {
+///         self.0.fetch_sub(1, Ordering::Relaxed);
+///     }
+/// }
+///
+/// let daemon = ModularDaemon::builder().observer(Arc::new(Gauge::default())).build();
+/// # assert!(daemon.peers().is_empty());
+/// ```
 ///
 /// Unlike an event subscription it cannot lag. Every `joined` is followed by one `left` of the same tunnel.
 pub trait TunnelObserver: Send + Sync + 'static {
@@ -199,7 +229,7 @@ impl<R, S, A> DaemonBuilder<R, S, A> {
     }
 
     /// Serves these services, for instance a [`ServiceRegistry`].
-    pub fn services<S2: Service + 'static>(self, services: S2) -> DaemonBuilder<R, S2, A> {
+    pub fn services<S2: Service + Send + Sync + 'static>(self, services: S2) -> DaemonBuilder<R, S2, A> {
         let Self { registry, authentication, observers, config, ids, peers, .. } = self;
         DaemonBuilder { registry, services, authentication, observers, config, ids, peers }
     }
@@ -238,7 +268,7 @@ impl<R, S, A> DaemonBuilder<R, S, A> {
     }
 }
 
-impl<R: TunnelRegistry, S: Service + 'static, A: AuthenticationHandler> DaemonBuilder<R, S, A> {
+impl<R: TunnelRegistry, S: Service + Send + Sync + 'static, A: AuthenticationHandler> DaemonBuilder<R, S, A> {
     /// Makes the daemon. It does nothing before it has tunnels.
     pub fn build(self) -> ModularDaemon<R, S, A> {
         let core = Core {
@@ -259,15 +289,25 @@ impl<R: TunnelRegistry, S: Service + 'static, A: AuthenticationHandler> DaemonBu
     }
 }
 
-impl<R: TunnelRegistry, S: Service + 'static, A: AuthenticationHandler> ModularDaemon<R, S, A> {
+impl<R: TunnelRegistry, S: Service + Send + Sync + 'static, A: AuthenticationHandler> ModularDaemon<R, S, A> {
     /// Takes the tunnels of a source until it has no more or the daemon stops. Several sources may run at once, of
     /// different kinds of tunnels.
     pub async fn run<T: TunnelSource>(&self, mut source: T) {
+        self.take_from(&mut source).await;
+    }
+
+    async fn take_from<T: TunnelSource>(&self, source: &mut T) {
         while let Some(Some(tunnel)) = self.core.stop.run_until_cancelled(source.next()).await {
             if let Err(error) = self.attach(tunnel) {
                 tracing::debug!(%error, "tunnel not taken");
             }
         }
+    }
+
+    /// Takes the tunnels of a source like [`run`](Self::run), in a task of its own, until the source has no more, it is
+    /// [detached](AttachedSource::detach), or the daemon stops. Must be called in a runtime.
+    pub fn attach_source<T: TunnelSource + 'static>(&self, source: T) -> AttachedSource<T> {
+        AttachedSource::start(self.clone(), source, &self.core.tasks)
     }
 
     /// Takes one tunnel, for instance one that was dialled, and handles it from now on in a task of its own. Must be
@@ -305,6 +345,36 @@ impl<R: TunnelRegistry, S: Service + 'static, A: AuthenticationHandler> ModularD
     /// Subscribes to what happens to tunnels from now on.
     pub fn subscribe(&self) -> Subscription<TunnelEvent> {
         self.core.events.subscribe()
+    }
+
+    /// All tunnels as they are, authenticated or not, and a subscription to what happens to them from then on: no gap and
+    /// no overlap. After [`RecvError::Lagged`] ask the subscription to [`resync`](Subscription::resync).
+    ///
+    /// ```
+    /// use snomesh::daemon::{ModularDaemon, RecvError};
+    /// use snomesh::event::Published;
+    ///
+    /// /// Keeps a table of all tunnels that is exact whenever it has caught up.
+    /// async fn follow(daemon: &ModularDaemon) {
+    ///     let (snapshot, mut events) = daemon.subscribe_with_snapshot();
+    ///     let mut table = snapshot.state;
+    ///     loop {
+    ///         match events.recv().await {
+    ///             Ok((_, event)) => event.apply(&mut table),
+    ///             Err(RecvError::Lagged(_)) => table = events.resync().state,
+    ///             Err(_) => return,
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    pub fn subscribe_with_snapshot(&self) -> (Snapshot<TunnelTable>, Subscription<TunnelEvent>) {
+        self.core.events.subscribe_with_snapshot()
+    }
+
+    /// Subscribes to how tunnels are after their last change, of those that `wants` takes. Cannot lag: a tunnel that
+    /// changes again before it was looked at is told of once.
+    pub fn coalesce(&self, wants: impl Fn(&TunnelId) -> bool + Send + 'static) -> Coalescing<TunnelEvent> {
+        self.core.events.coalesce(wants)
     }
 
     /// The registry that tunnels are registered in.

@@ -98,7 +98,7 @@ impl Members {
         (callable.map(|member| member.node).collect(), next)
     }
 
-    /// Takes a node's newest record; says whether the node is new.
+    /// Takes a node's newest record; says whether the node, or its life, is new.
     pub(super) fn update(&mut self, view: NodeView, now: Moment) -> bool {
         let NodeView { node, generation, record, .. } = view;
         if node == self.own {
@@ -119,7 +119,8 @@ impl Members {
             self.slots.push(Slot { member, confirmed: Vec::new() });
         }
         let member = &mut self.slots[place].member;
-        if member.generation < generation {
+        let another_life = member.generation < generation;
+        if another_life {
             // A new life begins as the first one did: unconfirmed, but not suspected.
             member.unreachable_at = Some(now);
             member.proven = false;
@@ -127,7 +128,7 @@ impl Members {
         member.generation = generation;
         let before = std::mem::replace(&mut member.record, record);
         self.confirm(place, &before.links);
-        known.is_none()
+        known.is_none() || another_life
     }
 
     /// Notes which links of a node are confirmed now and which no longer.

@@ -35,8 +35,9 @@ use crate::time::{Moment, Now, Timestamp};
 ///   [`link_writable`](Self::link_writable), [`dial_failed`](Self::dial_failed),
 ///   [`handle_message`](Self::handle_message), [`handle_malformed`](Self::handle_malformed),
 ///   [`handle_persisted`](Self::handle_persisted), [`handle_timeout`](Self::handle_timeout).
-/// - **Commands**: [`set`](Self::set), [`unset`](Self::unset), [`register`](Self::register),
-///   [`deregister`](Self::deregister), [`leave`](Self::leave).
+/// - **Commands**: [`set`](Self::set), [`unset`](Self::unset), [`increment`](Self::increment), [`add`](Self::add),
+///   [`discard`](Self::discard), [`register`](Self::register), [`deregister`](Self::deregister),
+///   [`leave`](Self::leave).
 /// - **Outputs**: [`poll_output`](Self::poll_output), [`next_timeout`](Self::next_timeout).
 /// - **Getters**: [`replica`](Self::replica), [`members`](Self::members), [`lookup`](Self::lookup),
 ///   [`linked`](Self::linked), [`digest`](Self::digest).

@@ -34,6 +34,7 @@ mod mesh;
 mod message;
 mod output;
 mod overlay;
+mod picture;
 mod reconcile;
 mod timer;
 mod trees;
@@ -46,3 +47,4 @@ pub use message::{Ask, Message, Outcome, Summary, Tell, Versions};
 pub use output::{
     Alarm, Channel, CloseReason, DialId, Event, LinkId, MemberState, Origin, Output, Record, Side, Ticket,
 };
+pub use picture::{Picture, Topic};

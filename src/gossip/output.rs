@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Message;
 use crate::crdt::{Delta, Item, Key, Reconciliation, Value};
 use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
-use crate::replica::{Address, AttributeKey, Registration};
+use crate::replica::{Address, AttributeKey, ElementId, Registration};
 use crate::time::Timestamp;
 
 /// One link between two nodes, as the driver numbers them: never used twice by one mesh.
@@ -157,6 +157,22 @@ pub enum Event {
         siblings: usize,
         /// Who wrote the winning value, and when.
         origin: Option<Origin>,
+    },
+    /// A counter changed.
+    Counter {
+        /// Which one.
+        key: AttributeKey,
+        /// Its value, if anybody has counted.
+        value: Option<i128>,
+    },
+    /// An element was added to a set or removed from it.
+    Element {
+        /// Which set.
+        key: AttributeKey,
+        /// Which element.
+        id: ElementId,
+        /// The element, if it is in the set now.
+        element: Option<Value>,
     },
     /// A tunnel was registered somewhere in the mesh.
     Registered(Registration),

@@ -84,6 +84,8 @@ impl ChangeCounters {
             Event::Alarm(Alarm::Corrupt { .. }) => add(&self.corruptions, 1),
             Event::Alarm(Alarm::Drift { .. }) => add(&self.drifts, 1),
             Event::Revocation { .. } | Event::LinkUp { .. } | Event::LinkDown { .. } => {}
+            // What a counter or a set has become is nobody's alone.
+            Event::Counter { .. } | Event::Element { .. } => {}
         }
     }
 

@@ -78,7 +78,7 @@ impl<R, S, A> DaemonConnector<R, S, A> {
 impl<R, S, A> Connector for DaemonConnector<R, S, A>
 where
     R: TunnelRegistry,
-    S: Service + 'static,
+    S: Service + Send + Sync + 'static,
     A: AuthenticationHandler,
 {
     async fn connect(

@@ -11,9 +11,9 @@ use super::input::Input;
 use super::journal::Storage;
 use super::traffic::{Counters, Traffic};
 use crate::crdt::Value;
-use crate::daemon::{Events, Subscription};
-use crate::event::Sequence;
-use crate::gossip::{Durability, Event, Mesh, Ticket};
+use crate::daemon::{Coalescing, Events, Subscription};
+use crate::event::{Sequence, Snapshot};
+use crate::gossip::{Durability, Event, Mesh, Picture, Ticket, Topic};
 use crate::id::{NodeId, TunnelId, TunnelName};
 use crate::replica::{Address, AttributeKey, Attributes, Registration, WriteError};
 use crate::time::Now;
@@ -188,6 +188,59 @@ impl MeshHandle {
         self.shared.events.subscribe_from(next)
     }
 
+    /// The mesh as readers see it, and a subscription to what changes it from then on: no gap and no overlap.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`].
+    pub async fn subscribe_with_snapshot(&self) -> Result<(Snapshot<Picture>, Subscription<Event>), Stopped> {
+        let shared = Arc::clone(&self.shared);
+        self.view(move |mesh| {
+            let subscription = shared.events.subscribe();
+            (Snapshot { state: Picture::of(mesh), sequence: subscription.next() }, subscription)
+        })
+        .await
+    }
+
+    /// After [`RecvError::Lagged`](crate::daemon::RecvError::Lagged): the mesh as it is. The subscription goes on from there.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`]; the subscription is where it was.
+    pub async fn resync(&self, subscription: &mut Subscription<Event>) -> Result<Snapshot<Picture>, Stopped> {
+        let (snapshot, fresh) = self.subscribe_with_snapshot().await?;
+        *subscription = fresh;
+        Ok(snapshot)
+    }
+
+    /// The mesh as readers see it, and the latest of what changes afterwards, of the topics that `wants` takes. Cannot
+    /// lag: what changes again before it was looked at is told of once.
+    ///
+    /// ```
+    /// # async fn example(mesh: snomesh::mesh::MeshHandle) -> Result<(), snomesh::mesh::Stopped> {
+    /// let (snapshot, mut changes) = mesh.coalesce(|topic| topic.is_under("mesh/limits/")).await?;
+    /// let mut picture = snapshot.state;
+    /// while let Some(change) = changes.recv().await {
+    ///     picture.apply(&change.latest);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`].
+    pub async fn coalesce(
+        &self,
+        wants: impl Fn(&Topic) -> bool + Send + 'static,
+    ) -> Result<(Snapshot<Picture>, Coalescing<Event>), Stopped> {
+        let shared = Arc::clone(&self.shared);
+        self.view(move |mesh| {
+            let coalescing = shared.events.coalesce(wants);
+            (Snapshot { state: Picture::of(mesh), sequence: shared.events.subscribe().next() }, coalescing)
+        })
+        .await
+    }
+
     /// How much was said and heard.
     pub fn traffic(&self) -> Traffic {
         self.shared.counters.read()
@@ -220,7 +273,8 @@ impl MeshHandle {
         self.shared.storage.subscribe()
     }
 
-    async fn write(
+    /// Runs a write in the driver.
+    pub(super) async fn write(
         &self,
         durability: Durability,
         write: impl FnOnce(&mut Mesh, Now) -> Result<Option<Ticket>, WriteError> + Send + 'static,

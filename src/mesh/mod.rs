@@ -28,6 +28,7 @@ mod registry;
 mod route;
 mod service;
 mod traffic;
+mod typed;
 
 pub use attributes::{MeshAttributeError, MeshAttributeRegistry};
 pub use changes::{Changes, PROPAGATION_BOUNDS, Propagation};

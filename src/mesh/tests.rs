@@ -229,6 +229,67 @@ async fn three_nodes_over_quic_agree_through_a_partition() {
     }
 }
 
+/// FEATURES P9.
+#[tokio::test]
+async fn counters_add_up_and_sets_keep_additions_through_a_partition() {
+    let test_mesh = TestMesh::new();
+    let a = TestNode::start(&test_mesh.credentials(), 1, &[]);
+    let b = TestNode::start(&test_mesh.credentials(), 1, &[&a.address]);
+    converge(&[&a, &b]).await;
+    let (hits, sites) = (key("mesh/hits"), key("mesh/sites"));
+    assert_eq!(a.mesh.increment(hits.clone(), 2).await, Ok(2));
+    assert_eq!(a.mesh.add(sites.clone(), value("north")).await, Ok(Written::Yes));
+    assert_eq!(a.mesh.add(sites.clone(), value("north")).await, Ok(Written::Unchanged));
+    converge(&[&a, &b]).await;
+    let mut events = a.mesh.subscribe();
+    let peer = b.mesh.node();
+    b.gate.shut();
+    await_event(&mut events, |event| matches!(event, Event::LinkDown { peer: down } if *down == peer)).await;
+    assert_eq!(a.mesh.increment(hits.clone(), 10).await, Ok(12));
+    assert_eq!(b.mesh.increment(hits.clone(), -3).await, Ok(-1));
+    // One side removes what the other one takes out and adds again.
+    assert_eq!(a.mesh.discard(sites.clone(), value("north")).await, Ok(Written::Yes));
+    assert_eq!(b.mesh.discard(sites.clone(), value("north")).await, Ok(Written::Yes));
+    assert_eq!(b.mesh.add(sites.clone(), value("north")).await, Ok(Written::Yes));
+    b.gate.open();
+    converge(&[&a, &b]).await;
+    for node in [&a, &b] {
+        assert_eq!(node.mesh.counter(hits.clone()).await, Ok(Some(9)));
+        assert_eq!(node.mesh.members_of(sites.clone()).await, Ok(vec![value("north")]));
+    }
+    await_event(&mut events, |event| matches!(event, Event::Counter { value: Some(9), .. })).await;
+    for node in [a, b] {
+        node.stop().await;
+    }
+}
+
+/// FEATURES B2, S3.
+#[tokio::test]
+async fn a_slow_reader_of_the_mesh_ends_up_with_the_very_picture() {
+    let mesh = alone();
+    let handle = mesh.handle();
+    handle.set(key("mesh/before"), value("1")).await.unwrap();
+    let (snapshot, mut events) = handle.subscribe_with_snapshot().await.unwrap();
+    let (_, mut changes) = handle.coalesce(|topic| topic.is_under("mesh/n")).await.unwrap();
+    assert_eq!(snapshot.state.attributes.len(), 1);
+    let mut picture = snapshot.state;
+    // More than the ring holds, on few keys.
+    for number in 0..3_000 {
+        handle.set(key(&format!("mesh/n{}", number % 3)), value(&number.to_string())).await.unwrap();
+        handle.increment(key("mesh/hits"), 1).await.unwrap();
+    }
+    assert!(matches!(events.recv().await, Err(RecvError::Lagged(_))));
+    picture.clone_from(&handle.resync(&mut events).await.unwrap().state);
+    handle.unset(key("mesh/before")).await.unwrap();
+    let (_, event) = events.recv().await.unwrap();
+    picture.apply(&event);
+    assert_eq!(picture, handle.subscribe_with_snapshot().await.unwrap().0.state);
+    assert_eq!(picture.counters[&key("mesh/hits")], 3_000);
+    assert_eq!(changes.pending(), 3);
+    let latest = changes.try_recv().unwrap();
+    assert!(matches!(latest.latest, Event::Attribute { value: Some(latest), .. } if latest == value("2997")));
+}
+
 #[tokio::test]
 async fn a_state_larger_than_a_frame_arrives_whole() {
     let test_mesh = TestMesh::new();

@@ -4,14 +4,17 @@
 //! Every view depends on the store alone, so that equal states give equal views.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::iter_over_hash_type)]
 
+mod counter;
 mod path;
 mod record;
 mod selector;
+mod set;
 mod state;
 mod view;
 
 pub use path::{AttributeKey, AttributeKeyError, AttributeName, Path, Scope};
 pub use record::{Address, AddressError, Attributes, AttributesError, NodeRecord};
 pub use selector::{Requirement, Selector, SelectorError};
+pub use set::ElementId;
 pub use state::{Prepared, Replica, WriteError};
 pub use view::{Attribute, NodeView, Registration};

@@ -7,7 +7,12 @@
 //! attr/node/<node id>/<name>           an attribute of a node
 //! attr/tunnel/<tunnel name>/<name>     an attribute of all tunnels of that name
 //! revoked/<node id>                    that a node's key is not to be believed, signed by the mesh's authority
+//! sum/<scope>/<name>/<node id>         what one node has counted: the counters, with scopes like those of attributes
+//! set/<scope>/<name>/<element id>      one element: the sets
 //! ```
+//!
+//! The kind is part of the key: an attribute, a counter and a set may have one name and have nothing to do with each
+//! other.
 //!
 //! A key that is none of these comes from a later version: it is replicated like any other and shows in no view.
 
@@ -15,6 +20,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::ElementId;
 use crate::crdt::{Class, Key};
 use crate::id::{NodeId, ParseIdError, TunnelId, TunnelName};
 
@@ -34,12 +40,36 @@ pub enum Path {
     Attribute(AttributeKey),
     /// That a node's key is not to be believed. Whether that is so only its signature says, not who wrote it.
     Revocation(NodeId),
+    /// One node's share of a counter.
+    Counter {
+        /// The counter.
+        counter: AttributeKey,
+        /// Whose share.
+        node: NodeId,
+    },
+    /// One element of a set.
+    Element {
+        /// The set.
+        set: AttributeKey,
+        /// Which element.
+        element: ElementId,
+    },
 }
 
 impl Path {
     /// All registrations of one name begin with this.
     pub(super) fn registrations_of(name: &TunnelName) -> String {
         format!("tunnel/{name}/")
+    }
+
+    /// All shares of one counter begin with this, and so do those of counters with longer names.
+    pub(super) fn counts_of(counter: &AttributeKey) -> String {
+        format!("sum/{counter}/")
+    }
+
+    /// All elements of one set begin with this, and so do those of sets with longer names.
+    pub(super) fn elements_of(set: &AttributeKey) -> String {
+        format!("set/{set}/")
     }
 
     /// Takes a key apart, if this version knows what it means.
@@ -53,6 +83,14 @@ impl Path {
             }
             "attr" => rest.parse().ok().map(Self::Attribute),
             "revoked" => rest.parse().ok().map(Self::Revocation),
+            "sum" => {
+                let (counter, node) = rest.rsplit_once('/')?;
+                Some(Self::Counter { counter: counter.parse().ok()?, node: node.parse().ok()? })
+            }
+            "set" => {
+                let (set, element) = rest.rsplit_once('/')?;
+                Some(Self::Element { set: set.parse().ok()?, element: element.parse().ok()? })
+            }
             _ => None,
         }
     }
@@ -64,16 +102,19 @@ impl Path {
             Self::Registration { name, tunnel } => format!("tunnel/{name}/{tunnel}"),
             Self::Attribute(attribute) => format!("attr/{attribute}"),
             Self::Revocation(node) => format!("revoked/{node}"),
+            Self::Counter { counter, node } => format!("sum/{counter}/{node}"),
+            Self::Element { set, element } => format!("set/{set}/{element}"),
         };
-        key.parse().expect("the parts of a path are made of a key's characters and shorter than a key")
+        key.parse().expect("the parts of a path are made of a key's characters and not longer than a key")
     }
 
     /// What its writes travel with.
     pub fn class(&self) -> Class {
         match self {
             Self::Node(_) | Self::Registration { .. } => Class::Registry,
+            Self::Attribute(_) | Self::Counter { .. } | Self::Element { .. } => Class::Attribute,
             // It outlives the life, and the node, that said it.
-            Self::Attribute(_) | Self::Revocation(_) => Class::Attribute,
+            Self::Revocation(_) => Class::Attribute,
         }
     }
 }
@@ -211,7 +252,11 @@ mod tests {
         survives(&Path::Revocation(node));
         survives(&Path::Registration { name: tunnel.clone(), tunnel: TunnelId(7) });
         for scope in [Scope::Mesh, Scope::Node(node), Scope::Tunnel(tunnel)] {
-            survives(&Path::Attribute(AttributeKey { scope, name: name.clone() }));
+            let key = AttributeKey { scope, name: name.clone() };
+            survives(&Path::Attribute(key.clone()));
+            survives(&Path::Counter { counter: key.clone(), node });
+            let element = ElementId::of(&(&b"element"[..]).try_into().unwrap());
+            survives(&Path::Element { set: key, element });
         }
     }
 

@@ -66,6 +66,9 @@ pub enum WriteError {
     /// This node does not hold a registration of that name.
     #[error("this node holds no such registration")]
     NotHeld,
+    /// What this node has added to the counter, or taken away, would be above 2^64 - 1.
+    #[error("the counter cannot count that far")]
+    Overflow,
 }
 
 impl Replica {
@@ -231,7 +234,17 @@ impl Replica {
         self.prepare(wall, &Path::Node(self.actor.node), Some(record.to_value()))
     }
 
-    fn prepare(
+    /// What this node has written to a key last, while that is not settled.
+    pub(super) fn unsettled_value(&self, key: &Key) -> Option<&Value> {
+        self.unsettled.get(key)?.value.as_ref()
+    }
+
+    /// Whether a write of this node to a key is not settled yet.
+    pub(super) fn is_unsettled(&self, key: &Key) -> bool {
+        self.unsettled.contains_key(key)
+    }
+
+    pub(super) fn prepare(
         &mut self,
         wall: UnixMillis,
         path: &Path,
@@ -354,33 +367,35 @@ impl Replica {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use crate::id::NodeId;
 
     use super::*;
 
     const WALL: UnixMillis = UnixMillis(1_000);
 
-    fn replica(node: u8, generation: u64) -> Replica {
+    pub(in crate::replica) const MAX_DRIFT: Duration = Duration::from_secs(10);
+
+    pub(in crate::replica) fn replica(node: u8, generation: u64) -> Replica {
         let actor = Actor { node: NodeId::from_bytes([node; 32]), generation: Generation(generation) };
-        Replica::new(actor, Duration::from_secs(10))
+        Replica::new(actor, MAX_DRIFT)
     }
 
-    fn key(text: &str) -> AttributeKey {
+    pub(in crate::replica) fn key(text: &str) -> AttributeKey {
         text.parse().unwrap()
     }
 
-    fn value(text: &str) -> Value {
+    pub(in crate::replica) fn value(text: &str) -> Value {
         text.as_bytes().try_into().unwrap()
     }
 
-    fn settle(replica: &mut Replica, prepared: Option<Prepared>) -> Option<Dot> {
+    pub(in crate::replica) fn settle(replica: &mut Replica, prepared: Option<Prepared>) -> Option<Dot> {
         let prepared = prepared?;
         replica.merge(WALL, &prepared.delta).unwrap();
         Some(prepared.dot)
     }
 
-    fn sync(from: &Replica, to: &mut Replica) {
+    pub(in crate::replica) fn sync(from: &Replica, to: &mut Replica) {
         let context = from.store().context();
         let delta =
             from.store().delta(context.lanes().map(|(lane, _)| lane), &to.store().context(), usize::MAX);

@@ -68,7 +68,7 @@ impl Replica {
         keys.take_while(move |(key, _)| key.as_str().starts_with(&prefix)).filter_map(|(key, register)| {
             match Path::of(key)? {
                 Path::Attribute(key) => attribute(&key, register),
-                Path::Node(_) | Path::Registration { .. } | Path::Revocation(_) => None,
+                _ => None,
             }
         })
     }
@@ -78,7 +78,11 @@ impl Replica {
         let prefix = format!("attr/tunnel/{tunnel}/");
         let keys = self.store().prefix(&prefix).filter_map(|(key, register)| match Path::of(key)? {
             Path::Attribute(key) => Some((key.name.clone(), attribute(&key, register)?.value)),
-            Path::Node(_) | Path::Registration { .. } | Path::Revocation(_) => None,
+            Path::Node(_)
+            | Path::Registration { .. }
+            | Path::Counter { .. }
+            | Path::Element { .. }
+            | Path::Revocation(_) => None,
         });
         keys.collect()
     }
@@ -115,7 +119,7 @@ impl Replica {
     pub fn nodes(&self) -> impl Iterator<Item = NodeView> {
         self.store().prefix("node/").filter_map(|(key, register)| match Path::of(key)? {
             Path::Node(node) => self.node_at(node, register),
-            Path::Registration { .. } | Path::Attribute(_) | Path::Revocation(_) => None,
+            _ => None,
         })
     }
 

@@ -4,6 +4,7 @@
 //! serves; a [`ServiceRegistry`] is several of them in order, and a service itself.
 
 pub mod address;
+mod client;
 mod datagram;
 mod listener;
 mod loopback;
@@ -19,11 +20,13 @@ mod target;
 use std::error::Error;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::tunnel::ArcTunnel;
 
 pub use address::{AddressError, RouteAddress};
+pub use client::{Client, Request, RequestError};
 pub use datagram::{IDLE_TIMEOUT, UdpListenerProxy};
 pub use listener::{Listen, ListenerProxy, ParseListenError, bind_lowest};
 pub use loopback::Loopback;
@@ -44,7 +47,37 @@ pub use target::{
 pub type AnyError = Box<dyn Error + Send + Sync>;
 
 /// Serves streams at some addresses.
-pub trait Service: Send + Sync {
+///
+/// ```
+/// use snomesh::service::{OfferedStream, RouteAddress, Service, ServiceRegistry};
+/// use snomesh::tunnel::ArcTunnel;
+///
+/// /// Sends back what it gets.
+/// struct Echo;
+///
+/// impl Service for Echo {
+///     type Error = std::io::Error;
+///
+///     fn accepts(&self, address: &RouteAddress, _: &ArcTunnel) -> bool {
+///         address.segments() == ["echo"]
+///     }
+///
+///     async fn handle(
+///         &self,
+///         _: RouteAddress,
+///         stream: OfferedStream,
+///         _: ArcTunnel,
+///     ) -> Result<(), std::io::Error> {
+///         let mut stream = stream.accept().await?;
+///         tokio::io::copy(&mut stream.recv, &mut stream.send).await?;
+///         Ok(stream.send.finish()?)
+///     }
+/// }
+///
+/// let services = ServiceRegistry::new().with(Echo);
+/// # drop(services);
+/// ```
+pub trait Service {
     /// How serving one stream fails. Such a failure ends that stream and nothing else.
     type Error: Into<AnyError> + Send + 'static;
 
@@ -83,7 +116,7 @@ macro_rules! serve_through {
     )*};
 }
 
-serve_through!(&S, &mut S, Box<S>, Arc<S>);
+serve_through!(&S, &mut S, Box<S>, Rc<S>, Arc<S>);
 
 /// A service whose errors are turned into `E`.
 pub struct MappedService<S, E> {
@@ -120,8 +153,15 @@ where
         self.service.accepts(address, tunnel)
     }
 
-    async fn handle(&self, address: RouteAddress, stream: OfferedStream, tunnel: ArcTunnel) -> Result<(), E> {
-        self.service.handle(address, stream, tunnel).await.map_err(Into::into)
+    fn handle(
+        &self,
+        address: RouteAddress,
+        stream: OfferedStream,
+        tunnel: ArcTunnel,
+    ) -> impl Future<Output = Result<(), E>> + Send {
+        // The future is the service's: it may be sent even where the service itself may not be shared.
+        let handled = self.service.handle(address, stream, tunnel);
+        async move { handled.await.map_err(Into::into) }
     }
 }
 
@@ -179,6 +219,7 @@ mod tests {
         assert_eq!(outcome(&&mut service, "/x").await, Err(Failure(1)));
         assert_eq!(outcome(&Box::new(service), "/x").await, Err(Failure(1)));
         assert_eq!(outcome(&Arc::new(Numbered("x", 2)), "/x").await, Err(Failure(2)));
+        assert_eq!(outcome(&Rc::new(Numbered("x", 3)), "/x").await, Err(Failure(3)));
     }
 
     /// FEATURES S16.

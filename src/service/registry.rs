@@ -15,7 +15,7 @@ trait DynService<E>: Send + Sync {
     fn handle(&self, address: RouteAddress, stream: OfferedStream, tunnel: ArcTunnel) -> Serving<'_, E>;
 }
 
-impl<E, S: Service<Error = E>> DynService<E> for S {
+impl<E, S: Service<Error = E> + Send + Sync> DynService<E> for S {
     fn accepts(&self, address: &RouteAddress, tunnel: &ArcTunnel) -> bool {
         Service::accepts(self, address, tunnel)
     }
@@ -50,7 +50,7 @@ impl<E: Into<AnyError> + Send + 'static> ServiceRegistry<E> {
     #[must_use]
     pub fn with<S>(mut self, service: S) -> Self
     where
-        S: Service<Error: Into<E>> + 'static,
+        S: Service<Error: Into<E>> + Send + Sync + 'static,
     {
         self.services.push(Arc::new(MappedService::<S, E>::new(service)));
         self

@@ -4,6 +4,8 @@ use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::ArcTunnel;
+
 /// Arbitrary values attached to a tunnel, one per type. All handles of the tunnel share them; they do not travel to the
 /// peer, and go with the last handle.
 ///
@@ -17,7 +19,20 @@ pub struct Baggage {
 #[expect(deprecated, reason = "the implementation of what is deprecated")]
 impl Baggage {
     /// Attaches a value in place of the one of its type, which it gives back.
+    ///
+    /// # Panics
+    ///
+    /// If the value is this very tunnel, plain or in an `Arc`, an `Option` or a `Vec`: it would keep itself. What hides
+    /// the tunnel deeper is not found out, and never goes.
     pub fn put<T: Send + Sync + 'static>(&self, item: T) -> Option<Arc<T>> {
+        let any: &dyn Any = &item;
+        let mut held: Vec<&ArcTunnel> = Vec::new();
+        held.extend(any.downcast_ref::<ArcTunnel>());
+        held.extend(any.downcast_ref::<Arc<ArcTunnel>>().map(Arc::as_ref));
+        held.extend(any.downcast_ref::<Option<ArcTunnel>>().into_iter().flatten());
+        held.extend(any.downcast_ref::<Vec<ArcTunnel>>().into_iter().flatten());
+        let is_own = |tunnel: &ArcTunnel| std::ptr::eq(tunnel.baggage(), self);
+        assert!(!held.into_iter().any(is_own), "a tunnel must not be put into its own baggage");
         let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
         items.insert(TypeId::of::<T>(), Arc::new(item))?.downcast().ok()
     }
@@ -56,6 +71,20 @@ mod tests {
         assert_eq!(Arc::strong_count(&item), 2);
         drop(other);
         assert_eq!(Arc::strong_count(&item), 1);
+    }
+
+    /// FEATURES S2.
+    #[test]
+    fn a_tunnel_in_its_own_baggage_is_found_out_and_another_one_may_ride() {
+        let (tunnel, other) = DuplexTunnel::pair();
+        let (tunnel, other) = (ArcTunnel::new(tunnel), ArcTunnel::new(other));
+        assert!(tunnel.baggage().put(other.clone()).is_none());
+        let put = |put: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(put)).is_err();
+        assert!(put(&|| drop(tunnel.baggage().put(tunnel.clone()))));
+        assert!(put(&|| drop(tunnel.baggage().put(Arc::new(tunnel.clone())))));
+        assert!(put(&|| drop(tunnel.baggage().put(Some(tunnel.clone())))));
+        assert!(put(&|| drop(tunnel.baggage().put(vec![other.clone(), tunnel.clone()]))));
+        assert!(tunnel.baggage().find::<ArcTunnel>().unwrap().is_same(&other));
     }
 
     /// FEATURES S2.

@@ -10,7 +10,8 @@ use super::duplex::DuplexTunnel;
 use super::quic::QuicEndpoint;
 use super::{
     ArcTunnel, CloseReason, Closed, DatagramError, ReadError, Side, Sided, Stopped, StreamCode, Tunnel,
-    TunnelControl, TunnelDownlink, TunnelMonitoring, TunnelSource, TunnelStream, TunnelUplink, WriteError,
+    TunnelControl, TunnelDownlink, TunnelMonitoring, TunnelMonitoringPerChannel, TunnelSource, TunnelStream,
+    TunnelUplink, WriteError,
 };
 use crate::auth::test_mesh::{TestMesh, endpoint_of};
 use crate::id::NodeId;
@@ -67,6 +68,8 @@ conform! {
     closing_ends_both_ends_and_their_streams;
     /// FEATURES S22. Failure 9 of the original: a later error overwrote the reason.
     the_first_reason_wins;
+    /// FEATURES S22.
+    both_channels_end_with_the_tunnel;
     /// FEATURES S24.
     the_last_handle_closes_the_tunnel;
     a_stream_keeps_its_tunnel;
@@ -195,6 +198,13 @@ async fn the_first_reason_wins(pair: Pair) {
     assert_eq!(pair.far.on_closed().await, expected);
     pair.far.close(CloseReason::Denied);
     assert_eq!(pair.far.closed(), Some(expected));
+}
+
+async fn both_channels_end_with_the_tunnel(pair: Pair) {
+    let (uplink, downlink) = (pair.far.on_uplink_closed(), pair.far.on_downlink_closed());
+    pair.near.close(CloseReason::Requested);
+    assert_eq!(uplink.await, Closed::ByPeer(CloseReason::Requested));
+    assert_eq!(downlink.await, Closed::ByPeer(CloseReason::Requested));
 }
 
 async fn the_last_handle_closes_the_tunnel(pair: Pair) {

@@ -70,12 +70,39 @@ impl std::fmt::Display for Side {
 }
 
 /// Has a [`Side`].
+///
+/// ```
+/// use snomesh::tunnel::duplex::DuplexTunnel;
+/// use snomesh::tunnel::{Side, Sided};
+///
+/// let (near, far) = DuplexTunnel::pair();
+/// assert_eq!((near.side(), far.side()), (Side::Connect, Side::Listen));
+/// assert_eq!(near.side().opposite(), far.side());
+/// ```
 pub trait Sided {
     /// Which end of the connection we are.
     fn side(&self) -> Side;
 }
 
 /// Opens streams to the peer.
+///
+/// ```
+/// use snomesh::tunnel::duplex::DuplexTunnel;
+/// use snomesh::tunnel::{TunnelDownlink, TunnelUplink};
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let (near, far) = DuplexTunnel::pair();
+/// let mut sent = near.open_stream().await.unwrap();
+/// sent.send.write_all(b"hello").await.unwrap();
+/// sent.send.finish().unwrap();
+///
+/// let mut got = far.incoming().await.unwrap().accept().await.unwrap();
+/// let mut text = [0; 5];
+/// got.recv.read_exact(&mut text).await.unwrap();
+/// assert_eq!(&text, b"hello");
+/// assert_eq!(got.recv.read_chunk(1).await, Ok(None));
+/// # });
+/// ```
 pub trait TunnelUplink {
     /// Opens a bidirectional stream, waiting while the peer's limit of concurrent streams is used up.
     ///
@@ -88,6 +115,20 @@ pub trait TunnelUplink {
 }
 
 /// Accepts the streams that the peer opens.
+///
+/// ```
+/// use snomesh::tunnel::{ArcTunnel, TunnelDownlink};
+///
+/// /// Counts the streams of a tunnel until it ends. Whoever else wants to accept waits meanwhile.
+/// async fn count(tunnel: &ArcTunnel) -> usize {
+///     let Ok(mut incoming) = tunnel.incoming().await else { return 0 };
+///     let mut count = 0;
+///     while incoming.accept().await.is_ok() {
+///         count += 1;
+///     }
+///     count
+/// }
+/// ```
 pub trait TunnelDownlink {
     /// Takes the incoming side for itself, waiting until nobody else has it.
     ///
@@ -101,6 +142,19 @@ pub trait TunnelDownlink {
 }
 
 /// Tells when and why a tunnel ended. The first reason wins; whatever comes later changes nothing.
+///
+/// ```
+/// use snomesh::tunnel::duplex::DuplexTunnel;
+/// use snomesh::tunnel::{CloseReason, Closed, TunnelControl, TunnelMonitoring};
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let (near, far) = DuplexTunnel::pair();
+/// let ended = far.on_closed();
+/// assert_eq!(far.closed(), None);
+/// near.close(CloseReason::ShuttingDown);
+/// assert_eq!(ended.await, Closed::ByPeer(CloseReason::ShuttingDown));
+/// # });
+/// ```
 pub trait TunnelMonitoring {
     /// Why the tunnel ended, or `None` while it lives.
     fn closed(&self) -> Option<Closed>;
@@ -109,7 +163,45 @@ pub trait TunnelMonitoring {
     fn on_closed(&self) -> impl Future<Output = Closed> + Send + 'static;
 }
 
+/// Tells of the two directions in which streams are opened, for those who use only one of them.
+///
+/// Both end with the tunnel: a connection has no half that could go alone. Every tunnel has it.
+///
+/// ```
+/// use snomesh::tunnel::duplex::DuplexTunnel;
+/// use snomesh::tunnel::{CloseReason, Closed, TunnelControl, TunnelMonitoringPerChannel};
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let (near, far) = DuplexTunnel::pair();
+/// near.close(CloseReason::Requested);
+/// assert_eq!(far.on_downlink_closed().await, Closed::ByPeer(CloseReason::Requested));
+/// # });
+/// ```
+pub trait TunnelMonitoringPerChannel: TunnelMonitoring {
+    /// Waits until no stream can be opened any more.
+    fn on_uplink_closed(&self) -> impl Future<Output = Closed> + Send + 'static {
+        self.on_closed()
+    }
+
+    /// Waits until no stream will come any more.
+    fn on_downlink_closed(&self) -> impl Future<Output = Closed> + Send + 'static {
+        self.on_closed()
+    }
+}
+
+impl<T: TunnelMonitoring> TunnelMonitoringPerChannel for T {}
+
 /// Commands that concern the tunnel as a whole.
+///
+/// ```
+/// use snomesh::tunnel::duplex::DuplexTunnel;
+/// use snomesh::tunnel::{CloseReason, Closed, TunnelControl, TunnelMonitoring};
+///
+/// let (near, _far) = DuplexTunnel::pair();
+/// near.close(CloseReason::Requested);
+/// near.close(CloseReason::Denied);
+/// assert_eq!(near.closed(), Some(Closed::Locally(CloseReason::Requested)));
+/// ```
 pub trait TunnelControl {
     /// Ends the tunnel and all its streams at once and tells the peer why. Of two calls the first one counts.
     fn close(&self, reason: CloseReason);
@@ -122,6 +214,21 @@ pub trait TunnelControl {
 }
 
 /// One connection to a peer, and what goes over it.
+///
+/// ```
+/// use snomesh::tunnel::duplex::DuplexTunnel;
+/// use snomesh::tunnel::quic::QuinnTunnel;
+/// use snomesh::tunnel::{ArcTunnel, Tunnel};
+///
+/// /// Whatever kind of tunnel it is.
+/// fn describe(tunnel: &impl Tunnel) -> String {
+///     format!("{tunnel:?} to {}, proved: {:?}", tunnel.remote(), tunnel.identity())
+/// }
+///
+/// let shared: ArcTunnel = DuplexTunnel::pair().0.into_shared();
+/// describe(&shared);
+/// let _of_quic: fn(&QuinnTunnel) -> String = describe;
+/// ```
 pub trait Tunnel:
     TunnelUplink
     + TunnelDownlink

@@ -53,6 +53,32 @@ fn what_one_node_writes_all_read_and_one_that_was_killed_catches_up() {
     agree(&[&a, &b, &c]);
 }
 
+/// FEATURES P9.
+#[test]
+fn counters_add_up_and_sets_keep_what_is_added_wherever_it_is_done() {
+    let directory = tempfile::tempdir().unwrap();
+    let [a, b, c] = three(directory.path());
+    assert_eq!(a.ok(&["attr", "incr", "hits"]).text(), "1\n");
+    b.ok(&["attr", "incr", "hits", "10"]);
+    c.ok(&["attr", "incr", "hits", "-3"]);
+    a.ok(&["attr", "add", "sites", "north"]);
+    b.ok(&["attr", "add", "sites", "south"]);
+    let said = |agent: &Agent, args: &[&str]| agent.run(args).text();
+    until("all count the same", || {
+        [&a, &b, &c].iter().all(|agent| said(agent, &["attr", "count", "hits"]) == "8\n")
+    });
+    until("all have both", || {
+        [&a, &b, &c].iter().all(|agent| said(agent, &["attr", "members", "sites"]) == "north\nsouth\n")
+    });
+    c.ok(&["attr", "remove", "sites", "north"]);
+    until("it is gone", || said(&a, &["attr", "members", "sites"]) == "south\n");
+    assert_eq!(a.run(&["attr", "remove", "sites", "north"]).code, Some(4));
+    assert_eq!(a.run(&["attr", "count", "misses"]).code, Some(4));
+    assert_eq!(a.ok(&["attr", "counters", "-o", "json"]).json()["counters"][0]["value"], "8");
+    assert_eq!(a.ok(&["attr", "sets", "-o", "json"]).json()["sets"][0]["elements"], 1);
+    agree(&[&a, &b, &c]);
+}
+
 #[test]
 fn a_node_that_says_goodbye_has_left_and_takes_its_offers_along() {
     let directory = tempfile::tempdir().unwrap();

@@ -67,6 +67,7 @@ fn a_node_that_does_not_answer_is_not_waited_for() {
     refused(&run, 6, "within 100ms");
 }
 
+/// Failure 14 of the original: its keys could be read by everybody.
 #[test]
 fn keys_that_others_can_read_and_keys_that_are_none_are_refused() {
     let directory = tempfile::tempdir().unwrap();
@@ -109,6 +110,7 @@ fn what_is_in_use_is_a_conflict() {
     refused(&agent.run(&["bind", &taken, "web"]), 7, &taken);
 }
 
+/// Failure 14 of the original: it ended with 0 whatever had failed.
 #[test]
 fn what_is_not_there_is_not_found() {
     let directory = tempfile::tempdir().unwrap();

@@ -32,6 +32,12 @@ pub(crate) enum Checker {
     Agreement,
     /// At rest nothing is visible that somebody removed or replaced knowingly.
     Resurrection,
+    /// No event shows a value again that its node knew to be removed or replaced.
+    History,
+    /// At rest every write of a life that goes on is known everywhere.
+    Delivery,
+    /// Nothing happens more often, and nothing grows larger, than the scenario allows.
+    Bounds,
     /// All nodes agree in time after everything has healed.
     Convergence,
     /// At rest nothing but heartbeats is sent.
@@ -68,6 +74,9 @@ impl Checker {
         Self::View,
         Self::Agreement,
         Self::Resurrection,
+        Self::History,
+        Self::Delivery,
+        Self::Bounds,
         Self::Convergence,
         Self::Silence,
         Self::Membership,
@@ -93,6 +102,9 @@ impl Checker {
             Self::View => "view",
             Self::Agreement => "agreement",
             Self::Resurrection => "resurrection",
+            Self::History => "history",
+            Self::Delivery => "delivery",
+            Self::Bounds => "bounds",
             Self::Convergence => "convergence",
             Self::Silence => "silence",
             Self::Membership => "membership",
@@ -119,6 +131,9 @@ impl Checker {
             Self::View => "at rest a subscriber's view is the replica",
             Self::Agreement => "at rest all nodes hold the same, byte for byte",
             Self::Resurrection => "at rest nothing is visible that was removed or replaced",
+            Self::History => "no event shows again what its node knew to be removed or replaced",
+            Self::Delivery => "at rest every write of a life that goes on is known everywhere",
+            Self::Bounds => "nothing happens more often or grows larger than the scenario allows",
             Self::Convergence => "all nodes agree in time after everything has healed",
             Self::Silence => "at rest nothing but heartbeats is sent",
             Self::Membership => "no healthy node takes a healthy one for down; right verdicts at rest",

@@ -81,6 +81,8 @@ pub(crate) struct Reference {
     lanes: BTreeMap<Lane, usize>,
     by_lane: Vec<LaneWrites>,
     by_key: Vec<Vec<WriteId>>,
+    /// Every value that was ever written has a text of its own.
+    by_value: BTreeMap<(usize, Value), WriteId>,
     writes: Vec<Write>,
 }
 
@@ -112,6 +114,8 @@ pub(crate) enum Basis {
 pub(crate) struct News {
     /// The keys that it touched, each once.
     pub(crate) keys: Vec<usize>,
+    /// The writes that are new.
+    pub(crate) writes: Vec<WriteId>,
     /// The dots that are new and that the reference does not know.
     pub(crate) unknown: Vec<Dot>,
 }
@@ -162,6 +166,13 @@ impl Reference {
     /// The writes of a key.
     pub(crate) fn writes_of(&self, key: usize) -> &[WriteId] {
         &self.by_key[key]
+    }
+
+    /// The latest stamp that a write had seen on its key.
+    pub(crate) fn latest_seen_by(&self, write: WriteId) -> Timestamp {
+        let earlier =
+            self.writes_of(self.key_of(write)).iter().filter(|earlier| self.is_past(**earlier, write));
+        earlier.map(|earlier| self.writes[earlier.index()].stamp).max().unwrap_or_default()
     }
 
     /// Whether a write puts something.
@@ -225,6 +236,9 @@ impl Reference {
         let number = u32::try_from(self.by_key[key].len()).expect("far fewer writes are simulated");
         let write = WriteId(u32::try_from(self.writes.len()).expect("far fewer writes are simulated"));
         let Entry { dot, stamp, value, observed, .. } = entry.clone();
+        if let Some(value) = &value {
+            self.by_value.insert((key, value.clone()), write);
+        }
         self.writes.push(Write { dot, key, number, past, stamp, value, observed });
         self.by_key[key].push(write);
         let at = usize::try_from(entry.dot.counter.saturating_sub(1)).expect("counters are small here");
@@ -275,6 +289,7 @@ impl Reference {
     pub(crate) fn see(&self, seen: &mut Seen, write: WriteId, news: &mut News) {
         let Write { key, number, ref past, .. } = self.writes[write.index()];
         news.keys.push(key);
+        news.writes.push(write);
         if seen.maximal.len() <= key {
             seen.maximal.resize(key + 1, Vec::new());
         }
@@ -352,7 +367,7 @@ impl Reference {
                 let found = replica.registration(&name, tunnel).map(|found| found.dot);
                 self.check_read(seen, found, key)?;
             }
-            Some(Path::Attribute(_)) => {
+            Some(Path::Attribute(_) | Path::Counter { .. } | Path::Element { .. }) => {
                 let winner = register.and_then(|register| register.winner());
                 self.check_read(seen, winner.map(|entry| entry.dot.clone()), key)?;
             }
@@ -374,6 +389,29 @@ impl Reference {
             knows(&dot.lane, dot.counter) && observed.iter().all(|(lane, counter)| knows(lane, *counter))
         });
         covering.any(|other| seen.contains(self, &other.dot))
+    }
+
+    /// Says whether a value may still be shown by a node: whether no write that it has seen had replaced or
+    /// removed it.
+    ///
+    /// # Errors
+    ///
+    /// [`Checker::History`].
+    pub(crate) fn check_shown(&self, seen: &Seen, key: &Key, value: &Value) -> Result<(), Broken> {
+        let Some(key) = self.keys.get(key).copied() else { return Ok(()) };
+        let Some(shown) = self.by_value.get(&(key, value.clone())).copied() else { return Ok(()) };
+        let mut maximal = seen.maximal.get(key).into_iter().flatten();
+        match maximal.find(|write| self.is_past(shown, **write)) {
+            Some(killer) => {
+                let (shown, killer) = (self.dot(shown), self.dot(*killer));
+                let what = format!(
+                    "{} shows {shown} again, which {killer} had replaced or removed",
+                    self.names[key]
+                );
+                Err(Broken::new(Checker::History, what))
+            }
+            None => Ok(()),
+        }
     }
 
     fn check_read(&self, seen: &mut Seen, found: Option<Dot>, key: usize) -> Result<(), Broken> {
@@ -525,6 +563,20 @@ mod tests {
         let mut replica = self::replica();
         merge(&mut replica, &[&a]);
         assert_eq!(reference.check_key(&mut seen, &replica, 0).unwrap_err().checker, Checker::Monotone);
+    }
+
+    #[test]
+    fn a_value_that_is_shown_again_is_caught() {
+        let (mut reference, [_, b, _]) = history();
+        let mut seen = Seen::default();
+        let shown = |reference: &Reference, seen: &Seen, text: &[u8]| {
+            reference.check_shown(seen, &key(), &Value::try_from(text).unwrap())
+        };
+        assert_eq!(shown(&reference, &seen, b"a"), Ok(()));
+        let context = CausalContext::from_iter([(b.dot.lane, RangeSet::up_to(2))]);
+        reference.follow(&mut seen, &context).unwrap();
+        assert_eq!(shown(&reference, &seen, b"b"), Ok(()));
+        assert_eq!(shown(&reference, &seen, b"a").unwrap_err().checker, Checker::History);
     }
 
     #[test]

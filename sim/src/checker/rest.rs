@@ -4,7 +4,7 @@ use snomesh::crdt::{Register, Store};
 use snomesh::gossip::MemberState;
 use snomesh::replica::Path;
 
-use super::{Broken, Checker, Reference};
+use super::{Broken, Checker, Reference, WriteId};
 use crate::node::{Node, Process};
 use crate::subscriber::View;
 
@@ -15,6 +15,8 @@ pub(crate) struct Resting<'a> {
     pub(crate) nodes: &'a [Node],
     /// All writes.
     pub(crate) reference: &'a Reference,
+    /// The writes whose authors still run: nothing explains that one of them is missing anywhere.
+    pub(crate) owed: Vec<WriteId>,
 }
 
 /// Checks everything that must hold at rest; tells at which node what does not.
@@ -35,6 +37,7 @@ pub(crate) fn at_rest(resting: &Resting<'_>) -> Vec<(Option<usize>, Broken)> {
         add(resurrected(resting.reference, process));
         add(misjudged(resting.nodes, node, process));
         add(lost(resting.nodes, process));
+        add(undelivered(resting, process));
     }
     if let Some((&(first, one), others)) = running.split_first() {
         for &(node, other) in others {
@@ -82,6 +85,10 @@ fn resurrected(reference: &Reference, process: &Process) -> Option<Broken> {
 /// Everybody who runs is alive for everybody who runs, and nobody else is.
 fn misjudged(nodes: &[Node], own: usize, process: &Process) -> Option<Broken> {
     for (node, machine) in nodes.iter().enumerate().filter(|(node, _)| *node != own) {
+        // Of two machines with one name, one may run and the other not.
+        if machine.doubled {
+            continue;
+        }
         let judged = process.mesh.members().find(|member| member.node == machine.id);
         let state = judged.map(|member| member.state);
         let right = match (&machine.process, state) {
@@ -109,6 +116,15 @@ fn lost(nodes: &[Node], process: &Process) -> Option<Broken> {
         Checker::Durability,
         format!("{lost} was confirmed by a disk and is not known everywhere"),
     ))
+}
+
+/// What was written by a life that goes on, all who run have seen.
+fn undelivered(resting: &Resting<'_>, process: &Process) -> Option<Broken> {
+    let reference = resting.reference;
+    let mut owed = resting.owed.iter().map(|write| reference.dot(*write));
+    let missing = owed.find(|dot| !process.seen.contains(reference, dot))?;
+    let what = format!("{missing} never arrived, although its author lives and nothing is between them");
+    Some(Broken::new(Checker::Delivery, what))
 }
 
 /// The first thing in which two replicas differ.

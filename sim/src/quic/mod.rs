@@ -75,8 +75,20 @@ pub(crate) fn refusal(scenario: &Scenario) -> Option<String> {
     if scenario.durability == Durable::Disk {
         return Some("its nodes have disks, which the daemons of this tier do not".to_owned());
     }
-    let foreign =
-        |kind: &FaultKind| matches!(kind, FaultKind::Freeze | FaultKind::SlowReader | FaultKind::Corrupt);
+    let foreign = |kind: &FaultKind| {
+        matches!(
+            kind,
+            FaultKind::Freeze
+                | FaultKind::Starve
+                | FaultKind::SlowReader
+                | FaultKind::Corrupt
+                | FaultKind::Reset
+                | FaultKind::Refuse
+                | FaultKind::Clone
+                | FaultKind::ClockFreeze
+                | FaultKind::Panic
+        )
+    };
     let fault = scenario.faults.iter().map(|fault| *fault.kind.get_ref()).find(foreign)?;
     Some(format!("it has the fault `{}`, which cannot be done to a daemon from outside", fault.name()))
 }

@@ -226,7 +226,12 @@ impl<'a> World<'a> {
                 shared.coverage.add(Point::Flaps, u64::from(again && stand));
                 shared.faults.begin(fault);
             }
+            // `refusal` leaves none of these to this tier.
+            Effect::Reset(_) | Effect::Clone { .. } | Effect::Panic(_) => {}
             Effect::Split(_)
+            | Effect::Ring(_)
+            | Effect::Refuse(_)
+            | Effect::ClockFreeze(_)
             | Effect::Freeze(_)
             | Effect::SlowReader(_)
             | Effect::Weather(..)

@@ -90,6 +90,22 @@ pub(crate) enum FaultKind {
     Corrupt,
     /// Subscribers do not look at their events.
     Stall,
+    /// Each node reaches only its two neighbours, as on a ring.
+    Ring,
+    /// Nodes are cut off one after another and come back in another order.
+    Swizzle,
+    /// All connections of some nodes are reset.
+    Reset,
+    /// Handshakes with some nodes fail at once; connections that stand, stand.
+    Refuse,
+    /// The disk of a node is copied into another machine, which is started beside it.
+    Clone,
+    /// Wall clocks stand still.
+    ClockFreeze,
+    /// Nodes get a processor only now and then.
+    Starve,
+    /// Subscribers die and begin anew.
+    Panic,
 }
 
 impl FaultKind {
@@ -108,6 +124,14 @@ impl FaultKind {
         Self::ClockJump,
         Self::Corrupt,
         Self::Stall,
+        Self::Ring,
+        Self::Swizzle,
+        Self::Reset,
+        Self::Refuse,
+        Self::Clone,
+        Self::ClockFreeze,
+        Self::Starve,
+        Self::Panic,
     ];
 
     /// How it is written.
@@ -126,6 +150,14 @@ impl FaultKind {
             Self::ClockJump => "clock-jump",
             Self::Corrupt => "corrupt",
             Self::Stall => "stall",
+            Self::Ring => "ring",
+            Self::Swizzle => "swizzle",
+            Self::Reset => "reset",
+            Self::Refuse => "refuse",
+            Self::Clone => "clone",
+            Self::ClockFreeze => "clock-freeze",
+            Self::Starve => "starve",
+            Self::Panic => "panic",
         }
     }
 
@@ -145,6 +177,14 @@ impl FaultKind {
             Self::ClockJump => "wall clocks jump",
             Self::Corrupt => "bits flip after decryption",
             Self::Stall => "subscribers do not look at their events",
+            Self::Ring => "each node reaches only its two neighbours, as on a ring",
+            Self::Swizzle => "nodes are cut off one after another and come back in another order",
+            Self::Reset => "all connections of some nodes are reset",
+            Self::Refuse => "handshakes fail at once; connections that stand, stand",
+            Self::Clone => "the disk of a node is copied into another machine, which is started beside it",
+            Self::ClockFreeze => "wall clocks stand still",
+            Self::Starve => "nodes get a processor only now and then",
+            Self::Panic => "subscribers die and begin anew",
         }
     }
 
@@ -156,8 +196,13 @@ impl FaultKind {
             Self::Cut => (&["from", "to", "for"], &["again"]),
             Self::Flap => (&["from", "to", "for", "down", "up"], &[]),
             Self::Crash => (&["nodes"], &["for", "disk"]),
-            Self::Leave | Self::Join => (&["nodes"], &[]),
-            Self::Freeze | Self::SlowReader | Self::Stall => (&["nodes", "for"], &[]),
+            Self::Leave | Self::Join | Self::Reset | Self::Panic => (&["nodes"], &[]),
+            Self::Ring | Self::Refuse => (&["for"], &["nodes"]),
+            Self::Clone => (&["from", "to", "for"], &[]),
+            Self::Starve => (&["nodes", "for", "down", "up"], &[]),
+            Self::Freeze | Self::SlowReader | Self::Stall | Self::Swizzle | Self::ClockFreeze => {
+                (&["nodes", "for"], &[])
+            }
             Self::Weather => (&["for"], &["nodes", "delay", "jitter", "loss", "duplicate", "bandwidth"]),
             Self::ClockJump => (&["nodes", "by"], &[]),
             Self::Corrupt => (&["rate", "for"], &["nodes"]),
@@ -344,6 +389,11 @@ impl NodeSet {
     /// No node.
     pub(crate) fn none() -> Self {
         Self(Vec::new())
+    }
+
+    /// Whether it names nobody.
+    pub(super) fn is_none(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// These nodes.

@@ -58,10 +58,10 @@ pub(crate) struct Scenario {
     #[serde(default)]
     pub(crate) disk: Disk,
     /// Who writes what.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Workload::is_none")]
     pub(crate) workload: Workload,
     /// Those who follow each node's events.
-    #[serde(default, rename = "subscriber")]
+    #[serde(default, rename = "subscriber", skip_serializing_if = "Vec::is_empty")]
     pub(crate) subscribers: Vec<Subscriber>,
     /// What goes wrong.
     #[serde(default, rename = "fault")]
@@ -125,7 +125,16 @@ pub(crate) struct Mesh {
     pub(crate) collect_after: Option<Drawn<Duration>>,
     /// How many events each node's ring holds.
     pub(crate) ring: Drawn<u64>,
+    /// How long changes of the context gather before they are told; the core's default without.
+    pub(crate) announce_interval: Option<Drawn<Duration>>,
+    /// How long to wait for an author's own push before asking another; the core's default without.
+    pub(crate) want_after: Option<Drawn<Duration>>,
+    /// How long to wait for what was asked for; the core's default without.
+    pub(crate) want_timeout: Option<Drawn<Duration>>,
+    /// How long two nodes may differ before they compare everything; the core's default without.
+    pub(crate) audit_after: Option<Drawn<Duration>>,
     /// The nodes that are never started. So a failure is reduced without giving the others new numbers.
+    #[serde(skip_serializing_if = "NodeSet::is_none")]
     pub(crate) absent: NodeSet,
 }
 
@@ -136,6 +145,10 @@ impl Default for Mesh {
             start: Drawn::fixed(Duration::ZERO),
             delta_budget: None,
             ring: Drawn::fixed(1_024),
+            announce_interval: None,
+            want_after: None,
+            want_timeout: None,
+            audit_after: None,
             absent: NodeSet::none(),
             collect_after: None,
         }
@@ -158,6 +171,14 @@ pub(crate) struct Net {
     pub(crate) bandwidth: Drawn<Bytes>,
     /// How much a channel takes before it makes its writer wait.
     pub(crate) buffer: Drawn<Bytes>,
+    /// How much waits in front of a connection's bandwidth before packets are dropped; without, all of it.
+    pub(crate) queue: Option<Drawn<Bytes>>,
+    /// Groups of nodes that are far from each other; whoever is in none has `delay` to all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) regions: Vec<NodeSet>,
+    /// One way, from each region to each; drawn once for each pair of nodes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) between: Vec<Vec<Drawn<Duration>>>,
 }
 
 impl Default for Net {
@@ -169,6 +190,9 @@ impl Default for Net {
             duplicate: Chance(0.0),
             bandwidth: Drawn::fixed(Bytes(16 << 20)),
             buffer: Drawn::fixed(Bytes(128 << 10)),
+            queue: None,
+            regions: Vec::new(),
+            between: Vec::new(),
         }
     }
 }
@@ -215,6 +239,8 @@ pub(crate) struct Workload {
     pub(crate) deletes: Chance,
     /// The share of the writes that writes what is there already.
     pub(crate) repeats: Chance,
+    /// The share of the writes that removes first and then writes, at once.
+    pub(crate) recreates: Chance,
     /// How long a value is.
     pub(crate) value: Drawn<Bytes>,
     /// Tunnels registered per second, over all nodes.
@@ -229,6 +255,8 @@ pub(crate) struct Workload {
     pub(crate) until: Option<Time>,
     /// Many writes at once.
     pub(crate) burst: Option<Burst>,
+    /// All keys written again.
+    pub(crate) rewrite: Option<Rewrite>,
 }
 
 impl Default for Workload {
@@ -239,6 +267,7 @@ impl Default for Workload {
             hot: Chance(0.0),
             deletes: Chance(0.0),
             repeats: Chance(0.0),
+            recreates: Chance(0.0),
             value: Drawn::fixed(Bytes(32)),
             registrations_per_s: 0.0,
             lifetime: Drawn::fixed(Duration::from_secs(5)),
@@ -246,6 +275,7 @@ impl Default for Workload {
             from: Drawn::fixed(Duration::from_secs(1)),
             until: None,
             burst: None,
+            rewrite: None,
         }
     }
 }
@@ -254,6 +284,13 @@ impl Workload {
     /// Nobody writes.
     pub(crate) fn none() -> Self {
         Self::default()
+    }
+
+    fn is_none(&self) -> bool {
+        self.writes_per_s == 0.0
+            && self.registrations_per_s == 0.0
+            && self.burst.is_none()
+            && self.rewrite.is_none()
     }
 }
 
@@ -270,12 +307,26 @@ pub(crate) struct Burst {
     pub(crate) size: Drawn<u64>,
 }
 
+/// All keys are written by one node in one moment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rewrite {
+    /// How often.
+    pub(crate) every: Drawn<Duration>,
+    /// Whether with the values that are there.
+    #[serde(default)]
+    pub(crate) same: bool,
+}
+
 /// A kind of subscriber, one of it on every node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Subscriber {
     /// How it is called in reports.
     pub(crate) name: String,
+    /// How many of this kind there are on every node; one without.
+    #[serde(default)]
+    pub(crate) count: Option<u64>,
     /// How long it takes between two looks.
     pub(crate) pace: Drawn<Duration>,
     /// How many events it takes at a look; without, all there are.
@@ -293,8 +344,11 @@ pub(crate) struct Expect {
     #[serde(default = "quiet_for")]
     pub(crate) quiet_for: Drawn<Duration>,
     /// How often each of these must have happened, or the run has tested nothing.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub(crate) at_least: std::collections::BTreeMap<Point, u64>,
+    /// How often each of these may happen at most, or something does not hold.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub(crate) at_most: std::collections::BTreeMap<Point, u64>,
 }
 
 fn quiet_for() -> Drawn<Duration> {
@@ -321,6 +375,14 @@ impl Scenario {
         }
         if scenario.nodes.low() == 0 {
             return Err(place(None, "a mesh has at least one node, write nodes = 3 or so".to_owned()));
+        }
+        let regions = scenario.net.regions.len();
+        let square = scenario.net.between.len() == regions
+            && scenario.net.between.iter().all(|row| row.len() == regions);
+        if !square {
+            let message =
+                format!("net.between needs {regions} rows of {regions} delays, one for each of net.regions");
+            return Err(place(None, message));
         }
         for fault in &scenario.faults {
             fault.check().map_err(|message| place(Some(fault.kind.span()), message))?;
@@ -423,6 +485,12 @@ converge_within = "10s"
         let fault = error("[[fault]]\nkind = \"crash\"\nat = \"1s\"\ngroups = \"halves\"\nnodes = 1\n");
         assert!(fault.starts_with("x.toml:10:8: "), "{fault}");
         assert!(fault.contains("`crash`") && fault.contains("`groups`"), "{fault}");
+    }
+
+    #[test]
+    fn regions_need_a_delay_from_each_to_each() {
+        let net = error("[net]\nregions = [0, 1]\nbetween = [[\"1ms\", \"80ms\"]]\n");
+        assert!(net.contains("net.between needs 2 rows of 2 delays"), "{net}");
     }
 
     #[test]

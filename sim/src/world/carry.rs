@@ -6,7 +6,7 @@ use snomesh::wire;
 use super::World;
 use crate::checker::{Broken, Checker};
 use crate::coverage::Point;
-use crate::network::{EndState, end_of, link_of, place};
+use crate::network::{EndState, Sent, end_of, link_of, place};
 use crate::queue::Event;
 use crate::random;
 use crate::trace::Kind;
@@ -28,15 +28,19 @@ impl World<'_> {
         let bytes = pipe.encoder.encode(message);
         let peer = self.network.connections[connection].ends[1 - end].node;
         self.count_sent(node, link, message);
+        self.coverage.hit(Point::FramesSent);
+        self.coverage.add(Point::BytesSent, bytes.len() as u64);
         if self.now >= self.times.deadline
             && !matches!(message, Message::Heartbeat { .. } | Message::Hello { .. })
         {
             self.noise.0 += 1;
             self.noise.1 = format!("from n{node} to n{peer}: {message:?}");
         }
-        self.record(Some(node), Kind::Send, peer as u64, bytes.len() as u64, &bytes);
+        self.record_message(node, Kind::Send, peer, &bytes, Some(message));
         self.refresh(connection, end);
-        let (arrives_at, has_room, lost) = self.network.send(self.now, connection, end, channel, bytes);
+        let sent = self.network.send(self.now, connection, end, channel, bytes);
+        let Sent { arrives_at, has_room, lost, dropped } = sent;
+        self.coverage.add(Point::QueueDropped, u64::from(dropped));
         self.coverage.add(Point::Lost, lost);
         self.queue.push(arrives_at, Event::Deliver { connection, line: end, channel });
         if has_room {
@@ -88,11 +92,14 @@ impl World<'_> {
         };
         let bytes = wire::encode(message);
         let peer = self.network.connections[connection].ends[1 - end].node;
-        self.record(Some(node), Kind::Datagram, peer as u64, bytes.len() as u64, &bytes);
+        self.coverage.hit(Point::DatagramsSent);
+        self.coverage.add(Point::DatagramBytes, bytes.len() as u64);
+        self.record_message(node, Kind::Datagram, peer, &bytes, Some(message));
         self.refresh(connection, end);
         let flight = self.network.datagram(self.now, connection, end, bytes.len());
         let Some(arrives_at) = flight.arrives_at else {
             self.coverage.hit(Point::DatagramsLost);
+            self.coverage.add(Point::QueueDropped, u64::from(flight.dropped));
             return;
         };
         let (line, number, bytes) = (end, flight.number, bytes.into_boxed_slice());
@@ -173,8 +180,6 @@ impl World<'_> {
         if has_room {
             self.tell_writer(connection, line, channel);
         }
-        let peer = self.network.connections[connection].ends[line].node;
-        self.record(Some(node), Kind::Deliver, peer as u64, bytes.len() as u64, &bytes);
         self.hand_over(node, link_of(connection, 1 - line), Some(channel), bytes);
     }
 
@@ -219,8 +224,6 @@ impl World<'_> {
             self.coverage.hit(Point::Reordered);
         }
         *last = number.max(*last);
-        let peer = self.network.connections[connection].ends[line].node;
-        self.record(Some(node), Kind::Heard, peer as u64, bytes.len() as u64, &bytes);
         self.hand_over(node, link_of(connection, 1 - line), None, bytes.into_vec());
     }
 
@@ -235,6 +238,7 @@ impl World<'_> {
         let rate = self.faults.corruption(node);
         let flipped = rate > 0.0 && self.flip(node, rate, &mut bytes);
         let Some((connection, end)) = end_of(link) else { return };
+        let peer = self.network.connections[connection].ends[1 - end].node;
         let line = &mut self.network.connections[connection].lines[1 - end];
         // What is read is written again by somebody who remembers the same.
         let (read, again) = match channel {
@@ -250,6 +254,8 @@ impl World<'_> {
                 (read, again)
             }
         };
+        let kind = if channel.is_some() { Kind::Deliver } else { Kind::Heard };
+        self.record_message(node, kind, peer, &bytes, read.as_ref().ok());
         match read {
             Ok(message) if !flipped && again.as_ref() != Some(&bytes) => {
                 let what = format!("{message:?} is written in two ways");

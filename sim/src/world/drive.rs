@@ -21,7 +21,10 @@ impl World<'_> {
     pub(super) fn feed<R>(&mut self, node: usize, input: impl FnOnce(&mut Mesh, Now) -> R) -> Option<R> {
         let now = self.nodes[node].now(self.now);
         self.feeding = Some(node);
-        let result = input(&mut self.nodes[node].process.as_mut()?.mesh, now);
+        self.coverage.add(Point::ClockStood, u64::from(self.nodes[node].clock_stopped_at.is_some()));
+        let process = self.nodes[node].process.as_mut()?;
+        process.latest_wall.0 = process.latest_wall.0.max(now.wall.0);
+        let result = input(&mut process.mesh, now);
         self.drain(node);
         // A channel that had room takes the next frame at once.
         let mut frames = 0;
@@ -76,7 +79,12 @@ impl World<'_> {
     fn told(&mut self, node: usize, event: Told) {
         let mut text = String::new();
         match &event {
-            Told::Attribute { key, .. } => text = key.to_string(),
+            Told::Attribute { key, value, .. } => {
+                text = key.to_string();
+                if let Some(value) = value {
+                    self.check_shown(node, key, value);
+                }
+            }
             Told::Registered(registration) => text = format!("+{}", registration.name),
             Told::Deregistered { name, .. } => text = format!("-{name}"),
             Told::Member { node: member, state, .. } => {
@@ -85,6 +93,9 @@ impl World<'_> {
             }
             Told::Alarm(Alarm::Corrupt { .. }) => self.coverage.hit(Point::RefusedByCore),
             Told::Alarm(Alarm::Drift { .. }) => self.coverage.hit(Point::DriftAlarms),
+            Told::Alarm(Alarm::Double { .. }) if self.nodes[node].doubled => {
+                self.coverage.hit(Point::Doubles);
+            }
             Told::Alarm(Alarm::Double { doubled, .. }) => {
                 let what = format!("{doubled} took itself for a double, there is none");
                 self.violated(Some(node), Broken::new(Checker::Dots, what));
@@ -115,7 +126,9 @@ impl World<'_> {
 
     /// Whether a node has run for a while with nothing that hit it.
     fn is_healthy(&self, node: usize) -> bool {
-        let Node { process: Some(process), touched_at, .. } = &self.nodes[node] else { return false };
+        let Node { process: Some(process), touched_at, doubled: false, .. } = &self.nodes[node] else {
+            return false;
+        };
         let calm_since = process.since.max(*touched_at);
         !process.leaving && !self.faults.touches(node) && self.now.since(calm_since) > RECOVERY
     }

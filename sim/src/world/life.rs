@@ -32,6 +32,7 @@ impl World<'_> {
     pub(super) fn joining(&self) -> Vec<usize> {
         let joins = self.faults.planned().iter().filter_map(|planned| match &planned.effect {
             Effect::Join(nodes) => Some(nodes.as_slice()),
+            Effect::Clone { to, .. } => Some(std::slice::from_ref(to)),
             _ => None,
         });
         joins.flatten().copied().collect()
@@ -178,7 +179,16 @@ impl World<'_> {
                 }
                 self.faults.begin(fault);
             }
+            Effect::Reset(nodes) => self.reset(&nodes),
+            Effect::Panic(nodes) => nodes.into_iter().for_each(|node| self.restart_subscribers(node)),
+            Effect::Clone { from, to, lives } => self.start_clone(from, to, lives),
+            Effect::ClockFreeze(_) => {
+                self.faults.begin(fault);
+                self.stop_clocks();
+            }
             Effect::Split(_)
+            | Effect::Ring(_)
+            | Effect::Refuse(_)
             | Effect::Freeze(_)
             | Effect::SlowReader(_)
             | Effect::Weather(..)
@@ -189,9 +199,65 @@ impl World<'_> {
 
     pub(super) fn fault_ends(&mut self, fault: usize) {
         self.faults.end(fault);
+        self.stop_clocks();
         self.touch(fault);
         self.record(None, Kind::FaultEnds, fault as u64, 0, self.kind_of(fault).as_bytes());
         self.resume();
+    }
+
+    /// Wall clocks stand still or go on, as the faults have it.
+    fn stop_clocks(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.nodes[node].clock_stopped_at = self.faults.clock_stands_since(node);
+        }
+    }
+
+    /// Both ends of each connection of these nodes lose it at once.
+    fn reset(&mut self, nodes: &[usize]) {
+        for connection in 0..self.network.connections.len() {
+            let ends = &mut self.network.connections[connection].ends;
+            let stands = ends.iter().all(|end| end.state == EndState::Up);
+            if !stands || !ends.iter().any(|end| nodes.contains(&end.node)) {
+                continue;
+            }
+            ends.iter_mut().for_each(|end| end.closing = true);
+            self.coverage.hit(Point::LinkResets);
+            for end in 0..2 {
+                self.queue.push(self.now, Event::Closed { connection, end, reset: true });
+            }
+        }
+    }
+
+    /// All subscribers of a node but the first die in the middle of what they do, and begin anew.
+    fn restart_subscribers(&mut self, node: usize) {
+        let Some(process) = self.nodes[node].process.as_mut() else { return };
+        let view = View::of(&process.mesh);
+        for subscriber in process.subscribers.iter_mut().skip(1) {
+            subscriber.restart(&process.ring, view.clone());
+            self.coverage.hit(Point::SubscriberPanics);
+        }
+    }
+
+    /// A machine is started with the name and a copy of the disk of another, and killed after a while.
+    fn start_clone(&mut self, from: usize, to: usize, lives: Duration) {
+        if self.nodes[to].process.is_some() || self.nodes[from].life == 0 {
+            return;
+        }
+        let [original, copy] = self.nodes.get_disjoint_mut([from, to]).expect("they are two of the nodes");
+        original.doubled = true;
+        copy.copy(original);
+        self.coverage.hit(Point::Clones);
+        self.start(to);
+        let life = self.nodes[to].life;
+        self.queue.push(self.now + lives, Event::Kill { node: to, life });
+    }
+
+    /// The machine that was a clone is switched off.
+    pub(super) fn kill(&mut self, node: usize, life: u32) {
+        if self.lives(node, life) {
+            self.crash(node, DiskFate::Keep);
+            self.nodes[node].left = true;
+        }
     }
 
     fn touch(&mut self, fault: usize) {

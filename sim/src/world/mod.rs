@@ -17,6 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use snomesh::crdt::CausalContext;
+use snomesh::gossip::Message;
 use snomesh::id::Generation;
 #[cfg(feature = "quic")]
 use snomesh::id::NodeId;
@@ -157,7 +158,7 @@ impl<'a> World<'a> {
             now: Moment(0),
             queue: Queue::default(),
             nodes: (0..count).map(|number| Node::new(number, seed, scenario)).collect(),
-            network: Network::new(seed, &scenario.net),
+            network: Network::new(seed, &scenario.net, count),
             faults: Faults::new(planned),
             work: Work::new(keep.operations),
             reference: Reference::default(),
@@ -229,9 +230,14 @@ impl<'a> World<'a> {
             let node = self.feeding;
             self.violated(node, Broken::new(Checker::Panic, panicked(panic.as_ref())));
         }
+        self.check_counts();
     }
 
-    fn finish(self) -> Outcome {
+    fn finish(mut self) -> Outcome {
+        let failed = self.violations.len() as u64;
+        if self.trace.takes_notes() {
+            self.trace.note(self.now, None, Kind::Over, failed, 0);
+        }
         let expected = self.scenario.expect.at_least.iter();
         let unmet = expected.filter(|(point, least)| self.coverage.count(**point) < **least);
         let unmet = unmet.map(|(point, least)| (*point, *least)).collect();
@@ -286,6 +292,7 @@ impl<'a> World<'a> {
         match event {
             Event::Start { node } => self.start(node),
             Event::Stop { node, life } => self.stop(node, life),
+            Event::Kill { node, life } => self.kill(node, life),
             Event::Wake { node, life } => self.wake(node, life),
             Event::Deliver { connection, line, channel } => self.deliver(connection, line, channel),
             Event::Datagram { connection, line, number, bytes } => {
@@ -302,6 +309,7 @@ impl<'a> World<'a> {
             Event::Persisted { node, life, ticket } => self.persisted(node, life, ticket),
             Event::Write { node } => self.write(node),
             Event::Burst => self.burst(),
+            Event::Rewrite => self.rewrite(),
             Event::Operate { number } => self.operate_scheduled(number),
             Event::Register { node } => self.register(node),
             Event::Deregister { node, life, name, tunnel } => self.deregister(node, life, name, tunnel),
@@ -335,10 +343,22 @@ impl<'a> World<'a> {
         self.trace.record(self.now, node, kind, a, b, bytes);
     }
 
+    fn record_message(
+        &mut self,
+        node: usize,
+        kind: Kind,
+        peer: usize,
+        bytes: &[u8],
+        message: Option<&Message>,
+    ) {
+        let len = bytes.len() as u64;
+        self.trace.record_message(self.now, Some(node), (kind, peer as u64, len), bytes, message);
+    }
+
     /// Something does not hold.
     fn violated(&mut self, node: Option<usize>, broken: Broken) {
         let Broken { checker, what } = broken;
-        self.record(node, Kind::Violation, checker as u64, 0, what.as_bytes());
+        self.record(node, Kind::Violation, checker as u64, 0, format!("{checker}: {what}").as_bytes());
         self.violations.push(Violation { checker, at: self.now, node, what });
     }
 
@@ -385,8 +405,25 @@ impl<'a> World<'a> {
             let what = format!("{frames} frames were sent when all should be at rest, the last {last}");
             self.violated(None, Broken::new(Checker::Silence, what));
         }
-        for (node, broken) in at_rest(&Resting { nodes: &self.nodes, reference: &self.reference }) {
+        let keys = self.running().map(|(_, process)| process.mesh.replica().store().len() as u64).max();
+        self.coverage.raise(Point::KeysAtRest, keys.unwrap_or(0));
+        let lives =
+            |node: usize, life: u32| self.nodes[node].life == life && self.nodes[node].process.is_some();
+        let owed = self.work.made.iter().filter(|(_, made)| lives(made.node, made.life));
+        let owed = owed.map(|(write, _)| *write).collect();
+        for (node, broken) in at_rest(&Resting { nodes: &self.nodes, reference: &self.reference, owed }) {
             self.violated(node, broken);
+        }
+    }
+
+    /// What may happen only so often.
+    fn check_counts(&mut self) {
+        let most = self.scenario.expect.at_most.iter();
+        let over = most.filter(|(point, most)| self.coverage.count(**point) > **most);
+        let over = over.map(|(point, most)| (*point, *most)).collect::<Vec<_>>();
+        for (point, most) in over {
+            let what = format!("{point} is {}, at most {most} was expected", self.coverage.count(point));
+            self.violated(None, Broken::new(Checker::Bounds, what));
         }
     }
 
@@ -437,6 +474,7 @@ pub(crate) fn header(
         scenario: scenario.name.clone(),
         about: scenario.about.clone(),
         seed,
+        token: String::new(),
         nodes,
         heal_ns: times.heal.0,
         deadline_ns: times.deadline.0,

@@ -1,12 +1,17 @@
 //! What each step of a node means for the reference: what it wrote, what it has seen, what it must hold.
 
-use snomesh::crdt::{Class, Dot, Entry, Item, Key, Lane};
-use snomesh::replica::Path;
+use snomesh::crdt::{Class, Dot, Entry, Item, Key, Lane, Value};
+use snomesh::gossip::Config;
+use snomesh::replica::{AttributeKey, Path};
+use snomesh::time::{Timestamp, UnixMillis};
 
 use super::World;
+use super::work::Made;
 use crate::checker::{Basis, Broken, Checker, News, WriteId};
 use crate::coverage::Point;
+use crate::random;
 use crate::scenario::Durable;
+use crate::trace::Kind;
 
 impl World<'_> {
     /// A node has made something durable: what in it is its own and new, it has written just now.
@@ -32,6 +37,11 @@ impl World<'_> {
         let process = self.nodes[node].process.as_ref()?;
         match self.reference.author(&process.seen, key, entry, basis) {
             Ok(write) => {
+                if basis != Basis::Told {
+                    self.check_stamp(node, write, entry);
+                }
+                let made = Made { at: self.now, node, life: self.nodes[node].life };
+                self.work.made.insert(write, made);
                 self.count_authored(node, write);
                 Some(write)
             }
@@ -39,6 +49,21 @@ impl World<'_> {
                 self.violated(Some(node), broken);
                 None
             }
+        }
+    }
+
+    /// A stamp is at most so far ahead of its author's clock as peers may push it, or just after what it had seen.
+    fn check_stamp(&mut self, node: usize, write: WriteId, entry: &Entry) {
+        let Some(process) = &self.nodes[node].process else { return };
+        let drift = u64::try_from(Config::default().max_drift.as_millis()).unwrap_or(u64::MAX);
+        let bound = UnixMillis(process.latest_wall.0.saturating_add(drift + 1));
+        let reason = self.reference.latest_seen_by(write);
+        if entry.stamp > Timestamp::from_wall(bound) && Some(entry.stamp) > reason.successor() {
+            let what = format!(
+                "{} bears {}, far ahead of its author's clock and of {reason}, the latest that it had seen",
+                entry.dot, entry.stamp
+            );
+            self.violated(Some(node), Broken::new(Checker::Causality, what));
         }
     }
 
@@ -80,7 +105,8 @@ impl World<'_> {
                 return;
             }
         };
-        let News { mut keys, unknown } = news;
+        let News { mut keys, writes, unknown } = news;
+        self.note_seen(node, &writes);
         for dot in unknown {
             keys.extend(self.discover(node, &dot));
         }
@@ -89,8 +115,35 @@ impl World<'_> {
         for key in keys {
             self.check_key(node, key);
         }
-        if self.scenario.durability == Durable::Disk {
+        if self.scenario.durability == Durable::Disk && !self.nodes[node].doubled {
             self.check_durable(node);
+        }
+    }
+
+    /// Notes how long after their making writes of others were seen by a node that ran all the time.
+    fn note_seen(&mut self, node: usize, writes: &[WriteId]) {
+        if !self.trace.takes_notes() {
+            return;
+        }
+        let since = self.nodes[node].process.as_ref().map_or(self.now, |process| process.since);
+        for write in writes {
+            let of_a_node =
+                self.reference.key_name(self.reference.key_of(*write)).as_str().starts_with("node/");
+            let made =
+                self.work.made.get(write).filter(|made| made.node != node && made.at >= since && !of_a_node);
+            if let Some(made) = made {
+                let delay = random::nanos(self.now.since(made.at));
+                self.trace.note(self.now, Some(node), Kind::Seen, delay, 0);
+            }
+        }
+    }
+
+    /// An event shows no value that its node knew to be removed or replaced already.
+    pub(super) fn check_shown(&mut self, node: usize, key: &AttributeKey, value: &Value) {
+        let Some(process) = &self.nodes[node].process else { return };
+        let key = Path::Attribute(key.clone()).to_key();
+        if let Err(broken) = self.reference.check_shown(&process.seen, &key, value) {
+            self.violated(Some(node), broken);
         }
     }
 

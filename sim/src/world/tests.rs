@@ -6,6 +6,7 @@ use snomesh::id::{Actor, Generation, NodeId};
 use snomesh::time::Timestamp;
 
 use super::*;
+use crate::network::link_of;
 use crate::random::Seed;
 use crate::subscriber::Subscriber;
 
@@ -87,10 +88,25 @@ fn each_fault_bites() {
         ("weather", "for = \"9s\"\njitter = \"3s\"\n", &[Point::Reordered]),
         ("clock-jump", "nodes = 1\nby = \"-3s\"\n", &[Point::ClockJumps, Point::ClockWentBack]),
         ("corrupt", "for = \"1s\"\nrate = 0.5\n", &[Point::Corrupted]),
+        ("ring", "for = \"9s\"\n", &[Point::BlockedByPartition]),
+        ("swizzle", "for = \"9s\"\nnodes = \"all\"\n", &[Point::BlockedByPartition]),
+        ("reset", "nodes = 1\n", &[Point::LinkResets, Point::Resets]),
+        ("refuse", "for = \"9s\"\n", &[Point::Refused]),
+        ("clone", "for = \"9s\"\nfrom = 0\nto = 2\n", &[Point::Clones, Point::Doubles]),
+        ("clock-freeze", "for = \"9s\"\nnodes = 1\n", &[Point::ClockStood]),
+        ("starve", "for = \"9s\"\nnodes = 1\ndown = \"90ms\"\nup = \"10ms\"\n", &[Point::Frozen]),
+        ("panic", "nodes = 1\n", &[Point::SubscriberPanics]),
     ];
     for (kind, parameters, points) in cases {
-        let text = format!("{WRITES}[[fault]]\nkind = \"{kind}\"\nat = \"3s\"\n{parameters}");
-        let outcome = outcome(&text, 1);
+        let reset =
+            if *kind == "refuse" { "[[fault]]\nkind = \"reset\"\nat = \"4s\"\nnodes = 0\n" } else { "" };
+        let second = "[[subscriber]]\nname = \"second\"\npace = \"20ms\"\n";
+        let nodes = if *kind == "ring" { "5" } else { "3" };
+        let text = format!("{second}{WRITES}{reset}[[fault]]\nkind = \"{kind}\"\nat = \"3s\"\n{parameters}");
+        let scenario = scenario(&text);
+        let scenario =
+            Box::leak(Box::new(Scenario { nodes: Drawn::fixed(nodes.parse().unwrap()), ..scenario.clone() }));
+        let outcome = World::new(scenario, Seed(1), &Keep::default()).unwrap().run();
         for point in *points {
             assert!(outcome.coverage.count(*point) > 0, "{kind} does not reach {point}");
         }
@@ -180,6 +196,37 @@ fn a_value_that_somebody_removed_knowingly_is_found() {
 }
 
 #[test]
+fn a_write_that_never_arrives_is_found() {
+    let mut world = rested();
+    let now = world.nodes[0].now(world.now);
+    let value = Value::try_from(&b"alone"[..]).unwrap();
+    world.feed(0, |mesh, now| mesh.set(now, &"mesh/alone".parse().unwrap(), value)).unwrap().unwrap();
+    assert!(now.monotone >= world.times.heal);
+    world.rest();
+    assert!(checkers(&world).contains(&Checker::Delivery), "{:?}", world.violations);
+}
+
+#[test]
+fn what_happens_too_often_is_found() {
+    let text = WRITES.replace("[workload]", "[expect.at_most]\nbytes_sent = 10\n[workload]");
+    let found: Vec<Checker> =
+        outcome(&text, 1).violations.iter().map(|violation| violation.checker).collect();
+    assert_eq!(found, [Checker::Bounds]);
+}
+
+/// Every key again, removed and made anew, and written with what is there.
+#[test]
+fn workloads_rewrite_and_recreate() {
+    let same = outcome(&format!("{WRITES}rewrite = {{ every = \"4s\", same = true }}\n"), 1);
+    assert!(same.coverage.count(Point::NoOpWrites) >= 8, "{}", same.coverage.count(Point::NoOpWrites));
+    let anew = outcome(&format!("{WRITES}rewrite = {{ every = \"4s\" }}\n"), 1);
+    assert!(anew.coverage.count(Point::Writes) > same.coverage.count(Point::Writes));
+    let again = outcome(&format!("{WRITES}recreates = 0.5\n"), 1);
+    assert!(again.coverage.count(Point::Removals) > 50, "{}", again.coverage.count(Point::Removals));
+    assert_eq!((same.violations, anew.violations, again.violations), (vec![], vec![], vec![]));
+}
+
+#[test]
 fn frames_at_rest_and_late_agreement_are_found() {
     let mut world = rested();
     world.noise = (1, "from n0".to_owned());
@@ -194,6 +241,6 @@ fn frames_on_links_that_are_not_up_and_bytes_that_nobody_wrote_are_found() {
     let mut world = rested();
     let link = LinkId(u64::MAX);
     world.send(0, link, Channel::Delta, &Message::Heartbeat { digest: [0; 16], asks: false });
-    world.hand_over(0, link, Some(Channel::Delta), vec![0xff; 9]);
+    world.hand_over(0, link_of(0, 0), None, vec![0xff; 9]);
     assert_eq!(checkers(&world), [Checker::Discipline, Checker::Wire]);
 }

@@ -43,6 +43,11 @@ impl World<'_> {
         if let Some(blocked) = blocked {
             self.count_blocked(blocked);
         }
+        if from != to && (self.faults.refuses(from) || self.faults.refuses(to)) {
+            self.coverage.hit(Point::Refused);
+            self.queue.push(self.now, Event::DialFailed { node: from, life, dial });
+            return;
+        }
         if self.nodes[to].process.is_none() || blocked.is_some() {
             let again = self.now + HANDSHAKE_RETRY;
             let event = if again >= deadline {

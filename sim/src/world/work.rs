@@ -9,7 +9,7 @@ use snomesh::replica::{AttributeKey, Attributes, Path, WriteError};
 use snomesh::time::{Moment, Now};
 
 use super::World;
-use crate::checker::{Broken, Checker};
+use crate::checker::{Broken, Checker, WriteId};
 use crate::coverage::Point;
 use crate::queue::Event;
 use crate::random::{self, Generator};
@@ -39,8 +39,20 @@ pub(super) struct Work {
     pub(super) last_delta: Option<(LinkId, Moment)>,
     /// Channels that take another frame at once.
     pub(super) roomy: VecDeque<(LinkId, Channel)>,
+    /// When each write was made, and by whom.
+    pub(super) made: BTreeMap<WriteId, Made>,
     /// What was done, if that is to be known.
     pub(super) done: Option<Vec<Operation>>,
+}
+
+/// When a write was made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Made {
+    pub(super) at: Moment,
+    /// By whom.
+    pub(super) node: usize,
+    /// In which of its lives.
+    pub(super) life: u32,
 }
 
 impl Work {
@@ -73,6 +85,9 @@ impl World<'_> {
         }
         if let Some(burst) = &workload.burst {
             self.queue.push(from + burst.every.draw(&mut generator), Event::Burst);
+        }
+        if let Some(rewrite) = &workload.rewrite {
+            self.queue.push(from + rewrite.every.draw(&mut generator), Event::Rewrite);
         }
         for (number, operation) in self.scenario.operations().iter().enumerate() {
             self.queue.push(Moment(0) + operation.at, Event::Operate { number });
@@ -113,6 +128,41 @@ impl World<'_> {
         }
     }
 
+    /// One node writes every key in one moment.
+    pub(super) fn rewrite(&mut self) {
+        let Some(rewrite) = &self.scenario.workload.rewrite else { return };
+        let mut generator = self.seed.generator("rewrite", &[self.now.0]);
+        let every = rewrite.every.draw(&mut generator);
+        if !self.work.writers.is_empty() {
+            let node = self.work.writers[random::index(&mut generator, self.work.writers.len())];
+            for key in self.work.keys.clone() {
+                let action = if rewrite.same && self.is_set(node, &key) {
+                    Action::Repeat(key)
+                } else {
+                    self.new_value(node, key)
+                };
+                self.operate(node, &action);
+            }
+        }
+        if self.now + every < self.work.until {
+            self.queue.push(self.now + every, Event::Rewrite);
+        }
+    }
+
+    fn is_set(&self, node: usize, key: &AttributeKey) -> bool {
+        self.nodes[node]
+            .process
+            .as_ref()
+            .is_some_and(|process| process.mesh.replica().attribute(key).is_some())
+    }
+
+    fn new_value(&mut self, node: usize, key: AttributeKey) -> Action {
+        let workload = &self.scenario.workload;
+        let len = usize::try_from(workload.value.draw(self.generator(node)).0).unwrap_or(0);
+        self.work.written += 1;
+        Action::Set { key, text: format!("n{node}#{}.", self.work.written), len }
+    }
+
     fn write_once(&mut self, node: usize) {
         let workload = &self.scenario.workload;
         let keys = self.work.keys.len();
@@ -121,18 +171,16 @@ impl World<'_> {
         let place = if hot { 0 } else { random::index(generator, keys) };
         let deletes = random::chance(generator, workload.deletes.0);
         let repeats = random::chance(generator, workload.repeats.0);
-        let len = usize::try_from(workload.value.draw(generator).0).unwrap_or(0);
+        let recreates = random::chance(generator, workload.recreates.0);
         let key = self.work.keys[place].clone();
-        let is_there = || self.nodes[node].process.as_ref()?.mesh.replica().attribute(&key);
-        let action = if deletes {
-            Action::Unset(key)
-        } else if repeats && is_there().is_some() {
-            Action::Repeat(key)
-        } else {
-            self.work.written += 1;
-            Action::Set { key, text: format!("n{node}#{}.", self.work.written), len }
-        };
-        self.operate(node, &action);
+        if deletes || recreates {
+            self.operate(node, &Action::Unset(key.clone()));
+        }
+        if recreates || !deletes {
+            let same = repeats && !recreates && self.is_set(node, &key);
+            let action = if same { Action::Repeat(key) } else { self.new_value(node, key) };
+            self.operate(node, &action);
+        }
     }
 
     /// An operation of the schedule.

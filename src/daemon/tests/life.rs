@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::auth::{HelloError, MutualTls, ProtocolVersions};
-use crate::event::Sequence;
+use crate::event::{Published, Sequence};
 use crate::id::TunnelName;
 use crate::registry::{MemoryIdentifier, Registration};
 use crate::service::{OpenError, Refusal};
@@ -404,6 +404,186 @@ async fn streams_that_never_say_what_they_want_give_their_places_back() {
         stream.recv.read_exact(&mut answer).await.unwrap();
         assert_ne!(answer, [0]);
     }
+}
+
+/// FEATURES B2, S3. However small the buffer: a snapshot, the stream and a resync after each lag make the very table.
+#[tokio::test]
+async fn a_slow_reader_of_a_daemons_events_ends_up_with_the_very_table() {
+    let config = DaemonConfig { event_capacity: NonZeroUsize::new(3).unwrap(), ..DaemonConfig::default() };
+    let daemon = ModularDaemon::builder().authentication(NoOp::named(peer_name())).config(config).build();
+    let (_before, far) = DuplexTunnel::pair();
+    daemon.attach(far).unwrap().authenticated().await.unwrap();
+    let (snapshot, mut events) = daemon.subscribe_with_snapshot();
+    let mut latest = daemon.coalesce(|_| true);
+    let (mut table, mut seen) = (snapshot.state.clone(), snapshot.state);
+    assert_eq!(table.len(), 1);
+    let mut tunnels = Vec::new();
+    let mut lags = 0;
+    for round in 0_usize..40 {
+        let (near, far) = DuplexTunnel::pair();
+        daemon.attach(far).unwrap().authenticated().await.unwrap();
+        tunnels.push(near);
+        if round % 3 == 0 {
+            tunnels.swap_remove(round % tunnels.len()).close(CloseReason::Requested);
+        }
+        // The reader's pace changes: sometimes it keeps up, sometimes it is far behind.
+        for _ in 0..round % 7 {
+            match events.try_recv() {
+                Ok(Some((_, event))) => event.apply(&mut table),
+                Ok(None) => {
+                    assert_eq!(table, daemon.subscribe_with_snapshot().0.state);
+                    break;
+                }
+                Err(_lagged) => {
+                    lags += 1;
+                    table = events.resync().state;
+                }
+            }
+        }
+        if round % 5 == 0
+            && let Some(change) = latest.try_recv()
+        {
+            note(&mut seen, change);
+        }
+    }
+    loop {
+        match events.try_recv() {
+            Ok(Some((_, event))) => event.apply(&mut table),
+            Ok(None) => break,
+            Err(_lagged) => table = events.resync().state,
+        }
+    }
+    while let Some(change) = latest.try_recv() {
+        note(&mut seen, change);
+    }
+    let state = daemon.subscribe_with_snapshot().0.state;
+    assert!(lags > 0 && state.len() > 20, "{lags} lags, {} tunnels", state.len());
+    assert_eq!(table, state);
+    assert_eq!(seen, state);
+    assert_eq!(daemon.peers().len(), state.len());
+}
+
+fn note(table: &mut TunnelTable, change: crate::event::Change<TunnelId, Option<TunnelStatus>>) {
+    match change.latest {
+        Some(status) => table.insert(change.key, status),
+        None => table.remove(&change.key),
+    };
+}
+
+/// FEATURES S13. A source may go and come back; its tunnels live on, and none is lost in between.
+#[tokio::test]
+async fn sources_are_attached_and_detached_while_the_daemon_runs() {
+    let daemon = trusting(Echo);
+    let (quick, quick_source) = tokio::sync::mpsc::channel(4);
+    let (other, other_source) = tokio::sync::mpsc::channel(4);
+    let first = daemon.attach_source(quick_source);
+    let second = daemon.attach_source(other_source);
+    let pairs: Vec<_> = (0..3).map(|_| DuplexTunnel::pair()).collect();
+    quick.send(pairs[0].1.clone()).await.unwrap();
+    echo(&ArcTunnel::new(pairs[0].0.clone())).await;
+    let detached = first.detach().await.unwrap();
+    quick.send(pairs[1].1.clone()).await.unwrap();
+    other.send(ArcTunnel::new(pairs[2].1.clone())).await.unwrap();
+    echo(&ArcTunnel::new(pairs[2].0.clone())).await;
+    assert_eq!(daemon.peers().len(), 2);
+    echo(&ArcTunnel::new(pairs[0].0.clone())).await;
+    let again = daemon.attach_source(detached);
+    echo(&ArcTunnel::new(pairs[1].0.clone())).await;
+    assert_eq!(daemon.peers().len(), 3);
+    drop(quick);
+    assert!(again.detach().await.is_some());
+    daemon.shutdown().await;
+    assert!(second.detach().await.is_some());
+}
+
+/// HARDENING: streams that come to nothing are slowed down, those that are served are not.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_opens_streams_for_nothing_is_slowed_down_and_no_other() {
+    let config = DaemonConfig {
+        max_wasted_streams: std::num::NonZeroU32::new(10).unwrap(),
+        wasted_stream_burst: std::num::NonZeroU32::new(20).unwrap(),
+        ..DaemonConfig::default()
+    };
+    let authentication = NoOp::named(peer_name());
+    let serving =
+        ModularDaemon::builder().authentication(authentication).services(Echo).config(config).build();
+    let (asking, honest) = (trusting(ServiceRegistry::new()), trusting(ServiceRegistry::new()));
+    let (peer, _) = joined((&asking, node(1)), (&serving, node(2))).await;
+    let (other, _) = joined((&honest, node(3)), (&serving, node(2))).await;
+    let begin = tokio::time::Instant::now();
+    for _ in 0..200 {
+        echo(&peer.tunnel).await;
+    }
+    assert_eq!(begin.elapsed(), Duration::ZERO, "what is served costs nothing");
+    for _ in 0..20 {
+        open(&peer.tunnel, &address("/nothing")).await.unwrap_err();
+    }
+    assert_eq!(begin.elapsed(), Duration::ZERO, "a burst is free");
+    for _ in 0..30 {
+        open(&peer.tunnel, &address("/nothing")).await.unwrap_err();
+    }
+    assert_eq!(begin.elapsed(), Duration::from_secs(3), "then it is ten a second");
+    let before = tokio::time::Instant::now();
+    for _ in 0..50 {
+        echo(&other.tunnel).await;
+    }
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    echo(&peer.tunnel).await;
+}
+
+/// FEATURES S4. A daemon whose peers have tokens and no certificates.
+#[tokio::test]
+async fn a_daemon_takes_tunnels_by_bearer_token() {
+    use crate::auth::{BearerSecret, BearerToken, Grant};
+    let token = BearerSecret::new("a secret of enough bytes").unwrap();
+    let accepted = BearerToken::new();
+    accepted.grant(&token, Grant { name: "edge-7".parse().unwrap(), attributes: Arc::default() });
+    let listening = ModularDaemon::builder().authentication(accepted).services(Echo).build();
+    let showing = BearerToken::new().showing(token, "hub".parse().unwrap());
+    let connecting = ModularDaemon::builder().authentication(showing).build();
+    let (near, far) = DuplexTunnel::pair();
+    let (near, far) = (connecting.attach(near).unwrap(), listening.attach(far).unwrap());
+    let (near, far) = tokio::join!(near.authenticated(), far.authenticated());
+    assert_eq!(far.unwrap().name.as_str(), "edge-7");
+    let near = near.unwrap();
+    assert_eq!(near.name.as_str(), "hub");
+    echo(&near.tunnel).await;
+    let wrong = BearerToken::new().showing(BearerSecret::new([7; 32]).unwrap(), "hub".parse().unwrap());
+    let wrong = ModularDaemon::builder().authentication(wrong).build();
+    let (near, far) = DuplexTunnel::pair();
+    let (near, far) = (wrong.attach(near).unwrap(), listening.attach(far).unwrap());
+    let (near, far) = tokio::join!(near.authenticated(), far.authenticated());
+    assert!(near.is_err() && far.is_err());
+    assert_eq!(listening.peers().len(), 1);
+}
+
+/// FEATURES S5, S7. What is registered is never changed: what changes is an attribute beside it. The registry may know
+/// more and less than the daemon does, and says nothing of the daemon's own view.
+#[tokio::test]
+async fn a_registration_is_as_it_was_made_whatever_the_registry_says_of_it_meanwhile() {
+    let registry = Arc::new(InMemoryTunnelRegistry::new());
+    let daemon = ModularDaemon::builder()
+        .registry(Arc::clone(&registry))
+        .authentication(NoOp::named(peer_name()))
+        .build();
+    let (_near, far) = DuplexTunnel::pair();
+    let peer = daemon.attach(far).unwrap().authenticated().await.unwrap();
+    let record = loop {
+        if let Some(record) = registry.lookup(&peer_name()).await.unwrap() {
+            break record;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!((record.tunnel, &record.attributes), (peer.id, &peer.attributes));
+    // Another process registers the name, and a record of this one goes: the daemon goes by its own view.
+    let elsewhere = Registration { tunnel: TunnelId(1), ..record.clone() };
+    registry.register(elsewhere.clone()).await.unwrap();
+    assert_eq!(registry.lookup(&peer_name()).await.unwrap(), Some(elsewhere));
+    assert_eq!(daemon.peers().named(&peer_name()).unwrap().id, peer.id);
+    daemon.shutdown().await;
+    let left = registry.lookup(&peer_name()).await.unwrap();
+    assert_eq!(left.map(|left| left.tunnel), Some(TunnelId(1)), "only its own record went");
 }
 
 /// FEATURES S15, S19.

@@ -55,7 +55,7 @@ fn node(number: u8) -> NodeId {
 type Trusting<S = ServiceRegistry> = ModularDaemon<InMemoryTunnelRegistry, S, NoOp>;
 
 /// A daemon that takes everybody by the name of `peer`.
-fn trusting<S: Service + 'static>(services: S) -> Trusting<S> {
+fn trusting<S: Service + Send + Sync + 'static>(services: S) -> Trusting<S> {
     let authentication = NoOp::named("peer".parse().unwrap());
     ModularDaemon::builder().authentication(authentication).services(services).build()
 }
@@ -67,10 +67,10 @@ async fn joined<R1, S1, A1, R2, S2, A2>(
 ) -> (Peer, Peer)
 where
     R1: TunnelRegistry,
-    S1: Service + 'static,
+    S1: Service + Send + Sync + 'static,
     A1: AuthenticationHandler,
     R2: TunnelRegistry,
-    S2: Service + 'static,
+    S2: Service + Send + Sync + 'static,
     A2: AuthenticationHandler,
 {
     let (near, far) = DuplexTunnel::pair_between(one.1, two.1);

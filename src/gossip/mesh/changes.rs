@@ -89,6 +89,14 @@ impl Mesh {
                         found.as_ref().map(|found| Origin { author: found.author, stamp: found.stamp });
                     Event::Attribute { key, value: found.map(|found| found.value), siblings, origin }
                 }
+                Path::Counter { counter, .. } => {
+                    let value = self.replica.counter(&counter);
+                    Event::Counter { key: counter, value }
+                }
+                Path::Element { set, element: id } => {
+                    let element = self.replica.element(&set, id);
+                    Event::Element { key: set, id, element }
+                }
                 Path::Registration { name, tunnel } => match self.replica.registration(&name, tunnel) {
                     Some(registration) => Event::Registered(registration),
                     None => {

@@ -2,6 +2,8 @@
 
 mod overlay;
 
+mod picture;
+
 use std::time::Duration;
 
 use super::*;

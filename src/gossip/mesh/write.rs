@@ -52,6 +52,46 @@ impl Mesh {
         Ok(self.commit(now, prepared))
     }
 
+    /// Adds to a counter, or takes away. `None` if `by` is zero.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; nothing was counted.
+    pub fn increment(&mut self, now: Now, key: &AttributeKey, by: i64) -> Result<Option<Ticket>, WriteError> {
+        let prepared = self.replica.increment(now.wall, key, by)?;
+        Ok(self.commit(now, prepared))
+    }
+
+    /// Adds an element to a set. `None` if it is in it.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; nothing was added.
+    pub fn add(
+        &mut self,
+        now: Now,
+        key: &AttributeKey,
+        element: Value,
+    ) -> Result<Option<Ticket>, WriteError> {
+        let prepared = self.replica.add(now.wall, key, element)?;
+        Ok(self.commit(now, prepared))
+    }
+
+    /// Removes an element from a set. `None` if it is not in it.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; nothing was removed.
+    pub fn discard(
+        &mut self,
+        now: Now,
+        key: &AttributeKey,
+        element: &Value,
+    ) -> Result<Option<Ticket>, WriteError> {
+        let prepared = self.replica.discard(now.wall, key, element)?;
+        Ok(self.commit(now, prepared))
+    }
+
     /// Registers a tunnel that this node holds. `None` if it is registered so already.
     ///
     /// # Errors

@@ -27,6 +27,24 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none", default)]
         written_at: Option<u64>,
     },
+    /// A counter changed.
+    Counter {
+        /// Which one.
+        key: String,
+        /// Its value, in decimal, if anybody has counted.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        value: Option<String>,
+    },
+    /// An element was added to a set or removed from it.
+    Element {
+        /// Which set.
+        key: String,
+        /// Which element: a hash of it.
+        id: String,
+        /// The element, if it is in the set now.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        element: Option<Bytes>,
+    },
     /// A tunnel was registered.
     Registered {
         /// Its name.
@@ -108,6 +126,14 @@ impl From<&gossip::Event> for Event {
                 siblings: *siblings,
                 author: origin.map(|origin| origin.author.node.to_string()),
                 written_at: origin.map(|origin| origin.stamp.to_wall().0),
+            },
+            gossip::Event::Counter { key, value } => {
+                Self::Counter { key: key.to_string(), value: value.map(|value| value.to_string()) }
+            }
+            gossip::Event::Element { key, id, element } => Self::Element {
+                key: key.to_string(),
+                id: id.to_string(),
+                element: element.as_ref().map(Bytes::from),
             },
             gossip::Event::Registered(registration) => Self::Registered {
                 name: registration.name.to_string(),

@@ -14,6 +14,7 @@ mod route;
 mod status;
 mod trust;
 mod tunnel;
+mod typed;
 
 pub use attribute::{Attribute, AttributeList, Bytes, Write};
 pub use control::{LogLevel, LogState, Reload, UiCode, UiLink, UiSession};
@@ -26,6 +27,7 @@ pub use route::{CONNECT_PROTOCOL, Candidate, Resolution};
 pub use status::{Counts, Digest, Seed, Status};
 pub use trust::{Invite, Invited, Reloaded, Revoke, Revoked};
 pub use tunnel::{Bind, BindList, Expose, Exposed, Tunnel, TunnelList};
+pub use typed::{Counter, CounterList, Increment, Members, SetChange, SetList, SetSize};
 
 /// The version of the API, which every document names.
 pub const API_VERSION: &str = "v1";

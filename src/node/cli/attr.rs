@@ -12,6 +12,7 @@ use super::look::{age, short, shown};
 use super::parse;
 use super::screen::{Format, Screen, Table, excerpt};
 use super::stream;
+use super::typed::{self, Typed};
 use crate::crdt::Value;
 use crate::node::Client;
 use crate::node::api::{Attribute, AttributeList, Bytes, Write};
@@ -49,6 +50,8 @@ pub(super) enum Attr {
         #[arg(default_value = "", hide_default_value = true)]
         prefix: String,
     },
+    #[command(flatten)]
+    Typed(Typed),
     /// Print values, then every change
     Watch {
         /// The beginning of their full names, like mesh/ or tunnel/web/
@@ -67,6 +70,7 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, attr: Attr) -> Res
         Attr::Set { key, value } => set(client, screen, &key, value).await?,
         Attr::Rm { key } => rm(client, screen, &key).await?,
         Attr::Ls { prefix } => ls(client, screen, &prefix).await?,
+        Attr::Typed(typed) => typed::run(client, screen, typed).await?,
         Attr::Watch { prefix } => return stream::watch(client, screen, &prefix).await,
     }
     Ok(Exit::Success)
@@ -158,14 +162,14 @@ pub(super) fn encode(text: &str) -> String {
     encoded.collect()
 }
 
-fn answer(screen: &mut Screen, write: &Write) -> Result<(), Failure> {
+pub(super) fn answer(screen: &mut Screen, write: &Write) -> Result<(), Failure> {
     if matches!(screen.format(), Format::Json | Format::Jsonl) {
         screen.json(write)?;
     }
     Ok(())
 }
 
-fn read_value() -> Result<Vec<u8>, Failure> {
+pub(super) fn read_value() -> Result<Vec<u8>, Failure> {
     let (mut value, limit) = (Vec::new(), Value::MAX_LEN as u64 + 1);
     let read = std::io::stdin().lock().take(limit).read_to_end(&mut value);
     read.map_err(|error| Failure::new(Exit::Unexpected, format!("cannot read the value: {error}")))?;

@@ -19,6 +19,7 @@ mod stream;
 mod telemetry;
 mod trust;
 mod tunnel;
+mod typed;
 mod up;
 mod wait;
 

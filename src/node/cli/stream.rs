@@ -87,6 +87,12 @@ fn describe(event: &Event) -> String {
             format!("attribute     {key} = {} ({siblings} siblings)", excerpt(&shown(value), EXCERPT))
         }
         Event::Attribute { key, value: None, .. } => format!("attribute     {key} removed"),
+        Event::Counter { key, value: Some(value) } => format!("counter       {key} = {value}"),
+        Event::Counter { key, value: None } => format!("counter       {key} removed"),
+        Event::Element { key, element: Some(element), .. } => {
+            format!("element       {key} + {}", excerpt(&shown(element), EXCERPT))
+        }
+        Event::Element { key, id, element: None } => format!("element       {key} - {id}"),
         Event::Registered { name, tunnel, holder, .. } => {
             format!("registered    {name} as {tunnel} by {}", short(holder))
         }

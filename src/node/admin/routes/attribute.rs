@@ -109,7 +109,7 @@ async fn unset(
 }
 
 /// How durable a write has to be before it is acknowledged.
-fn durability(query: &BTreeMap<String, String>) -> Result<Durability, Problem> {
+pub(super) fn durability(query: &BTreeMap<String, String>) -> Result<Durability, Problem> {
     match query.get("durability").map(String::as_str) {
         None | Some("disk") => Ok(Durability::Disk),
         Some("memory") => Ok(Durability::Memory),
@@ -117,6 +117,6 @@ fn durability(query: &BTreeMap<String, String>) -> Result<Durability, Problem> {
     }
 }
 
-fn attribute_key(text: &str) -> Result<AttributeKey, Problem> {
+pub(super) fn attribute_key(text: &str) -> Result<AttributeKey, Problem> {
     text.parse().map_err(|error| Problem::invalid(format!("\"{}\": {error}", text.escape_debug())))
 }

@@ -5,6 +5,7 @@ mod control;
 mod route;
 mod trust;
 mod tunnel;
+mod typed;
 mod watch;
 
 use std::sync::Arc;
@@ -48,6 +49,7 @@ pub(in crate::node) fn router(agent: Arc<Agent>) -> Router {
         .merge(control::routes())
         .merge(watch::routes())
         .merge(ui::routes())
+        .merge(typed::routes())
         .fallback(async || Problem::not_found("there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             let status = StatusCode::METHOD_NOT_ALLOWED;

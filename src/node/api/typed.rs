@@ -1,0 +1,75 @@
+//! Counters and sets.
+
+use serde::{Deserialize, Serialize};
+
+use super::Bytes;
+
+/// `GET /v1/counters`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CounterList {
+    /// [`API_VERSION`](super::API_VERSION).
+    pub api_version: String,
+    /// The counters, by key.
+    pub counters: Vec<Counter>,
+}
+
+/// One counter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counter {
+    /// Its full name.
+    pub key: String,
+    /// Its value, in decimal: it may have more digits than a number of JSON holds everywhere.
+    pub value: String,
+}
+
+/// The body of `POST /v1/counters/{key}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Increment {
+    /// What to add; below zero it is taken away.
+    pub by: i64,
+}
+
+/// `GET /v1/sets`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SetList {
+    /// [`API_VERSION`](super::API_VERSION).
+    pub api_version: String,
+    /// The sets that have elements, by key.
+    pub sets: Vec<SetSize>,
+}
+
+/// One set and how many elements it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SetSize {
+    /// Its full name.
+    pub key: String,
+    /// How many elements it has.
+    pub elements: usize,
+}
+
+/// `GET /v1/sets/{key}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Members {
+    /// [`API_VERSION`](super::API_VERSION).
+    pub api_version: String,
+    /// The set.
+    pub key: String,
+    /// Its elements, in the order of their bytes.
+    pub members: Vec<Bytes>,
+}
+
+/// The body of `POST /v1/sets/{key}`: one of the two.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum SetChange {
+    /// Add an element, given in base64.
+    Add(String),
+    /// Remove an element, given in base64.
+    Remove(String),
+}

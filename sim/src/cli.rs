@@ -99,7 +99,7 @@ enum Command {
         only: Option<String>,
     },
     /// Measure the protocol beside flooding, random fan-out, one shared tree and digests, under one workload.
-    Compare {
+    Baselines {
         /// Among how many nodes.
         #[arg(long, value_delimiter = ',', default_values = ["10", "48", "100", "300"], value_parser = clap::value_parser!(u16).range(2..=10_000))]
         nodes: Vec<u16>,
@@ -254,7 +254,7 @@ enum CliError {
     Scenario(#[from] OverrideError),
     #[error(transparent)]
     NoSuchNode(#[from] NoSuchNode),
-    #[error("{} has no marks to put a table between: <!-- sim compare: begin --> and <!-- sim compare: end -->, each on a line", path.display())]
+    #[error("{} has no marks to put a table between: <!-- sim baselines: begin --> and <!-- sim baselines: end -->, each on a line", path.display())]
     NoMarks { path: PathBuf },
     #[error("there is no scenario and no file {name}; `sim list` names the scenarios")]
     NoSuchScenario { name: String },
@@ -342,8 +342,8 @@ fn execute(command: Option<Command>) -> Result<u8, CliError> {
             let caught = mutants(only.as_deref(), &mut io::stdout())?;
             Ok(if caught { HELD } else { VIOLATED })
         }
-        Some(Command::Compare { nodes, seed, alone, into }) => {
-            compare(&nodes, seed, if alone { &Way::ALL[..1] } else { &Way::ALL }, into.as_deref())
+        Some(Command::Baselines { nodes, seed, alone, into }) => {
+            baselines(&nodes, seed, if alone { &Way::ALL[..1] } else { &Way::ALL }, into.as_deref())
         }
     }
 }
@@ -600,7 +600,7 @@ fn choose(wanted: &str, overrides: &Overrides) -> Result<Vec<Chosen>, CliError> 
 }
 
 /// Measures the protocol and its alternatives, and prints the table or puts it into a document.
-fn compare(nodes: &[u16], seed: Seed, ways: &[Way], into: Option<&Path>) -> Result<u8, CliError> {
+fn baselines(nodes: &[u16], seed: Seed, ways: &[Way], into: Option<&Path>) -> Result<u8, CliError> {
     // Read first, so that nothing is measured for a document that cannot take it.
     let document = match into {
         Some(path) => {

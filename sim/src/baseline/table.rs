@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::{Measured, Row};
 
-const BEGIN: &str = "<!-- sim compare: begin -->\n";
-const END: &str = "<!-- sim compare: end -->";
+const BEGIN: &str = "<!-- sim baselines: begin -->\n";
+const END: &str = "<!-- sim baselines: end -->";
 
 /// Writes the rows down as a table in Markdown.
 pub(crate) fn print(rows: &[Row]) -> String {

@@ -1,11 +1,12 @@
 //! Counters and sets.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Bytes;
 
 /// `GET /v1/counters`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CounterList {
     /// [`API_VERSION`](super::API_VERSION).
@@ -15,7 +16,7 @@ pub struct CounterList {
 }
 
 /// One counter.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Counter {
     /// Its full name.
@@ -25,7 +26,7 @@ pub struct Counter {
 }
 
 /// The body of `POST /v1/counters/{key}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Increment {
     /// What to add; below zero it is taken away.
@@ -33,7 +34,7 @@ pub struct Increment {
 }
 
 /// `GET /v1/sets`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SetList {
     /// [`API_VERSION`](super::API_VERSION).
@@ -43,7 +44,7 @@ pub struct SetList {
 }
 
 /// One set and how many elements it has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SetSize {
     /// Its full name.
@@ -53,7 +54,7 @@ pub struct SetSize {
 }
 
 /// `GET /v1/sets/{key}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Members {
     /// [`API_VERSION`](super::API_VERSION).
@@ -65,7 +66,7 @@ pub struct Members {
 }
 
 /// The body of `POST /v1/sets/{key}`: one of the two.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum SetChange {
     /// Add an element, given in base64.

@@ -19,7 +19,7 @@ use crate::node::pipe;
 use crate::service::Kind;
 
 pub(super) fn routes() -> Router<Arc<Agent>> {
-    Router::new().route("/v1/resolve", get(resolve)).route("/v1/connect", post(connect))
+    Router::new().route("/v1/connect", post(connect)).route("/v1/resolve", get(resolve))
 }
 
 async fn resolve(

@@ -22,7 +22,7 @@ fn file(name: &str, content: &str) -> PathBuf {
 }
 
 fn scenario(name: &str, expect: &str) -> PathBuf {
-    let partition = "[[fault]]\nkind = \"partition\"\nat = \"2s\"\nfor = \"6s\"\ngroups = [[0], [1]]\n";
+    let partition = "[[fault]]\nkind = \"partition\"\nat = \"2s\"\nfor = \"6s\"\ngroups = [[0], [\"1..\"]]\n";
     let head = "schema = 1\nname = \"x\"\nabout = \"x\"\nnodes = 2\nduration = \"8s\"\n";
     file(name, &format!("{head}{partition}[workload]\nwrites_per_s = 5.0\n[expect]\n{expect}\n"))
 }

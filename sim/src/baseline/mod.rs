@@ -93,8 +93,10 @@ mod tests {
         assert!(row.formed_after.is_some());
         for measured in [&row.one, &row.all, &row.falling] {
             assert_eq!(measured.incomplete, 0);
-            assert!(measured.copies <= 1.02, "{}", measured.copies);
         }
+        assert!(row.one.copies <= 1.02 && row.all.copies <= 1.02, "{} {}", row.one.copies, row.all.copies);
+        // Who loses the way to an author asks somebody else at once, and may be told twice.
+        assert!(row.falling.copies <= 1.1, "{}", row.falling.copies);
         // The arena's own doings: the others are what they are called.
         let flood = measure(Way::Flood, 12, Seed(1));
         assert!(flood.one.copies > 3.0 && flood.falling.incomplete == 0);

@@ -81,8 +81,8 @@ pub(crate) struct Reference {
     lanes: BTreeMap<Lane, usize>,
     by_lane: Vec<LaneWrites>,
     by_key: Vec<Vec<WriteId>>,
-    /// Every value that was ever written has a text of its own.
-    by_value: BTreeMap<(usize, Value), WriteId>,
+    /// A text is one write's, unless a workload repeats what is there.
+    by_value: BTreeMap<(usize, Value), Vec<WriteId>>,
     writes: Vec<Write>,
 }
 
@@ -237,7 +237,7 @@ impl Reference {
         let write = WriteId(u32::try_from(self.writes.len()).expect("far fewer writes are simulated"));
         let Entry { dot, stamp, value, observed, .. } = entry.clone();
         if let Some(value) = &value {
-            self.by_value.insert((key, value.clone()), write);
+            self.by_value.entry((key, value.clone())).or_default().push(write);
         }
         self.writes.push(Write { dot, key, number, past, stamp, value, observed });
         self.by_key[key].push(write);
@@ -399,11 +399,15 @@ impl Reference {
     /// [`Checker::History`].
     pub(crate) fn check_shown(&self, seen: &Seen, key: &Key, value: &Value) -> Result<(), Broken> {
         let Some(key) = self.keys.get(key).copied() else { return Ok(()) };
-        let Some(shown) = self.by_value.get(&(key, value.clone())).copied() else { return Ok(()) };
-        let mut maximal = seen.maximal.get(key).into_iter().flatten();
-        match maximal.find(|write| self.is_past(shown, **write)) {
-            Some(killer) => {
-                let (shown, killer) = (self.dot(shown), self.dot(*killer));
+        let Some(shown) = self.by_value.get(&(key, value.clone())) else { return Ok(()) };
+        let killer = |shown: &WriteId| {
+            let mut maximal = seen.maximal.get(key).into_iter().flatten();
+            maximal.find(|write| self.is_past(*shown, **write)).map(|killer| (*shown, *killer))
+        };
+        // One of several writes of the same text that still stands is enough.
+        match shown.iter().map(killer).collect::<Option<Vec<_>>>().and_then(|dead| dead.last().copied()) {
+            Some((shown, killer)) => {
+                let (shown, killer) = (self.dot(shown), self.dot(killer));
                 let what = format!(
                     "{} shows {shown} again, which {killer} had replaced or removed",
                     self.names[key]
@@ -577,6 +581,18 @@ mod tests {
         reference.follow(&mut seen, &context).unwrap();
         assert_eq!(shown(&reference, &seen, b"b"), Ok(()));
         assert_eq!(shown(&reference, &seen, b"a").unwrap_err().checker, Checker::History);
+    }
+
+    #[test]
+    fn a_text_that_was_written_twice_may_be_shown_while_one_of_them_stands() {
+        let (mut reference, [_, b, _]) = history();
+        let again = entry(3, 1, &[], 7, Some(b"a"));
+        reference.author(&Seen::default(), &key(), &again, Basis::Seen).unwrap();
+        let mut seen = Seen::default();
+        let both = [(b.dot.lane, RangeSet::up_to(2)), (again.dot.lane, RangeSet::up_to(1))];
+        reference.follow(&mut seen, &CausalContext::from_iter(both)).unwrap();
+        let shown = |text: &[u8]| reference.check_shown(&seen, &key(), &Value::try_from(text).unwrap());
+        assert_eq!(shown(b"a"), Ok(()));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::replica;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AttributeList {
-    /// [`API_VERSION`].
+    /// [`API_VERSION`](super::API_VERSION).
     pub api_version: String,
     /// The attributes, by key.
     pub attributes: Vec<Attribute>,
@@ -51,7 +51,7 @@ pub struct Bytes {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Write {
-    /// [`API_VERSION`].
+    /// [`API_VERSION`](super::API_VERSION).
     pub api_version: String,
     /// The attribute.
     pub key: String,

@@ -9,7 +9,7 @@ use crate::gossip::MemberState;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeList {
-    /// [`API_VERSION`].
+    /// [`API_VERSION`](super::API_VERSION).
     pub api_version: String,
     /// All nodes, this one first.
     pub nodes: Vec<Node>,

@@ -16,7 +16,7 @@ pub const CONNECT_PROTOCOL: &str = "snomesh-stream/1";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Resolution {
-    /// [`API_VERSION`].
+    /// [`API_VERSION`](super::API_VERSION).
     pub api_version: String,
     /// What was asked for: a name, `NAME@NODE`, or a selector.
     pub to: String,

@@ -9,7 +9,7 @@ use super::{Bind, Exposed};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
-    /// [`API_VERSION`].
+    /// [`API_VERSION`](super::API_VERSION).
     pub api_version: String,
     /// The node's id.
     pub node: String,
@@ -91,7 +91,7 @@ pub struct Seed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Digest {
-    /// [`API_VERSION`].
+    /// [`API_VERSION`](super::API_VERSION).
     pub api_version: String,
     /// The digest of the replicated state, in hexadecimal.
     pub digest: String,

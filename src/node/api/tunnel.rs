@@ -12,7 +12,7 @@ use crate::mesh::Policy;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TunnelList {
-    /// [`API_VERSION`].
+    /// [`API_VERSION`](super::API_VERSION).
     pub api_version: String,
     /// All registrations, by name and tunnel.
     pub tunnels: Vec<Tunnel>,
@@ -84,7 +84,7 @@ fn default_policy() -> String {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BindList {
-    /// [`API_VERSION`].
+    /// [`API_VERSION`](super::API_VERSION).
     pub api_version: String,
     /// By address.
     pub binds: Vec<Bind>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use snomesh::gossip::Mesh;
 use snomesh::mesh::{CommandError, MeshHandle, Written};
-use snomesh::replica::Attributes;
+use snomesh::replica::{Attributes, WriteError};
 use snomesh::time::Moment;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until, timeout};
@@ -173,6 +173,9 @@ impl<'a> World<'a> {
         let answer = timeout(ANSWER, carry_out(mesh, action));
         match answer.await {
             Ok(Ok(())) => {}
+            Ok(Err(CommandError::Write(WriteError::ClockOff { .. }))) => {
+                self.around.network.lock().coverage.hit(Point::RefusedForClock);
+            }
             Ok(Err(error)) => {
                 let what = format!("a write of {name} was refused: {error}");
                 self.violated(Some(node), Broken::new(Checker::Causality, what));

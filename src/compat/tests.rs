@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -130,13 +131,18 @@ async fn frame(recv: &mut RecvStream) -> Vec<u8> {
     frame
 }
 
-/// Three ports in a row that are free, as far as one can tell.
+/// Three ports in a row that are free, and that no other test of this process is given: a port that one server took back
+/// must not be granted by another before the test has looked. Below the ports that the system picks by itself.
 fn free_ports() -> std::ops::RangeInclusive<u16> {
-    let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port));
-    let start = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
-    let first = (start..60_000).step_by(3).find(|&port| (port..port + 3).map(free).all(|free| free.is_ok()));
-    let first = first.expect("three free ports");
-    first..=first + 2
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let process = u16::try_from(std::process::id() % 3_000).unwrap();
+    loop {
+        let first = 20_000 + (process + NEXT.fetch_add(1, Relaxed)) % 4_000 * 3;
+        if (first..first + 3).all(free) {
+            return first..=first + 2;
+        }
+    }
 }
 
 fn start(certificate: &Certificate) -> (Server, SocketAddr, std::ops::RangeInclusive<u16>) {

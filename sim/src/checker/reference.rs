@@ -175,6 +175,34 @@ impl Reference {
         earlier.map(|earlier| self.writes[earlier.index()].stamp).max().unwrap_or_default()
     }
 
+    /// Says whether a command names all that its author held when it was given: what it does not name and yet
+    /// replaces, nobody else can know to be replaced. Only removals that were let go cannot be named.
+    ///
+    /// # Errors
+    ///
+    /// [`Checker::Causality`].
+    pub(crate) fn check_observed(
+        &self,
+        seen: &Seen,
+        replica: &Replica,
+        key: &Key,
+        entry: &Entry,
+    ) -> Result<(), Broken> {
+        let Some(&key) = self.keys.get(key) else { return Ok(()) };
+        let unnamed = seen.maximal.get(key).into_iter().flatten().find(|write| {
+            let dot = self.dot(**write);
+            !entry.covers(dot) && (self.is_value(**write) || !is_collected(replica, dot))
+        });
+        match unnamed {
+            Some(write) => {
+                let what =
+                    format!("{} does not say that its author had seen {}", entry.dot, self.dot(*write));
+                Err(Broken::new(Checker::Causality, what))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Whether a write puts something.
     pub(crate) fn is_value(&self, write: WriteId) -> bool {
         self.writes[write.index()].value.is_some()
@@ -341,7 +369,18 @@ impl Reference {
             missing.filter(|write| self.is_value(**write) || !is_collected(replica, self.dot(**write)));
         let surplus: Vec<&WriteId> = found.iter().filter(|write| !expected.contains(write)).collect();
         let told: &Seen = seen;
-        let known = surplus.iter().filter(|write| self.is_told_dead(told, ***write));
+        // A removal that a node let go is in its log again after a restart, while what took the removal's place may have
+        // been let go where the node learnt of that. It hides nothing; only what is held here has to have replaced it.
+        let known = surplus.iter().filter(|write| {
+            let killer = self.told_dead(***write, |other| {
+                if self.is_value(***write) {
+                    told.contains(self, other)
+                } else {
+                    register.is_some_and(|held| held.entry(other).is_some())
+                }
+            });
+            killer.is_some()
+        });
         if found.len() != entries.len() || kept.count() + known.count() > 0 {
             let dots =
                 |dots: Vec<String>| if dots.is_empty() { "nothing".to_owned() } else { dots.join(", ") };
@@ -376,8 +415,8 @@ impl Reference {
         Ok(entries.iter().filter(|entry| entry.value.is_some()).count())
     }
 
-    /// Whether a write that was seen says that it had seen this one.
-    fn is_told_dead(&self, seen: &Seen, write: WriteId) -> bool {
+    /// A write among those that count which says that it had seen this one and all that this one had.
+    fn told_dead(&self, write: WriteId, counts: impl Fn(&Dot) -> bool) -> Option<&Dot> {
         let (key, dot) = (self.key_of(write), self.dot(write));
         let others = self.by_key[key].iter().map(|other| &self.writes[other.index()]);
         let mut covering = others.filter(|other| {
@@ -388,7 +427,7 @@ impl Reference {
             let observed = &self.writes[write.index()].observed;
             knows(&dot.lane, dot.counter) && observed.iter().all(|(lane, counter)| knows(lane, *counter))
         });
-        covering.any(|other| seen.contains(self, &other.dot))
+        covering.find(|other| counts(&other.dot)).map(|other| &other.dot)
     }
 
     /// Says whether a value may still be shown by a node: whether no write that it has seen had replaced or
@@ -400,14 +439,15 @@ impl Reference {
     pub(crate) fn check_shown(&self, seen: &Seen, key: &Key, value: &Value) -> Result<(), Broken> {
         let Some(key) = self.keys.get(key).copied() else { return Ok(()) };
         let Some(shown) = self.by_value.get(&(key, value.clone())) else { return Ok(()) };
+        // Who removed it may not be known here, only somebody who writes the key anew and has let the removal go: then it
+        // shows until this node has fetched.
         let killer = |shown: &WriteId| {
-            let mut maximal = seen.maximal.get(key).into_iter().flatten();
-            maximal.find(|write| self.is_past(*shown, **write)).map(|killer| (*shown, *killer))
+            self.told_dead(*shown, |other| seen.contains(self, other)).map(|by| (*shown, by))
         };
         // One of several writes of the same text that still stands is enough.
         match shown.iter().map(killer).collect::<Option<Vec<_>>>().and_then(|dead| dead.last().copied()) {
             Some((shown, killer)) => {
-                let (shown, killer) = (self.dot(shown), self.dot(killer));
+                let shown = self.dot(shown);
                 let what = format!(
                     "{} shows {shown} again, which {killer} had replaced or removed",
                     self.names[key]
@@ -593,6 +633,37 @@ mod tests {
         reference.follow(&mut seen, &CausalContext::from_iter(both)).unwrap();
         let shown = |text: &[u8]| reference.check_shown(&seen, &key(), &Value::try_from(text).unwrap());
         assert_eq!(shown(b"a"), Ok(()));
+    }
+
+    /// Whoever removed a value and let the removal go writes the key anew: who has not heard of the removal shows both.
+    #[test]
+    fn a_death_that_nobody_told_here_is_no_resurrection() {
+        let (mut reference, [_, b, _]) = history();
+        let removal = entry(3, 1, &[(1, 2)], 7, None);
+        let anew = entry(4, 1, &[], 8, Some(b"d"));
+        let mut author = Seen::default();
+        let all = [(b.dot.lane.clone(), RangeSet::up_to(2)), (removal.dot.lane.clone(), RangeSet::up_to(1))];
+        reference.author(&Seen::default(), &key(), &removal, Basis::Told).unwrap();
+        reference.follow(&mut author, &CausalContext::from_iter(all)).unwrap();
+        reference.author(&author, &key(), &anew, Basis::Seen).unwrap();
+
+        let mut seen = Seen::default();
+        let some = [(b.dot.lane, RangeSet::up_to(2)), (anew.dot.lane.clone(), RangeSet::up_to(1))];
+        reference.follow(&mut seen, &CausalContext::from_iter(some)).unwrap();
+        let shown = |seen: &Seen| reference.check_shown(seen, &key(), &Value::try_from(&b"b"[..]).unwrap());
+        assert_eq!(shown(&seen), Ok(()));
+        assert_eq!(shown(&author).unwrap_err().checker, Checker::History);
+    }
+
+    #[test]
+    fn a_write_that_does_not_name_what_its_author_held_is_caught() {
+        let (mut reference, [_, b, _]) = history();
+        let (mut replica, mut seen) = (replica(), Seen::default());
+        merge(&mut replica, &[&b]);
+        reference.follow(&mut seen, &replica.store().context()).unwrap();
+        let check = |write: &Entry| reference.check_observed(&seen, &replica, &key(), write);
+        assert_eq!(check(&entry(3, 1, &[(1, 2)], 7, None)), Ok(()));
+        assert_eq!(check(&entry(3, 1, &[(1, 1)], 7, None)).unwrap_err().checker, Checker::Causality);
     }
 
     #[test]

@@ -35,6 +35,13 @@ impl World<'_> {
             Basis::Told
         };
         let process = self.nodes[node].process.as_ref()?;
+        if basis == Basis::Seen
+            && let Err(broken) =
+                self.reference.check_observed(&process.seen, process.mesh.replica(), key, entry)
+        {
+            self.violated(Some(node), broken);
+            return None;
+        }
         match self.reference.author(&process.seen, key, entry, basis) {
             Ok(write) => {
                 if basis != Basis::Told {

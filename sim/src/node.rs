@@ -136,10 +136,7 @@ impl Node {
             usize::try_from(self.ring).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN);
         let ring = Ring::new(capacity);
         let view = View::of(&mesh);
-        let kinds = scenario.subscribers.iter().flat_map(|kind| {
-            std::iter::repeat_n(kind, usize::try_from(kind.count.unwrap_or(1)).unwrap_or(usize::MAX))
-        });
-        let subscribers = kinds.map(|kind| {
+        let subscribers = scenario.each_subscriber().map(|kind| {
             let pace = kind.pace.draw(&mut generator).max(Duration::from_micros(100));
             let batch = kind.batch.map_or(u64::MAX, |batch| batch.draw(&mut generator).max(1));
             let jitter = Seed(crate::random::number(&mut generator, 0, u64::MAX)).generator("look", &[]);

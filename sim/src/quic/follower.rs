@@ -129,7 +129,7 @@ async fn read(
                 Err(_) => return,
             }
             taken += 1;
-            if taken >= batch {
+            if taken >= batch && !network.lock().healed {
                 break;
             }
             told = events.try_recv();

@@ -194,7 +194,7 @@ impl Process {
             .build();
         let mut tasks = Vec::new();
         let mut followers = Vec::new();
-        for (place, kind) in around.scenario.subscribers.iter().enumerate() {
+        for (place, kind) in around.scenario.each_subscriber().enumerate() {
             let mut generator = around.seed.generator("follower", &[ids[0], ids[1], place as u64]);
             let follower = Follower::new(kind, place, number, &mut generator);
             let (follower, reading) = follow(follower, mesh.clone(), around.network.clone(), generator);

@@ -93,6 +93,8 @@ pub(super) struct Shared {
     sent: u64,
     /// What goes wrong at the moment.
     pub(super) faults: Faults,
+    /// Everything has healed: subscribers may catch up.
+    pub(super) healed: bool,
     /// What happened.
     pub(super) coverage: Coverage,
     /// Every packet that was sent and every one that arrived.
@@ -116,6 +118,7 @@ impl Network {
             flying: BinaryHeap::new(),
             sent: 0,
             faults,
+            healed: false,
             coverage: Coverage::default(),
             trace,
             events: 0,

@@ -140,6 +140,7 @@ impl<'a> World<'a> {
                 shared.record(None, Kind::FaultEnds, fault as u64, 0, b"");
             }
             Step::Heal => {
+                self.around.network.lock().healed = true;
                 self.record(None, Kind::Heal, 0, 0, b"");
                 self.sample().await;
             }

@@ -356,6 +356,12 @@ fn quiet_for() -> Drawn<Duration> {
 }
 
 impl Scenario {
+    /// The subscribers of each node, one by one.
+    pub(crate) fn each_subscriber(&self) -> impl Iterator<Item = &Subscriber> {
+        let times = |kind: &Subscriber| usize::try_from(kind.count.unwrap_or(1)).unwrap_or(usize::MAX);
+        self.subscribers.iter().flat_map(move |kind| std::iter::repeat_n(kind, times(kind)))
+    }
+
     /// Reads a scenario; `file` is what errors call it.
     ///
     /// # Errors

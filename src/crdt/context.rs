@@ -66,6 +66,11 @@ impl CausalContext {
         self.lanes.len()
     }
 
+    /// A bound on the bytes that it takes on the wire, near enough for batching.
+    pub fn size(&self) -> usize {
+        self.lanes().map(|(_, counters)| 44 + 12 * counters.range_count()).sum()
+    }
+
     /// Its lanes with their counters, in the order of the lanes.
     pub fn lanes(&self) -> impl Iterator<Item = (&Lane, &RangeSet)> {
         self.lanes.iter()

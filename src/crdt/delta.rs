@@ -49,8 +49,6 @@ impl Delta {
 
     /// A bound on the bytes that it takes on the wire, near enough for batching.
     pub fn size(&self) -> usize {
-        let accounted =
-            self.accounted.lanes().map(|(_, counters)| 44 + 12 * counters.range_count()).sum::<usize>();
-        accounted + self.items.iter().map(Item::size).sum::<usize>()
+        self.accounted.size() + self.items.iter().map(Item::size).sum::<usize>()
     }
 }

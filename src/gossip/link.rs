@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::members::Members;
 use super::overlay::Overlay;
 use super::reconcile::Serve;
+use super::window::{Taken, Window};
 use super::{Ask, Channel, Message, Side, Versions};
 use crate::crdt::{CausalContext, Delta, Lane, RangeSet, Revision, Store};
 use crate::id::{Generation, NodeId};
@@ -67,7 +68,9 @@ pub(super) struct Link {
     pub(super) serve: Option<Serve>,
     pub(super) waits: Option<(u64, Ask)>,
     control_is_writable: bool,
-    delta_is_writable: bool,
+    /// What may be sent on the delta channel, and what came on it.
+    window: Window,
+    taken: Taken,
     /// Whether it was told of what this peer sends that it is ahead of the clock.
     drifting: bool,
     /// Since when both states have differed, and how often both told all because of it.
@@ -112,7 +115,8 @@ impl Link {
             serve: None,
             waits: None,
             control_is_writable: true,
-            delta_is_writable: true,
+            window: Window::new(now),
+            taken: Taken::default(),
             drifting: false,
             differing_since: None,
             audits: 0,
@@ -136,7 +140,7 @@ impl Link {
     pub(super) fn set_writable(&mut self, channel: Channel) {
         match channel {
             Channel::Control => self.control_is_writable = true,
-            Channel::Delta => self.delta_is_writable = true,
+            Channel::Delta => self.window.set_writable(),
         }
     }
 
@@ -245,6 +249,16 @@ impl Link {
     /// The peer is to be told what is here of these lanes, for their author may not do it.
     pub(super) fn retell<'a>(&mut self, lanes: impl Iterator<Item = &'a Lane>) {
         self.retelling.extend(lanes.cloned());
+    }
+
+    /// A frame came of the delta channel.
+    pub(super) fn take(&mut self, weight: u64) {
+        self.taken.add(weight);
+    }
+
+    /// The peer has taken so much of the delta channel.
+    pub(super) fn handle_taken(&mut self, weight: u64, now: Moment) {
+        self.window.acknowledge(weight, now);
     }
 
     /// The peer has what it sent.
@@ -356,6 +370,9 @@ impl Link {
                 asks: std::mem::take(&mut self.doubts),
             });
         }
+        if let Some(weight) = self.taken.news() {
+            return Some(Message::Taken { weight });
+        }
         if self.is_established() && self.has_wish() {
             self.told_wanted = self.wanted_here;
             return Some(Message::Neighbour { wanted: self.wanted_here });
@@ -450,13 +467,19 @@ impl Link {
         self.announces = true;
     }
 
-    /// Takes the room for a frame, if there is any.
-    pub(super) fn take_room(&mut self, channel: Channel) -> bool {
-        let is_writable = match channel {
-            Channel::Control => &mut self.control_is_writable,
-            Channel::Delta => &mut self.delta_is_writable,
-        };
-        self.generation.is_some() && std::mem::take(is_writable)
+    /// Takes the room for a control frame, if there is any.
+    pub(super) fn take_control_room(&mut self) -> bool {
+        self.generation.is_some() && std::mem::take(&mut self.control_is_writable)
+    }
+
+    /// Takes the room for a frame of the delta channel, if there is any, and says how large it may be about.
+    pub(super) fn take_delta_room(&mut self, budget: usize) -> Option<usize> {
+        self.generation.is_some().then(|| self.window.take_room(budget)).flatten()
+    }
+
+    /// A frame goes out on the delta channel.
+    pub(super) fn send(&mut self, message: &Message, now: Moment) {
+        self.window.add(message.weight(), now);
     }
 
     /// The lanes that the peer is to be told of that it has to fetch.
@@ -488,8 +511,9 @@ impl Link {
         replica: &Replica,
         overlay: &Overlay,
         budget: usize,
+        now: Moment,
     ) -> Option<Message> {
-        if !self.delta_is_writable || !self.is_established() || self.cursor.is_none() {
+        if !self.window.is_writable() || !self.is_established() || self.cursor.is_none() {
             return None;
         }
         let (store, by_default) = (replica.store(), overlay.is_partial() && self.is_neighbour());
@@ -521,10 +545,11 @@ impl Link {
         if lanes.is_empty() {
             return None;
         }
-        let delta = store.delta(lanes, cursor, budget);
+        let delta = store.delta(lanes, cursor, self.window.take_room(budget)?);
         advance(cursor, &delta);
-        self.delta_is_writable = false;
-        Some(Message::Delta(delta))
+        let message = Message::Delta(delta);
+        self.window.add(message.weight(), now);
+        Some(message)
     }
 }
 

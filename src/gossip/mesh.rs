@@ -212,6 +212,7 @@ impl Mesh {
         };
         let Some(state) = self.links.get_mut(&link) else { return };
         state.heard_at = now.monotone;
+        state.take(message.weight());
         match message {
             Message::Hello { versions, generation, digest, wall } => {
                 if versions.common(Versions::OURS).is_none() {
@@ -244,6 +245,7 @@ impl Mesh {
                     state.answer();
                 }
             }
+            Message::Taken { weight } => state.handle_taken(weight, now.monotone),
             Message::Neighbour { wanted } => {
                 if state.handle_neighbour(wanted) {
                     self.graft(link);
@@ -321,7 +323,9 @@ impl Mesh {
             if let Some(message) = state.next_control(&self.replica, &self.members, now) {
                 return Some(Output::Send { link, channel: Channel::Control, message });
             }
-            if let Some(message) = state.next_delta(&self.replica, &self.overlay, self.config.delta_budget) {
+            if let Some(message) =
+                state.next_delta(&self.replica, &self.overlay, self.config.delta_budget, now.monotone)
+            {
                 return Some(Output::Send { link, channel: Channel::Delta, message });
             }
             if let Some(output) = self.next_reconcile(now, link) {

@@ -70,6 +70,12 @@ pub enum Message {
         /// A lane of each, ascending.
         lanes: Vec<Lane>,
     },
+    /// How much came on the delta channel since the link began, on the control channel: so that the sender knows how much
+    /// is still on its way. Said only after much has come.
+    Taken {
+        /// The sum of the [weights](Self::weight).
+        weight: u64,
+    },
     /// News, on the control channel, that what the receiver lacks of these lanes lies below the sender's floors:
     /// no delta can bring it, but it can be fetched by [`Ask`].
     Offer {
@@ -90,6 +96,34 @@ pub enum Message {
         /// What is told.
         tell: Tell,
     },
+}
+
+impl Message {
+    /// How much of the window of a link it takes: about its bytes, the same for both ends; nothing for what goes on the
+    /// control channel.
+    pub fn weight(&self) -> u64 {
+        let bytes = match self {
+            Self::Delta(delta) => delta.size(),
+            Self::Tell { tell, .. } => tell.size(),
+            _ => return 0,
+        };
+        HEAD + u64::try_from(bytes).unwrap_or(u64::MAX / 2)
+    }
+}
+
+/// What every frame takes besides its contents.
+const HEAD: u64 = 16;
+
+impl Tell {
+    fn size(&self) -> usize {
+        match self {
+            Self::Context { seen, .. } => seen.size(),
+            Self::Ranges { outcomes, items, dead } => {
+                outcomes.len() + items.iter().map(Item::size).sum::<usize>() + dead.size()
+            }
+            Self::Floors { floors, .. } => floors.size(),
+        }
+    }
 }
 
 /// What a node that fetches asks for: first the context, then ranges of keys, then the floors. The next request

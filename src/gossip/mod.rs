@@ -20,7 +20,7 @@
 //!
 //! What the parts do: `mesh` the state machine; `link` what one peer has and what is sent to it next; `gaps`
 //! what others have and this node lacks; `reconcile` what no delta can bring; `members` who can be reached; `overlay`
-//! with whom to be linked; `trees` where each author's writes come from; `clocks` whose wall clock is wrong; `dialer`
+//! with whom to be linked; `trees` where each author's writes come from; `window` how much may be on its way to a peer; `clocks` whose wall clock is wrong; `dialer`
 //! whom to call and when; `timer` the single next wake-up.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::iter_over_hash_type)]
 
@@ -38,6 +38,7 @@ mod picture;
 mod reconcile;
 mod timer;
 mod trees;
+mod window;
 
 pub use config::{Config, ConfigError, Durability};
 pub use link::Progress;

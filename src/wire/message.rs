@@ -33,6 +33,8 @@ const OFFER: u8 = 8;
 const ASK: u8 = 9;
 const TELL: u8 = 10;
 
+const TAKEN: u8 = 12;
+
 /// Of a record that is no message: keys whose removals went.
 const COLLECTED: u8 = 11;
 
@@ -205,6 +207,10 @@ impl Encoder {
                 writer.raw(digest);
                 writer.byte(u8::from(*asks));
             }
+            Message::Taken { weight } => {
+                writer.byte(TAKEN);
+                writer.varint(*weight);
+            }
             Message::Neighbour { wanted } => {
                 writer.byte(NEIGHBOUR);
                 writer.byte(u8::from(*wanted));
@@ -261,6 +267,7 @@ impl Decoder {
             WANT => read_want(&mut reader, heard)?,
             DELTA => Message::Delta(read_delta(&mut reader, heard)?),
             HEARTBEAT => Message::Heartbeat { digest: reader.array()?, asks: reader.flag()? },
+            TAKEN => Message::Taken { weight: reader.varint()? },
             NEIGHBOUR => Message::Neighbour { wanted: reader.flag()? },
             PRUNE => read_prune(&mut reader, heard)?,
             OFFER => {

@@ -65,6 +65,7 @@ fn any_message() -> impl Strategy<Value = Message> {
             .prop_map(|(accounted, items)| Message::Delta(Delta { accounted, items })),
         any::<([u8; 16], bool)>().prop_map(|(digest, asks)| Message::Heartbeat { digest, asks }),
         any::<bool>().prop_map(|wanted| Message::Neighbour { wanted }),
+        any::<u64>().prop_map(|weight| Message::Taken { weight }),
         prop::collection::btree_set(any_lane(), 0..5)
             .prop_map(|lanes| Message::Prune { lanes: lanes.into_iter().collect() }),
         any_floors().prop_map(|floors| Message::Offer { floors }),

@@ -76,6 +76,7 @@ impl World<'_> {
             }
             Message::Hello { .. }
             | Message::Heartbeat { .. }
+            | Message::Taken { .. }
             | Message::Neighbour { .. }
             | Message::Prune { .. }
             | Message::Ask { .. }

@@ -250,7 +250,7 @@ impl Mesh {
     pub(super) fn next_reconcile(&mut self, now: Now, link: LinkId) -> Option<Output> {
         let (store, state) = (self.replica.store(), self.links.get_mut(&link)?);
         let fetch = self.reconcile.fetch.as_mut().filter(|fetch| fetch.link == link && fetch.has_request());
-        if (state.has_stale() || fetch.is_some()) && state.take_room(Channel::Control) {
+        if (state.has_stale() || fetch.is_some()) && state.take_control_room() {
             let asked = fetch.and_then(|fetch| Some((fetch.request(store)?, fetch.number)));
             let message = match asked {
                 Some((ask, number)) => Message::Ask { number, ask },
@@ -263,10 +263,13 @@ impl Mesh {
             };
             return Some(Output::Send { link, channel: Channel::Control, message });
         }
-        if state.serve.as_ref().is_some_and(Serve::has_answer) && state.take_room(Channel::Delta) {
+        if state.serve.as_ref().is_some_and(Serve::has_answer)
+            && let Some(budget) = state.take_delta_room(self.config.delta_budget)
+        {
             let serve = state.serve.as_mut()?;
-            let (number, tell) = serve.next(store, self.config.delta_budget, now.monotone)?;
+            let (number, tell) = serve.next(store, budget, now.monotone)?;
             let message = Message::Tell { number, tell };
+            state.send(&message, now.monotone);
             return Some(Output::Send { link, channel: Channel::Delta, message });
         }
         None

@@ -157,7 +157,7 @@ impl World {
             Message::Want { .. } => 2,
             Message::Delta(_) => 3,
             Message::Heartbeat { .. } => 4,
-            Message::Neighbour { .. } | Message::Prune { .. } => 5,
+            Message::Taken { .. } | Message::Neighbour { .. } | Message::Prune { .. } => 5,
             Message::Offer { .. } => 6,
             Message::Ask { .. } => 7,
             Message::Tell { .. } => 8,

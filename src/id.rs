@@ -3,6 +3,7 @@
 //! Every name is a newtype that is parsed at the edge and trusted inside. Nothing here knows how a name
 //! came to be: a [`NodeId`] is the SHA-256 of a public key, but it is `tunnel` that hashes it.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -12,8 +13,22 @@ use data_encoding::{BASE32_NOPAD, HEXLOWER};
 /// Names a node: SHA-256 of the `SubjectPublicKeyInfo` of its TLS key.
 ///
 /// Prints as 52 characters of lower-case base32 (RFC 4648, no padding), which is also a legal DNS label.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NodeId([u8; 32]);
+
+/// In the order of the bytes. The first eight of two hashes tell them apart, so they are compared as one number: ids
+/// are what a large mesh compares most, and a call for each comparison was a quarter of its time.
+impl Ord for NodeId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.head().cmp(&other.head()).then_with(|| self.0.cmp(&other.0))
+    }
+}
+
+impl PartialOrd for NodeId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl NodeId {
     /// Takes the 32 bytes of the hash.
@@ -24,6 +39,10 @@ impl NodeId {
     /// The 32 bytes of the hash.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    fn head(&self) -> u64 {
+        self.0.first_chunk().copied().map_or(0, u64::from_be_bytes)
     }
 
     /// The first eight characters: enough for people to tell the nodes of one mesh apart, not for programs.

@@ -88,6 +88,8 @@ pub(super) struct Link {
     /// The lanes with something to pass on, found by what has changed up to `passed`.
     fresh: BTreeSet<Lane>,
     passed: Revision,
+    /// Whether this node's own lanes are to be looked through whatever has changed: the peer has said anew what it has.
+    rechecks: bool,
     /// The lanes that the peer is to be told of although their author is linked with it, or was.
     retelling: BTreeSet<Lane>,
 }
@@ -128,6 +130,7 @@ impl Link {
             pruning: BTreeSet::new(),
             fresh: BTreeSet::new(),
             passed: Revision::default(),
+            rechecks: true,
             retelling: BTreeSet::new(),
         }
     }
@@ -165,6 +168,7 @@ impl Link {
             // It says so when it has agreed.
             self.serve.take_if(|serve| serve.is_finished());
             self.cursor = Some(seen);
+            self.rechecks = true;
             if !self.told_all {
                 // It does not know what we have, although we thought that it did.
                 self.told = None;
@@ -179,6 +183,7 @@ impl Link {
     /// better way to them, it gets from now on what comes of their authors.
     pub(super) fn handle_want(&mut self, lanes: Vec<(Lane, RangeSet)>, has_better: impl Fn(&NodeId) -> bool) {
         let cursor = self.cursor.get_or_insert_default();
+        self.rechecks = true;
         for (lane, seen) in lanes {
             self.offered.remove(&lane);
             cursor.remove_lane(&lane);
@@ -233,6 +238,18 @@ impl Link {
     /// Whether either end wants it: such links are published, and writes are passed on over them.
     pub(super) fn is_neighbour(&self) -> bool {
         self.wanted_here || self.wanted_there
+    }
+
+    /// How much is remembered that grows and shrinks.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        let ranges =
+            self.cursor.iter().flat_map(CausalContext::lanes).map(|(_, seen)| 1 + seen.range_count());
+        let lanes = [&self.wanted, &self.asking, &self.stale, &self.offered, &self.pruning, &self.fresh];
+        ranges.sum::<usize>()
+            + lanes.map(BTreeSet::len).iter().sum::<usize>()
+            + self.relays.len()
+            + self.retelling.len()
     }
 
     #[cfg(test)]
@@ -516,12 +533,11 @@ impl Link {
         if !self.window.is_writable() || !self.is_established() || self.cursor.is_none() {
             return None;
         }
-        let (store, by_default) = (replica.store(), overlay.is_partial() && self.is_neighbour());
-        if by_default || !self.relays.is_empty() {
-            let relays = |lane: &&Lane| *self.relays.get(&lane.actor().node).unwrap_or(&by_default);
-            self.fresh.extend(store.lanes_since(self.passed).filter(relays).cloned());
+        let (store, author) = (replica.store(), replica.actor().node);
+        self.note_fresh(store, author, overlay);
+        if self.fresh.is_empty() && self.wanted.is_empty() {
+            return None;
         }
-        self.passed = store.revision();
         let cursor = self.cursor.as_mut()?;
         let lacks = |lane: &Lane| {
             let ours = store.seen_of(lane);
@@ -529,7 +545,6 @@ impl Link {
             let ours = ours.filter(|ours| !ours.is_empty());
             ours.is_some_and(|ours| cursor.lane(lane).is_none_or(|known| !known.is_superset(ours)))
         };
-        let author = replica.actor().node;
         // What lies below a floor can only be fetched: that is offered once, and whenever it is asked for.
         let is_stale = |lane: &Lane| store.is_below_floor(lane, cursor.lane(lane));
         self.stale.extend(self.wanted.iter().filter(|lane| is_stale(lane)).cloned());
@@ -537,11 +552,7 @@ impl Link {
         self.stale.extend(fresh.cloned());
         self.wanted.retain(|lane| lacks(lane) && !is_stale(lane));
         self.fresh.retain(|lane| lacks(lane) && !is_stale(lane));
-        let (stale, own): (Vec<&Lane>, Vec<&Lane>) =
-            store.lanes_of(&author).filter(|lane| lacks(lane)).partition(|lane| is_stale(lane));
-        self.stale.extend(stale.into_iter().filter(|lane| !self.offered.contains(lane)).cloned());
-        let own = own.into_iter();
-        let lanes: BTreeSet<&Lane> = own.chain(&self.wanted).chain(&self.fresh).take(MAX_TOLD).collect();
+        let lanes: BTreeSet<&Lane> = self.fresh.iter().chain(&self.wanted).take(MAX_TOLD).collect();
         if lanes.is_empty() {
             return None;
         }
@@ -550,6 +561,21 @@ impl Link {
         let message = Message::Delta(delta);
         self.window.add(message.weight(), now);
         Some(message)
+    }
+
+    /// Finds the lanes that the peer may lack something of: this node's own, and those that are passed on to it. Only
+    /// what has changed is looked at, for this is done on every link whenever anything comes.
+    fn note_fresh(&mut self, store: &Store, author: NodeId, overlay: &Overlay) {
+        let by_default = overlay.is_partial() && self.is_neighbour();
+        let passes = |lane: &&Lane| {
+            let of = lane.actor().node;
+            of == author || *self.relays.get(&of).unwrap_or(&by_default)
+        };
+        self.fresh.extend(store.lanes_since(self.passed).filter(passes).cloned());
+        self.passed = store.revision();
+        if std::mem::take(&mut self.rechecks) {
+            self.fresh.extend(store.lanes_of(&author).cloned());
+        }
     }
 }
 

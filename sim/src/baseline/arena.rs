@@ -95,8 +95,10 @@ pub(super) struct Net<M> {
     pub(super) generator: Generator,
     places: Vec<(f64, f64)>,
     dead: Vec<bool>,
-    queue: BinaryHeap<Reverse<(Moment, u64)>>,
-    events: BTreeMap<u64, Event<M>>,
+    /// When, in which order, and where the event lies.
+    queue: BinaryHeap<Reverse<(Moment, u64, usize)>>,
+    events: Vec<Option<Event<M>>>,
+    free: Vec<usize>,
     next: u64,
     counts: Counts,
     writes: BTreeMap<WriteId, Spread>,
@@ -166,8 +168,12 @@ impl<M> Net<M> {
 
     fn push(&mut self, at: Moment, event: Event<M>) {
         self.next += 1;
-        self.queue.push(Reverse((at, self.next)));
-        self.events.insert(self.next, event);
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            self.events.len() - 1
+        });
+        self.queue.push(Reverse((at, self.next, place)));
+        self.events[place] = Some(event);
     }
 }
 
@@ -189,7 +195,8 @@ impl<P: Protocol> Arena<P> {
             places,
             dead: vec![false; nodes],
             queue: BinaryHeap::new(),
-            events: BTreeMap::new(),
+            events: Vec::new(),
+            free: Vec::new(),
             next: 0,
             counts: Counts::default(),
             writes: BTreeMap::new(),
@@ -210,13 +217,14 @@ impl<P: Protocol> Arena<P> {
     }
 
     fn until(&mut self, end: Moment) {
-        while let Some(Reverse((at, number))) = self.net.queue.peek().copied() {
+        while let Some(Reverse((at, _, place))) = self.net.queue.peek().copied() {
             if at > end {
                 break;
             }
             self.net.queue.pop();
             self.net.now = self.net.now.max(at);
-            if let Some(event) = self.net.events.remove(&number) {
+            if let Some(event) = self.net.events[place].take() {
+                self.net.free.push(place);
                 self.handle(event);
             }
         }

@@ -1,6 +1,6 @@
 //! The production core in the arena: every frame is encoded to be counted, and handed over as it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use snomesh::crdt::{Delta, Lane, Revision, Value};
@@ -208,8 +208,8 @@ impl Protocol for Mesh {
         if cores.len() < all || cores.iter().any(|core| core.replica().store().len() < all) {
             return false;
         }
-        let digests: BTreeSet<[u8; 16]> = cores.iter().map(|core| core.digest()).collect();
-        digests.len() == 1
+        let first = cores[0].digest();
+        cores.iter().all(|core| core.digest() == first)
     }
 
     fn write(&mut self, net: &mut Net<Message>, node: usize, write: WriteId) {
@@ -251,6 +251,9 @@ impl Protocol for Mesh {
     fn wake(&mut self, net: &mut Net<Message>, node: usize) {
         if self.nodes[node].core.is_none() {
             self.start_node(node, net.now);
+        } else if self.nodes[node].wakes_at != Some(net.now) {
+            // It asked to be woken earlier meanwhile.
+            return;
         }
         self.nodes[node].wakes_at = None;
         self.feed(net, node, |core, now| {

@@ -17,6 +17,7 @@ const CROWD_PAUSE: Duration = Duration::from_millis(200);
 impl Mesh {
     pub(super) fn handle_delta(&mut self, now: Now, link: LinkId, delta: &Delta) {
         let Some(peer) = self.links.get(&link).map(|link| link.peer) else { return };
+        let before = self.replica.store().revision();
         self.fence_double(now, delta);
         let (stale, fresh) = self.sift_lanes(delta, peer);
         match self.replica.merge(now.wall, delta) {
@@ -40,6 +41,10 @@ impl Mesh {
         }
         self.gaps.served(delta, now.monotone);
         self.reconcile.note(delta);
+        if self.replica.store().revision() == before {
+            // It brought nothing: nobody is to be told of it, and no disk has to keep it.
+            return self.fence_later_life(now);
+        }
         if self.config.durability == Durability::Disk {
             let ticket = self.ticket();
             self.outputs.push_back(Output::Persist { ticket, record: Record::Delta(delta.clone()) });

@@ -50,6 +50,10 @@ pub struct Store {
     generations: BTreeMap<NodeId, Generation>,
     /// The lanes by the time of their last change.
     recent: BTreeMap<Revision, Lane>,
+    /// The wrapping sum of the lanes' shares in the digest, and the lanes whose share is to be taken anew: those that the
+    /// last merge has changed.
+    shares: u128,
+    changed_lanes: BTreeSet<Lane>,
     revision: Revision,
     equivocations: u64,
     /// How many entries were found lost here, and came back.
@@ -70,9 +74,28 @@ struct LaneState {
     index: BTreeMap<u64, Key>,
     /// The wrapping sum of the digests of this lane's live values.
     live: u128,
+    /// Its part of [`Store::shares`].
+    share: u128,
     revision: Revision,
     /// The greatest counter that went with a collected removal.
     floor: u64,
+}
+
+impl LaneState {
+    /// Its share in the digest: what was seen of it and what of that is a live value.
+    fn hash(&self, lane: &Lane) -> u128 {
+        if self.seen.is_empty() {
+            return 0;
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&lane.tag().to_le_bytes());
+        hasher.update(&self.live.to_le_bytes());
+        for range in self.seen.ranges() {
+            hasher.update(&range.start().to_le_bytes());
+            hasher.update(&range.end().to_le_bytes());
+        }
+        u128::from_le_bytes(hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default())
+    }
 }
 
 /// A removal that came.
@@ -171,20 +194,25 @@ impl Store {
     /// (up to collisions of 128 bits).
     ///
     /// Removals do not count, so that the time of their collection does not either.
+    ///
+    /// It costs no more than the last merge did: it is a sum over lanes, of which only those are hashed that it changed.
     pub fn digest(&self) -> [u8; 16] {
-        let mut hasher = blake3::Hasher::new();
-        for (lane, state) in self.lanes.iter().filter(|(_, state)| !state.seen.is_empty()) {
-            hasher.update(lane.actor().node.as_bytes());
-            hasher.update(&lane.actor().generation.0.to_le_bytes());
-            hasher.update(&[lane.class() as u8]);
-            hasher.update(&state.live.to_le_bytes());
-            hasher.update(&(state.seen.range_count() as u64).to_le_bytes());
-            for range in state.seen.ranges() {
-                hasher.update(&range.start().to_le_bytes());
-                hasher.update(&range.end().to_le_bytes());
+        let changed = self.changed_lanes.iter().filter_map(|lane| Some((lane, self.lanes.get(lane)?)));
+        let sum = changed.fold(self.shares, |sum, (lane, state)| {
+            sum.wrapping_sub(state.share).wrapping_add(state.hash(lane))
+        });
+        sum.to_le_bytes()
+    }
+
+    /// Takes the shares of the changed lanes into the sum.
+    fn settle_digest(&mut self) {
+        for lane in std::mem::take(&mut self.changed_lanes) {
+            if let Some(state) = self.lanes.get_mut(&lane) {
+                let share = state.hash(&lane);
+                self.shares = self.shares.wrapping_sub(state.share).wrapping_add(share);
+                state.share = share;
             }
         }
-        hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default()
     }
 
     /// The keys that have changed, or may read otherwise, since the last call, in order.
@@ -199,6 +227,7 @@ impl Store {
     /// [`Corrupt`] if an entry fails its checksum: the sender's fault or that of the sender's sender; nothing
     /// was merged and nothing counts as seen.
     pub fn merge(&mut self, delta: &Delta) -> Result<(), Corrupt> {
+        self.settle_digest();
         // Everything is verified before anything is merged, and hashed once.
         for (key, entry) in self.verified(&delta.items)? {
             // A dot may come twice in one delta.
@@ -294,6 +323,7 @@ impl Store {
         if puts {
             let state = lane_mut(&mut self.lanes, &dot.lane);
             state.live = state.live.wrapping_add(digest);
+            self.changed_lanes.insert(dot.lane);
         } else {
             self.removals += 1;
             self.note_removed(Removed { since: self.revision, key: key.clone(), dot });
@@ -322,6 +352,7 @@ impl Store {
                 Some(digest) => {
                     let state = lane_mut(&mut self.lanes, &lane);
                     state.live = state.live.wrapping_sub(digest);
+                    self.changed_lanes.insert(lane);
                 }
                 None => self.removals -= 1,
             }
@@ -346,6 +377,7 @@ impl Store {
         self.recent.remove(&state.revision);
         state.revision = self.revision;
         self.recent.insert(self.revision, lane.clone());
+        self.changed_lanes.insert(lane.clone());
         let Actor { node, generation } = lane.actor();
         let latest = self.generations.entry(node).or_insert(generation);
         if *latest < generation {

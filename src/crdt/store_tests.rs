@@ -48,6 +48,9 @@ fn delta_for(from: &Store, receiver: &CausalContext) -> Delta {
 
 /// Says whether the index is what it must be: the greatest counter that each key covers, per lane.
 fn assert_index(store: &Store) {
+    let shares = store.lanes.iter().map(|(lane, state)| state.hash(lane));
+    let digest = shares.fold(0, u128::wrapping_add).to_le_bytes();
+    assert_eq!(store.digest(), digest, "the digest is kept true to the state");
     let mut expected: BTreeMap<Lane, BTreeMap<u64, Key>> = BTreeMap::new();
     for (key, register) in &store.registers {
         for (lane, counter) in register.cover() {

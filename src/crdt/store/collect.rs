@@ -202,6 +202,7 @@ impl Store {
     ///
     /// [`Corrupt`] if an entry fails its checksum: the sender's fault; nothing was merged.
     pub fn reconcile(&mut self, with: &Reconciliation) -> Result<(), Corrupt> {
+        self.settle_digest();
         let accounted = &with.delta.accounted;
         self.verified(&with.delta.items)?;
         for item in &with.delta.items {

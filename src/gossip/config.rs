@@ -76,6 +76,13 @@ pub struct Config {
     pub reconcile_timeout: Duration,
     /// About how many bytes of state go into one frame.
     pub delta_budget: usize,
+    /// How many bytes of attributes, counters and sets this node writes per second over long, keys and 64 bytes for each
+    /// write included; above it writers are told [`Busy`](crate::replica::WriteError::Busy). Too low refuses what the
+    /// mesh could carry; too high lets one writer keep all nodes busy. What a node says of itself and of its
+    /// tunnels is never refused.
+    pub write_rate: u64,
+    /// How many bytes it may write at once after a rest.
+    pub write_burst: u64,
 }
 
 impl Default for Config {
@@ -107,6 +114,8 @@ impl Default for Config {
             collect_after: Duration::from_secs(3_600),
             reconcile_timeout: Duration::from_secs(10),
             delta_budget: 64 * 1024,
+            write_rate: 16 * 1024 * 1024,
+            write_burst: 64 * 1024 * 1024,
         }
     }
 }
@@ -139,6 +148,9 @@ impl Config {
         if self.delta_budget == 0 || self.delta_budget > Self::MAX_DELTA_BUDGET {
             return Err(ConfigError::DeltaBudget);
         }
+        if self.write_rate == 0 || self.write_burst == 0 {
+            return Err(ConfigError::WriteRate);
+        }
         Ok(())
     }
 
@@ -165,6 +177,9 @@ pub enum ConfigError {
     /// A frame would be empty or too large.
     #[error("delta_budget must be from 1 to {}", Config::MAX_DELTA_BUDGET)]
     DeltaBudget,
+    /// Nothing could ever be written.
+    #[error("write_rate and write_burst must not be zero")]
+    WriteRate,
 }
 
 #[cfg(test)]
@@ -183,5 +198,10 @@ mod tests {
         assert_eq!(inverted.validate(), Err(ConfigError::DownBeforeSuspect));
         let huge = Config { delta_budget: Config::MAX_DELTA_BUDGET + 1, ..Config::default() };
         assert_eq!(huge.validate(), Err(ConfigError::DeltaBudget));
+        for mute in
+            [Config { write_rate: 0, ..Config::default() }, Config { write_burst: 0, ..Config::default() }]
+        {
+            assert_eq!(mute.validate(), Err(ConfigError::WriteRate));
+        }
     }
 }

@@ -18,6 +18,7 @@ use super::gaps::Gaps;
 use super::link::Link;
 use super::members::{Member, Members};
 use super::overlay::Overlay;
+use super::quota::Quota;
 use super::timer::{Timer, TimerTable};
 use super::trees::Trees;
 use super::{
@@ -54,6 +55,7 @@ pub struct Mesh {
     gaps: Gaps,
     reconcile: reconcile::Reconcile,
     clocks: Clocks,
+    quota: Quota,
     timers: TimerTable,
     /// The links that may have something to send.
     busy: BTreeSet<LinkId>,
@@ -104,6 +106,7 @@ impl Mesh {
             gaps: Gaps::default(),
             reconcile: reconcile::Reconcile::default(),
             clocks: Clocks::default(),
+            quota: Quota::new(config.write_rate, config.write_burst, now.monotone),
             timers,
             busy: BTreeSet::new(),
             outputs: VecDeque::new(),

@@ -63,6 +63,12 @@ pub enum WriteError {
         /// By how many milliseconds it is ahead; negative if it is behind.
         ahead: i64,
     },
+    /// This node writes faster than the mesh has agreed to take: for longer than a burst lasts.
+    #[error("too much is written here; try again in {} ms", retry_after.as_millis().max(1))]
+    Busy {
+        /// After what time there is room for a write, if nobody else takes it.
+        retry_after: Duration,
+    },
     /// This node does not hold a registration of that name.
     #[error("this node holds no such registration")]
     NotHeld,

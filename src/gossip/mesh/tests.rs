@@ -1,7 +1,7 @@
 //! Two to five nodes on virtual time, with links that work or are cut. Everything harsher is the simulator's.
 
 mod overlay;
-
+mod overload;
 mod picture;
 
 use std::time::Duration;
@@ -46,6 +46,8 @@ struct World {
     decoders: BTreeMap<(LinkId, usize, Channel), wire::Decoder>,
     cut: BTreeSet<(usize, usize)>,
     loses_datagrams: bool,
+    /// A node whose transport takes one delta of each peer and then no other.
+    clogged: Option<usize>,
     now: Moment,
     next: u64,
     /// What the nodes are made with, besides their addresses.
@@ -94,6 +96,7 @@ impl World {
             decoders: BTreeMap::new(),
             cut: BTreeSet::new(),
             loses_datagrams: false,
+            clogged: None,
             now: Moment(0),
             next: 0,
         };
@@ -131,7 +134,11 @@ impl World {
             match output {
                 Output::Send { link, channel, message } => {
                     self.send(node, link, Some(channel), &message);
-                    self.nodes[node].mesh.link_writable(now, link, channel);
+                    let (one, other) = self.links.get(&link).copied().unwrap_or_default();
+                    let peer = if one == node { other } else { one };
+                    if channel == Channel::Control || self.clogged != Some(peer) {
+                        self.nodes[node].mesh.link_writable(now, link, channel);
+                    }
                 }
                 Output::Datagram { .. } if self.loses_datagrams => {}
                 Output::Datagram { link, message } => self.send(node, link, None, &message),

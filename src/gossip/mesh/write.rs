@@ -6,7 +6,8 @@ use rand::RngExt;
 
 use super::links::RESTLESS_WITHIN;
 use super::{Mesh, Unpersisted};
-use crate::crdt::{Class, Delta, Lane, RangeSet, Value};
+use crate::crdt::{Class, Delta, Item, Lane, RangeSet, Value};
+use crate::gossip::quota::OVERHEAD;
 use crate::gossip::{Alarm, Durability, Event, Output, Record, Ticket};
 use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
 use crate::replica::{AttributeKey, Attributes, NodeRecord, Prepared, WriteError};
@@ -37,6 +38,7 @@ impl Mesh {
     /// [`WriteError`], also while this node's clock is off against most of its peers'; nothing was written.
     pub fn set(&mut self, now: Now, key: &AttributeKey, value: Value) -> Result<Option<Ticket>, WriteError> {
         self.check_clock(now)?;
+        self.check_quota(now)?;
         let prepared = self.replica.set(now.wall, key, value)?;
         Ok(self.commit(now, prepared))
     }
@@ -48,6 +50,7 @@ impl Mesh {
     /// [`WriteError`], also while this node's clock is off against most of its peers'; nothing was written.
     pub fn unset(&mut self, now: Now, key: &AttributeKey) -> Result<Option<Ticket>, WriteError> {
         self.check_clock(now)?;
+        self.check_quota(now)?;
         let prepared = self.replica.unset(now.wall, key)?;
         Ok(self.commit(now, prepared))
     }
@@ -58,6 +61,7 @@ impl Mesh {
     ///
     /// [`WriteError`]; nothing was counted.
     pub fn increment(&mut self, now: Now, key: &AttributeKey, by: i64) -> Result<Option<Ticket>, WriteError> {
+        self.check_quota(now)?;
         let prepared = self.replica.increment(now.wall, key, by)?;
         Ok(self.commit(now, prepared))
     }
@@ -73,6 +77,7 @@ impl Mesh {
         key: &AttributeKey,
         element: Value,
     ) -> Result<Option<Ticket>, WriteError> {
+        self.check_quota(now)?;
         let prepared = self.replica.add(now.wall, key, element)?;
         Ok(self.commit(now, prepared))
     }
@@ -88,6 +93,7 @@ impl Mesh {
         key: &AttributeKey,
         element: &Value,
     ) -> Result<Option<Ticket>, WriteError> {
+        self.check_quota(now)?;
         let prepared = self.replica.discard(now.wall, key, element)?;
         Ok(self.commit(now, prepared))
     }
@@ -207,6 +213,10 @@ impl Mesh {
         self.clock_error(now).map_or(Ok(()), |ahead| Err(WriteError::ClockOff { ahead }))
     }
 
+    fn check_quota(&mut self, now: Now) -> Result<(), WriteError> {
+        self.quota.check(now.monotone).map_err(|retry_after| WriteError::Busy { retry_after })
+    }
+
     pub(super) fn ticket(&mut self) -> Ticket {
         self.next_ticket += 1;
         Ticket(self.next_ticket)
@@ -218,6 +228,9 @@ impl Mesh {
     /// disk which stands still or is full holds up attributes and neither membership nor tunnels.
     fn commit(&mut self, now: Now, prepared: Option<Prepared>) -> Option<Ticket> {
         let Prepared { dot, delta } = prepared?;
+        if dot.lane.class() == Class::Attribute {
+            self.quota.take(cost(&delta));
+        }
         let ticket = self.ticket();
         if self.config.durability == Durability::Disk {
             self.outputs.push_back(Output::Persist { ticket, record: Record::Delta(delta.clone()) });
@@ -258,4 +271,13 @@ impl Mesh {
             self.published = Some((now.monotone, often));
         }
     }
+}
+
+/// What a write takes of the quota.
+fn cost(delta: &Delta) -> u64 {
+    let item = |item: &Item| {
+        let values = item.entries.iter().filter_map(|entry| entry.value.as_ref());
+        item.key.as_str().len() + values.map(|value| value.as_bytes().len()).sum::<usize>()
+    };
+    OVERHEAD + delta.items.iter().map(item).sum::<usize>() as u64
 }

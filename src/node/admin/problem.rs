@@ -1,5 +1,7 @@
 //! Errors as the API tells them.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -10,11 +12,19 @@ use crate::node::api::{Code, Problem};
 use crate::node::forwards::ForwardError;
 use crate::node::ping::PingError;
 use crate::node::trust::KeysError;
+use crate::replica::WriteError;
 
 impl Problem {
     /// A problem without a hint.
     pub(super) fn new(status: StatusCode, code: Code, title: impl Into<String>) -> Self {
-        Self { status: status.as_u16(), code, title: title.into(), hint: None, request_id: None }
+        Self {
+            status: status.as_u16(),
+            code,
+            title: title.into(),
+            hint: None,
+            retry_after_ms: None,
+            request_id: None,
+        }
     }
 
     /// What the client sent is not legal.
@@ -32,6 +42,13 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, Code::NotFound, title)
     }
 
+    /// Says when to try again.
+    #[must_use]
+    fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after_ms = Some(u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1));
+        self
+    }
+
     /// Says what to do about it.
     #[must_use]
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -46,6 +63,9 @@ impl IntoResponse for Problem {
         let body = serde_json::to_string(&self).expect("texts and numbers are JSON");
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
         let mut response = (status, kind, Body::from(body)).into_response();
+        if let Some(after) = self.retry_after_ms {
+            response.headers_mut().insert(header::RETRY_AFTER, after.div_ceil(1_000).into());
+        }
         // For whoever numbers requests.
         response.extensions_mut().insert(self);
         response
@@ -118,6 +138,11 @@ impl From<CommandError> for Problem {
     fn from(error: CommandError) -> Self {
         match error {
             CommandError::Stopped(stopped) => stopped.into(),
+            CommandError::Write(error @ WriteError::Busy { retry_after }) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Busy, error.to_string())
+                    .retry_after(retry_after)
+                    .hint("write less, or fewer times: only what changed, and the last value of each")
+            }
             CommandError::Write(error) => Self::new(StatusCode::CONFLICT, Code::Conflict, error.to_string()),
             CommandError::NoRoom | CommandError::Delayed => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, Code::NoRoom, error.to_string())
@@ -174,5 +199,21 @@ impl From<ForwardError> for Problem {
                 .hint("change it there, then: snomesh config reload"),
             ForwardError::Save(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, title),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// FEATURES B3: whoever writes too much is told when to go on, in the form that HTTP clients know.
+    #[test]
+    fn a_writer_who_is_too_fast_is_told_when_to_go_on() {
+        let busy = WriteError::Busy { retry_after: Duration::from_millis(2_100) };
+        let problem = Problem::from(CommandError::Write(busy));
+        assert_eq!((problem.code, problem.retry_after_ms), (Code::Busy, Some(2_100)));
+        let response = problem.into_response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "3");
     }
 }

@@ -16,6 +16,9 @@ pub struct Problem {
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub hint: Option<String>,
+    /// After how many milliseconds the same may be tried again; in whole seconds it is the header `Retry-After`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub retry_after_ms: Option<u64>,
     /// The number of the request, as the node's log has it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub request_id: Option<String>,
@@ -46,6 +49,8 @@ pub enum Code {
     Unreachable,
     /// It took too long.
     TimedOut,
+    /// More is written than the mesh takes: again after `retry_after_ms`.
+    Busy,
     /// The disk is full: the node is read only.
     NoRoom,
     /// The node is not ready, or stops.
@@ -70,6 +75,7 @@ mod tests {
             code: Code::NotFound,
             title: "no tunnel \"web\"".into(),
             hint: None,
+            retry_after_ms: None,
             request_id: None,
         };
         assert_eq!(json(&problem), r#"{"status":404,"code":"not_found","title":"no tunnel \"web\""}"#);

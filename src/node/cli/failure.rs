@@ -158,7 +158,7 @@ impl From<ClientError> for Failure {
                     Code::NotFound => Exit::NotFound,
                     Code::Conflict => Exit::Conflict,
                     Code::TimedOut => Exit::TimedOut,
-                    Code::NoRoom => Exit::Degraded,
+                    Code::NoRoom | Code::Busy => Exit::Degraded,
                     Code::Unavailable => Exit::NoAgent,
                     Code::Internal => Exit::Unexpected,
                     Code::Unauthorized | Code::Forbidden => Exit::Unauthorised,

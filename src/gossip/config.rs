@@ -38,6 +38,8 @@ pub struct Config {
     pub suspect_after: Duration,
     /// How long a node may be out of reach before it is down and its tunnels are no longer offered.
     pub down_after: Duration,
+    /// How long a node that lost most of its links within `link_timeout` takes the fault for its own and suspects nobody.
+    pub self_blame: Duration,
     /// How long changes of the context gather before they are told on a link.
     pub announce_interval: Duration,
     /// How long to wait for a linked author's own push before asking another peer for its writes.
@@ -97,6 +99,7 @@ impl Default for Config {
             link_timeout: Duration::from_millis(3_200),
             suspect_after: Duration::from_millis(500),
             down_after: Duration::from_secs(5),
+            self_blame: Duration::from_secs(3),
             announce_interval: Duration::from_millis(500),
             want_after: Duration::from_millis(300),
             want_timeout: Duration::from_secs(2),

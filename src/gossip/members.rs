@@ -152,9 +152,12 @@ impl Members {
     }
 
     /// Judges everybody anew. Returns those of whom the judgement changed, and when time alone may change it.
+    ///
+    /// Until `doubt` this node blames itself for it if it cannot reach somebody.
     pub(super) fn judge(
         &mut self,
         linked: &BTreeSet<NodeId>,
+        doubt: Option<Moment>,
         config: &Config,
         now: Moment,
     ) -> (Vec<Member>, Option<Moment>) {
@@ -174,10 +177,12 @@ impl Members {
                     let grace = if member.proven { Duration::ZERO } else { config.join_grace };
                     let (suspect_at, down_at) =
                         (since + config.suspect_after + grace, since + config.down_after + grace);
+                    let suspect_at = doubt.map_or(suspect_at, |doubt| suspect_at.max(doubt));
+                    let down_at = down_at.max(suspect_at);
                     let (state, later) = if now < suspect_at {
-                        // Not proven yet: a node that was down stays so until it is reached.
-                        let down = member.state == MemberState::Down;
-                        (if down { MemberState::Down } else { MemberState::Alive }, Some(suspect_at))
+                        // Nothing new was proven: who was down stays so until it is reached, and who was suspect too.
+                        let known = matches!(member.state, MemberState::Down | MemberState::Suspect);
+                        (if known { member.state } else { MemberState::Alive }, Some(suspect_at))
                     } else if now < down_at && member.state != MemberState::Down {
                         (MemberState::Suspect, Some(down_at))
                     } else {
@@ -234,7 +239,7 @@ mod tests {
 
     fn judge(members: &mut Members, linked: &[u8], now: Moment) -> Vec<(NodeId, MemberState)> {
         let linked = linked.iter().map(|&byte| node(byte)).collect();
-        let (changed, _) = members.judge(&linked, &Config::default(), now);
+        let (changed, _) = members.judge(&linked, None, &Config::default(), now);
         changed.into_iter().map(|member| (member.node, member.state)).collect()
     }
 
@@ -314,11 +319,11 @@ mod tests {
         let mut members = Members::new(node(0));
         members.update(view(1, 1, &[0], false), at(0));
         let config = Config { join_grace: Duration::ZERO, ..Config::default() };
-        let (_, next) = members.judge(&BTreeSet::new(), &config, at(0));
+        let (_, next) = members.judge(&BTreeSet::new(), None, &config, at(0));
         assert_eq!(next, Some(at(0) + config.suspect_after));
-        let (_, next) = members.judge(&BTreeSet::new(), &config, at(1));
+        let (_, next) = members.judge(&BTreeSet::new(), None, &config, at(1));
         assert_eq!(next, Some(at(0) + config.down_after));
-        let (_, next) = members.judge(&BTreeSet::new(), &config, at(10));
+        let (_, next) = members.judge(&BTreeSet::new(), None, &config, at(10));
         assert_eq!(next, None);
     }
 

@@ -14,6 +14,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 
 use super::clocks::Clocks;
 use super::dialer::Dialer;
+use super::doubt::Doubt;
 use super::gaps::Gaps;
 use super::link::Link;
 use super::members::{Member, Members};
@@ -55,6 +56,7 @@ pub struct Mesh {
     gaps: Gaps,
     reconcile: reconcile::Reconcile,
     clocks: Clocks,
+    doubt: Doubt,
     quota: Quota,
     timers: TimerTable,
     /// The links that may have something to send.
@@ -106,6 +108,7 @@ impl Mesh {
             gaps: Gaps::default(),
             reconcile: reconcile::Reconcile::default(),
             clocks: Clocks::default(),
+            doubt: Doubt::default(),
             quota: Quota::new(config.write_rate, config.write_burst, now.monotone),
             timers,
             busy: BTreeSet::new(),

@@ -19,7 +19,8 @@
 //! superseded meanwhile is never sent, and a slow peer costs memory in proportion to the number of actors.
 //!
 //! What the parts do: `mesh` the state machine; `link` what one peer has and what is sent to it next; `gaps`
-//! what others have and this node lacks; `reconcile` what no delta can bring; `members` who can be reached; `overlay`
+//! what others have and this node lacks; `reconcile` what no delta can bring; `members` who can be reached; `doubt` whether it is rather this node that
+//! cannot be; `overlay`
 //! with whom to be linked; `trees` where each author's writes come from; `window` how much may be on its way to a peer;
 //! `quota` how much this node may write; `clocks` whose wall clock is wrong; `dialer` whom to call and when; `timer` the
 //! single next wake-up.
@@ -28,6 +29,7 @@
 mod clocks;
 mod config;
 mod dialer;
+mod doubt;
 mod gaps;
 mod link;
 mod members;

@@ -38,7 +38,11 @@ impl Mesh {
         let lost: Vec<LinkId> =
             self.links.iter().filter(|(_, link)| silent(link)).map(|(id, _)| *id).collect();
         for link in lost {
+            let peer = self.links.get(&link).filter(|link| link.is_established()).map(|link| link.peer);
             self.close(now, link, CloseReason::Silent);
+            if let Some(peer) = peer.filter(|peer| !self.is_linked(peer)) {
+                self.doubt.lost(peer, self.linked_set().len(), &self.config, now.monotone);
+            }
         }
         let next = self.links.values().map(|link| last_sign(link) + timeout).min();
         self.timers.set(Timer::Silence, next);
@@ -52,7 +56,8 @@ impl Mesh {
     }
 
     pub(super) fn judge(&mut self, now: Now) {
-        let (changed, next) = self.members.judge(&self.linked_set(), &self.config, now.monotone);
+        let (changed, next) =
+            self.members.judge(&self.linked_set(), self.doubt.until(), &self.config, now.monotone);
         let changed_any = !changed.is_empty();
         for Member { node, generation, state, .. } in changed {
             self.outputs.push_back(Output::Event(Event::Member { node, generation, state }));

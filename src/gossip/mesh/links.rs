@@ -167,6 +167,7 @@ impl Mesh {
             self.close(now, loser, reason);
         }
         if rivals.is_empty() {
+            self.doubt.found(&peer);
             self.outputs.push_back(Output::Event(Event::LinkUp { peer }));
             self.links_changed(now);
         }

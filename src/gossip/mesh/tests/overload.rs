@@ -41,9 +41,9 @@ fn a_writer_above_the_agreed_rate_is_told_until_when() {
     // Over long, ten in a second.
     let start = world.now;
     let mut written = 0;
-    for step in 0..10_000 {
-        world.now = world.now.max(start + Duration::from_millis(step));
-        written += usize::from(write(&mut world, 1_000 + step as usize).is_ok());
+    for (number, millis) in (1_000..11_000).zip(0..) {
+        world.now = world.now.max(start + Duration::from_millis(millis));
+        written += usize::from(write(&mut world, number).is_ok());
     }
     assert_eq!(written as u128, world.now.since(refused_at).as_millis() / 100);
 }
@@ -158,4 +158,28 @@ fn a_peer_that_stops_reading_costs_constant_memory_and_nobody_else_anything() {
     world.run(Duration::from_secs(1));
     assert!(world.converged());
     assert_eq!(world.nodes[1].sent[3] - sent, 1, "ten values in one frame");
+}
+
+/// DESIGN §4: whoever loses most of its links at once is probably the one who is cut off, and accuses nobody for it.
+#[test]
+fn a_node_that_is_cut_off_for_a_moment_accuses_nobody() {
+    let mut world = World::new(6);
+    world.converge();
+    world.run(Duration::from_secs(10));
+    let accused = |world: &World, by: usize| {
+        let accused = |event: &&Event| {
+            matches!(event, Event::Member { state: MemberState::Suspect | MemberState::Down, .. })
+        };
+        world.nodes[by].events.iter().filter(accused).count()
+    };
+    world.isolate(5, true);
+    world.run(Duration::from_millis(5_500));
+    assert_eq!(world.nodes[5].mesh.linked().count(), 0, "all its links fell silent");
+    assert_eq!(accused(&world, 5), 0, "it blames itself");
+    assert_eq!(world.state(5, 0), Some(MemberState::Suspect), "the others, who lost one link, do not");
+    // If it lasts, they are gone for it, and not later than anybody else would be.
+    world.run(Duration::from_millis(4_500));
+    for of in 0..5 {
+        assert_eq!(world.state(of, 5), Some(MemberState::Down));
+    }
 }

@@ -405,6 +405,11 @@ impl Mesh {
         self.clocks.own_error(bound, now)
     }
 
+    /// Whether the mesh is too large for every node to be linked with every other.
+    pub fn is_partial(&self) -> bool {
+        self.overlay.is_partial()
+    }
+
     /// The nodes that an established link leads to.
     pub fn linked(&self) -> impl Iterator<Item = NodeId> {
         self.linked_set().into_iter()

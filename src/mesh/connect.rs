@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 
 use crate::auth::AuthenticationHandler;
 use crate::daemon::{AttachError, AuthenticationFailure, ModularDaemon};
@@ -62,10 +63,16 @@ pub struct DialStatus {
 }
 
 /// Dials by QUIC and hands the tunnels to a daemon, which authenticates and serves them.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct DaemonConnector<R, S, A> {
     endpoint: QuicEndpoint,
     daemon: ModularDaemon<R, S, A>,
+}
+
+impl<R, S, A> Clone for DaemonConnector<R, S, A> {
+    fn clone(&self) -> Self {
+        Self { endpoint: self.endpoint.clone(), daemon: self.daemon.clone() }
+    }
 }
 
 impl<R, S, A> DaemonConnector<R, S, A> {
@@ -87,6 +94,12 @@ where
         expect: Option<NodeId>,
     ) -> Result<(ArcTunnel, NodeId), ConnectError> {
         let resolved = tokio::net::lookup_host(address.as_str()).await.map_err(ConnectError::Resolve)?;
+        let mut resolved: Vec<SocketAddr> = resolved.collect();
+        if expect.is_none() {
+            // Behind a seed's name may be several nodes, and resolvers that sort would have all of us meet only the first.
+            let first = rand::random_range(0..resolved.len().max(1));
+            resolved.rotate_left(first);
+        }
         let mut last = None;
         for candidate in resolved {
             match self.endpoint.dial(candidate, expect).await {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::auth::MeshCredentials;
@@ -13,7 +14,7 @@ use crate::auth::test_mesh::TestMesh;
 use crate::clock::WallClock;
 use crate::crdt::Value;
 use crate::daemon::{ModularDaemon, RecvError, Subscription};
-use crate::gossip::{Config, Event};
+use crate::gossip::{Config, Event, MemberState, Mesh};
 use crate::id::{Actor, Generation};
 use crate::replica::{Address, AttributeKey};
 use crate::service::{Declared, Kind, RouteService, ServiceRegistry, TargetService, TargetTable, open};
@@ -67,6 +68,16 @@ impl TestNode {
         seeds: &[&Address],
         avoided: Arc<Mutex<Vec<Address>>>,
     ) -> Self {
+        Self::start_as(Config::default(), credentials, generation, seeds, avoided)
+    }
+
+    fn start_as(
+        config: Config,
+        credentials: &MeshCredentials,
+        generation: u64,
+        seeds: &[&Address],
+        avoided: Arc<Mutex<Vec<Address>>>,
+    ) -> Self {
         let gate = Gate::new();
         let socket = GatedSocket::wrap(bind_socket("127.0.0.1:0".parse().unwrap()).unwrap(), gate.clone());
         let endpoint =
@@ -75,7 +86,7 @@ impl TestNode {
         let gossip = Config {
             addresses: vec![address.clone()],
             seeds: seeds.iter().map(|seed| (*seed).clone()).collect(),
-            ..Config::default()
+            ..config
         };
         let actor = Actor { node: credentials.identity.node_id(), generation: Generation(generation) };
         let event_capacity = NonZeroUsize::new(1_024).unwrap();
@@ -320,10 +331,7 @@ async fn whoever_stops_has_left_and_what_it_registered_is_not_offered() {
     assert_eq!(a.mesh.lookup(name.clone()).await.unwrap().len(), 1);
     let mut events = a.mesh.subscribe();
     b.stop().await;
-    await_event(&mut events, |event| {
-        matches!(event, Event::Member { state: crate::gossip::MemberState::Left, .. })
-    })
-    .await;
+    await_event(&mut events, |event| matches!(event, Event::Member { state: MemberState::Left, .. })).await;
     assert!(a.mesh.lookup(name).await.unwrap().is_empty());
     a.stop().await;
 }
@@ -454,6 +462,81 @@ async fn a_holder_to_which_no_link_leads_is_reached_over_a_node_between() {
     sort(router.open(&route, None).await.unwrap()).await;
     assert!(a.daemon.peers().node(c.mesh.node()).is_empty());
     for node in [a, b, c] {
+        node.stop().await;
+    }
+}
+
+/// FEATURES B1: in a mesh too large for a full one, a holder may be several links away.
+#[tokio::test]
+async fn a_holder_that_is_links_away_is_reached_by_a_tunnel_made_for_it() {
+    let test_mesh = TestMesh::new();
+    let avoided: [Arc<Mutex<Vec<Address>>>; 4] = Default::default();
+    let start = |place: usize, seeds: &[&Address]| {
+        let config = Config { full_mesh: 2, ..Config::default() };
+        TestNode::start_as(config, &test_mesh.credentials(), 1, seeds, Arc::clone(&avoided[place]))
+    };
+    // A chain: nobody calls anybody but the next one. Nothing runs before the first wait.
+    let a = start(0, &[]);
+    let b = start(1, &[&a.address]);
+    let c = start(2, &[&b.address]);
+    let d = start(3, &[&c.address]);
+    let all = [&a, &b, &c, &d];
+    for (place, avoided) in avoided.iter().enumerate() {
+        let others = all.iter().enumerate().filter(|(other, _)| other.abs_diff(place) > 1);
+        avoided.lock().unwrap().extend(others.map(|(_, node)| node.address.clone()));
+    }
+    d.offer_sort().await;
+    let route = Route::new("sort".parse().unwrap(), Policy::Last, Kind::Stream);
+    let plain = Router::new(a.mesh.clone(), a.daemon.peers());
+    let known = async {
+        loop {
+            let found = plain.resolve(&route.destination, route.policy).await.unwrap();
+            let partial = a.mesh.view(Mesh::is_partial).await.unwrap();
+            match found.first() {
+                Some(found) if partial && found.state == Some(MemberState::Alive) => return found.way,
+                _ => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    assert_eq!(timeout(PATIENCE, known).await.unwrap(), Way::None);
+
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let by = |avoided: Vec<Address>| {
+        let connector = DaemonConnector::new(a.endpoint.clone(), a.daemon.clone());
+        let connector = Avoiding { inner: connector, avoided: Arc::new(Mutex::new(avoided)) };
+        let router = Router::new(a.mesh.clone(), a.daemon.peers());
+        router.with_shortcuts(connector, &tasks, stop.clone()).with_idle(Duration::from_millis(40))
+    };
+    // Nobody can be called: several visitors wait for one attempt and are told.
+    let nowhere = by(all.iter().map(|node| node.address.clone()).collect());
+    let (one, other) = tokio::join!(nowhere.open(&route, None), nowhere.open(&route, None));
+    for refused in [one, other] {
+        assert!(matches!(refused, Err(RouteError::NoWay { holder }) if holder == d.mesh.node()));
+    }
+    // The holder itself answers.
+    let straight = by(Vec::new());
+    let found = straight.resolve(&route.destination, route.policy).await.unwrap();
+    assert_eq!((found[0].way, &found[0].refused), (Way::Shortcut, &None));
+    sort(straight.open(&route, None).await.unwrap()).await;
+    let to_d = || a.daemon.peers().node(d.mesh.node()).first().map(|peer| peer.tunnel.clone());
+    // It goes when nothing uses it any more, and while something does, it stays.
+    let shortcut = to_d().unwrap();
+    timeout(PATIENCE, shortcut.on_closed()).await.expect("it goes");
+    let stream = straight.open(&route, None).await.unwrap();
+    let shortcut = to_d().unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(shortcut.closed().is_none());
+    sort(stream).await;
+    timeout(PATIENCE, shortcut.on_closed()).await.expect("it goes");
+    // It cannot be called: its neighbour passes the stream on.
+    let around = by(vec![d.address.clone()]);
+    sort(around.open(&route, None).await.unwrap()).await;
+    assert_eq!(a.daemon.peers().node(c.mesh.node()).len(), 1);
+    // What keeps shortcuts ends when it is told to, and they with it.
+    stop.cancel();
+    tasks.close();
+    timeout(PATIENCE, tasks.wait()).await.expect("no task is left");
+    for node in [a, b, c, d] {
         node.stop().await;
     }
 }

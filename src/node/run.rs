@@ -223,11 +223,13 @@ impl Node {
         let (accepting, incoming) = (daemon.clone(), endpoint.incoming());
         tasks.spawn(async move { accepting.run(incoming).await });
         let connector = DaemonConnector::new(endpoint.clone(), daemon.clone());
-        let driver = tokio::spawn(driver.run(connector, stop_driver.clone()));
+        let driver = tokio::spawn(driver.run(connector.clone(), stop_driver.clone()));
 
         let loopback = Loopback::new(facts.node, targets.clone(), &tasks, stop.clone());
         let opener = Opener {
-            router: Router::new(mesh.clone(), peers.clone()).with_local(&facts.name, loopback),
+            router: Router::new(mesh.clone(), peers.clone())
+                .with_local(&facts.name, loopback)
+                .with_shortcuts(connector, &tasks, stop.clone()),
             mesh: mesh.clone(),
             targets,
             metrics: Arc::clone(&metrics),

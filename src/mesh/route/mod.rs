@@ -3,6 +3,7 @@
 mod destination;
 mod policy;
 mod resolve;
+mod shortcut;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,10 +11,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use super::connect::Connector;
 use super::handle::{MeshHandle, Stopped};
 use crate::daemon::PeersView;
 use crate::id::NodeId;
+use crate::replica::Address;
 use crate::service::{Kind, Loopback, NEGOTIATION_TIMEOUT, OpenError, RouteTarget, open_by};
 use crate::tunnel::{Tunnel, TunnelStream};
 
@@ -37,6 +42,16 @@ pub struct Router {
     mesh: MeshHandle,
     peers: PeersView,
     local: Option<(Arc<str>, Loopback)>,
+    shortcuts: Option<shortcut::Shortcuts>,
+}
+
+/// How a candidate may be reached that is not linked.
+#[derive(Debug, Default)]
+struct Detours {
+    /// The nodes over which its holder is reached, the nearest first.
+    relays: Vec<NodeId>,
+    /// Where to call for a shortcut.
+    addresses: Vec<(NodeId, Address)>,
 }
 
 /// A destination, how its holders are chosen among, and how often that was done.
@@ -90,13 +105,33 @@ impl Route {
 impl Router {
     /// Routes by what `mesh` knows over the tunnels in `peers`.
     pub fn new(mesh: MeshHandle, peers: PeersView) -> Self {
-        Self { mesh, peers, local: None }
+        Self { mesh, peers, local: None, shortcuts: None }
     }
 
     /// Reaches what this node, called `label`, has registered itself through `loopback`.
     #[must_use]
     pub fn with_local(mut self, label: &str, loopback: Loopback) -> Self {
         self.local = Some((label.into(), loopback));
+        self
+    }
+
+    /// Makes tunnels of its own, by `connector`, to holders that no link leads to, directly or over one node: in a mesh too
+    /// large for a full one. They go when no stream has used them for half a minute; at the latest with `stop`. What keeps
+    /// them runs in `tasks`.
+    #[must_use]
+    pub fn with_shortcuts(
+        mut self,
+        connector: impl Connector,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        self.shortcuts = Some(shortcut::Shortcuts::new(connector, tasks, stop));
+        self
+    }
+
+    #[cfg(test)]
+    pub(in crate::mesh) fn with_idle(mut self, idle: Duration) -> Self {
+        self.shortcuts = self.shortcuts.map(|shortcuts| shortcuts.with_idle(idle));
         self
     }
 
@@ -125,10 +160,10 @@ impl Router {
     pub async fn open(&self, route: &Route, source: Option<IpAddr>) -> Result<TunnelStream, RouteError> {
         let deadline = Instant::now() + OPEN_TIMEOUT;
         let mut failure = RouteError::NotFound { destination: route.destination.clone() };
-        for (candidate, relays) in
+        for (candidate, detours) in
             self.await_way(route, source, &mut failure).await?.into_iter().take(MAX_ATTEMPTS)
         {
-            let opened = timeout_at(deadline, self.open_at(&candidate, &relays, route.kind)).await;
+            let opened = timeout_at(deadline, self.open_at(&candidate, &detours, route.kind)).await;
             match opened.unwrap_or(Err(OpenError::TimedOut.into())) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => {
@@ -148,7 +183,7 @@ impl Router {
         route: &Route,
         source: Option<IpAddr>,
         failure: &mut RouteError,
-    ) -> Result<Vec<(Candidate, Vec<NodeId>)>, Stopped> {
+    ) -> Result<Vec<(Candidate, Detours)>, Stopped> {
         let (turn, until) = (route.turn(source), Instant::now() + WAY_TIMEOUT);
         loop {
             let mut found = self.find(&route.destination, route.policy, turn).await?;
@@ -166,31 +201,32 @@ impl Router {
         }
     }
 
-    /// The candidates in order, each with the nodes over which its holder is reached.
+    /// The candidates in order, each with the other ways to its holder.
     async fn find(
         &self,
         destination: &Destination,
         policy: Policy,
         turn: Turn,
-    ) -> Result<Vec<(Candidate, Vec<NodeId>)>, Stopped> {
+    ) -> Result<Vec<(Candidate, Detours)>, Stopped> {
         let label = self.local.as_ref().map_or_else(|| "".into(), |(label, _)| Arc::clone(label));
         let sought = destination.clone();
         let seen = self.mesh.view(move |mesh| resolve::seen(mesh, &label, &sought)).await?;
-        let mut relays = std::collections::BTreeMap::new();
+        let mut detours = std::collections::BTreeMap::new();
         let mut candidates = Vec::with_capacity(seen.len());
-        for resolve::Seen { mut candidate, relays: known } in seen {
-            let known = self.by_distance(known);
-            candidate.way = self.way(candidate.registration.holder.node, &known);
+        for resolve::Seen { mut candidate, neighbours, addresses } in seen {
+            let relays = self.by_distance(neighbours);
+            candidate.way = self.way(candidate.registration.holder.node, &relays, &addresses);
             if candidate.way == Way::None && candidate.refused.is_none() {
                 candidate.refused = Some(Refused::NoWay);
             }
-            relays.insert(candidate.registration.dot.clone(), known);
+            let relays = relays.into_iter().map(|(_, relay)| relay).collect();
+            detours.insert(candidate.registration.dot.clone(), Detours { relays, addresses });
             candidates.push(candidate);
         }
         policy.order(&mut candidates, turn);
         let found = candidates.into_iter().map(|candidate| {
-            let relays = relays.remove(&candidate.registration.dot).unwrap_or_default();
-            (candidate, relays.into_iter().map(|(_, relay)| relay).collect())
+            let detours = detours.remove(&candidate.registration.dot).unwrap_or_default();
+            (candidate, detours)
         });
         Ok(found.collect())
     }
@@ -207,13 +243,14 @@ impl Router {
         Some(self.peers.node(node).first()?.tunnel.rtt())
     }
 
-    fn way(&self, holder: NodeId, relays: &[(Duration, NodeId)]) -> Way {
+    fn way(&self, holder: NodeId, relays: &[(Duration, NodeId)], addresses: &[(NodeId, Address)]) -> Way {
         if holder == self.mesh.node() {
             return Way::Here;
         }
         match (self.rtt(holder), relays.first()) {
             (Some(rtt), _) => Way::Direct { rtt },
             (None, Some(&(rtt, relay))) => Way::Over { relay, rtt },
+            (None, None) if self.shortcuts.is_some() && !addresses.is_empty() => Way::Shortcut,
             (None, None) => Way::None,
         }
     }
@@ -221,7 +258,7 @@ impl Router {
     async fn open_at(
         &self,
         candidate: &Candidate,
-        relays: &[NodeId],
+        detours: &Detours,
         kind: Kind,
     ) -> Result<TunnelStream, RouteError> {
         let registration = &candidate.registration;
@@ -235,6 +272,15 @@ impl Router {
             };
         }
         let target = RouteTarget::Tunnel(name.clone(), Some(id), kind);
+        let mut relays = detours.relays.clone();
+        if let (Way::Shortcut, Some(shortcuts)) = (candidate.way, &self.shortcuts) {
+            if !shortcuts.make(holder, &detours.addresses).await {
+                return Err(RouteError::NoWay { holder });
+            }
+            // Not the holder itself but a neighbour of it may have answered.
+            let called = detours.addresses.iter().map(|(node, _)| *node).collect();
+            relays = self.by_distance(called).into_iter().map(|(_, relay)| relay).collect();
+        }
         if self.rtt(holder).is_some() {
             return self.open_over(holder, &target).await;
         }

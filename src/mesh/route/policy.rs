@@ -86,7 +86,8 @@ impl Policy {
                     Way::Here => (0, None),
                     Way::Direct { rtt } => (1, Some(rtt)),
                     Way::Over { rtt, .. } => (2, Some(rtt)),
-                    Way::None => (3, None),
+                    Way::Shortcut => (3, None),
+                    Way::None => (4, None),
                 };
                 (distance, Reverse(named(candidate)))
             }),

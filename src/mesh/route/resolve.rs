@@ -5,9 +5,10 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Destination;
+use super::shortcut::MAX_ADDRESSES;
 use crate::gossip::{Member, MemberState, Mesh};
 use crate::id::{NodeId, TunnelName};
-use crate::replica::{Registration, Requirement};
+use crate::replica::{Address, Registration, Requirement};
 
 /// The most tunnels that an explanation lists.
 const MAX_CANDIDATES: usize = 1_024;
@@ -46,6 +47,8 @@ pub enum Way {
         /// The round-trip time to it.
         rtt: Duration,
     },
+    /// By a tunnel that is made when a stream needs it: to the holder, or to a node with a link to it.
+    Shortcut,
     /// Not at all, at the moment.
     None,
 }
@@ -78,10 +81,12 @@ impl fmt::Display for Refused {
     }
 }
 
-/// A candidate as the mesh sees it, and the nodes with links both to its holder and to this node.
+/// A candidate as the mesh sees it, and the nodes with links to its holder.
 pub(super) struct Seen {
     pub(super) candidate: Candidate,
-    pub(super) relays: Vec<NodeId>,
+    pub(super) neighbours: Vec<NodeId>,
+    /// Where to call if there is no such node: its own addresses, then those of the nodes that it is linked with.
+    pub(super) addresses: Vec<(NodeId, Address)>,
 }
 
 /// The tunnels of the name, or all that a selector was held against; those that are refused too.
@@ -129,12 +134,30 @@ pub(super) fn seen(mesh: &Mesh, own_label: &str, destination: &Destination) -> V
         if why.is_some() && refused > MAX_CANDIDATES {
             return None;
         }
-        let relays = member.map(|member| linked.intersection(&member.record.links).copied().collect());
-        let relays = relays.unwrap_or_default();
+        let neighbours: Vec<NodeId> =
+            member.into_iter().flat_map(|member| member.record.links.iter().copied()).collect();
+        let is_near = |node: &NodeId| linked.contains(node);
+        // In a full mesh whoever is not linked is out of reach.
+        let is_far = mesh.is_partial() && !is_near(&holder) && !neighbours.iter().any(is_near);
+        let addresses = match member.filter(|_| is_far) {
+            Some(member) => addresses(member, &members),
+            None => Vec::new(),
+        };
         let candidate = Candidate { registration, attributes, label, state, way: Way::None, refused: why };
-        Some(Seen { candidate, relays })
+        Some(Seen { candidate, neighbours, addresses })
     });
     seen.collect()
+}
+
+/// The addresses of a node that no link leads to, and of some that it is linked with.
+fn addresses(holder: &Member, members: &BTreeMap<NodeId, &Member>) -> Vec<(NodeId, Address)> {
+    let neighbours = holder.record.links.iter().filter_map(|node| members.get(node).copied());
+    let alive = neighbours.filter(|member| member.state == MemberState::Alive);
+    let first = |member: &Member, count| -> Vec<(NodeId, Address)> {
+        member.record.addresses.iter().take(count).map(|address| (member.node, address.clone())).collect()
+    };
+    let all = first(holder, MAX_ADDRESSES / 2).into_iter().chain(alive.flat_map(|member| first(member, 1)));
+    all.take(MAX_ADDRESSES).collect()
 }
 
 fn overlay(mesh: &Mesh, name: &TunnelName) -> BTreeMap<String, Vec<u8>> {

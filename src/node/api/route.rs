@@ -38,7 +38,7 @@ pub struct Candidate {
     pub holder: String,
     /// What people call that node, if it is known.
     pub holder_name: String,
-    /// `here`, `direct`, `relay` or `none`.
+    /// `here`, `direct`, `relay`, `shortcut` (a tunnel is made when a stream needs it) or `none`.
     pub way: String,
     /// The node between, if there is one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -61,6 +61,7 @@ impl From<&mesh::Candidate> for Candidate {
             Way::Here => ("here", None, None),
             Way::Direct { rtt } => ("direct", None, Some(rtt)),
             Way::Over { relay, rtt } => ("relay", Some(relay), Some(rtt)),
+            Way::Shortcut => ("shortcut", None, None),
             Way::None => ("none", None, None),
         };
         let registration = &candidate.registration;

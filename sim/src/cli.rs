@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Parser, Subcommand};
 use snomesh::time::Moment;
 
-use crate::baseline::{Way, insert, measure, print};
+use crate::baseline::{Way, insert, measure, measure_budgets, print, print_budgets};
 use crate::checker::Checker;
 use crate::compare::{CompareError, compare};
 use crate::coverage::Point;
@@ -109,6 +109,18 @@ enum Command {
         /// Only the protocol itself.
         #[arg(long)]
         alone: bool,
+        /// Put the table into this document, between its marks.
+        #[arg(long)]
+        into: Option<PathBuf>,
+    },
+    /// Measure what a mesh must keep to as a whole: loading it, losing a node, being cut in halves.
+    Budgets {
+        /// Among how many nodes.
+        #[arg(long, value_delimiter = ',', default_values = ["3", "10", "30", "100"], value_parser = clap::value_parser!(u16).range(3..=10_000))]
+        nodes: Vec<u16>,
+        /// The seed.
+        #[arg(long, default_value = "0")]
+        seed: Seed,
         /// Put the table into this document, between its marks.
         #[arg(long)]
         into: Option<PathBuf>,
@@ -254,8 +266,8 @@ enum CliError {
     Scenario(#[from] OverrideError),
     #[error(transparent)]
     NoSuchNode(#[from] NoSuchNode),
-    #[error("{} has no marks to put a table between: <!-- sim baselines: begin --> and <!-- sim baselines: end -->, each on a line", path.display())]
-    NoMarks { path: PathBuf },
+    #[error("{} has no marks to put a table between: <!-- sim {command}: begin --> and <!-- sim {command}: end -->, each on a line", path.display())]
+    NoMarks { path: PathBuf, command: &'static str },
     #[error("there is no scenario and no file {name}; `sim list` names the scenarios")]
     NoSuchScenario { name: String },
     #[error("{label} is not for this tier: {why}")]
@@ -343,8 +355,17 @@ fn execute(command: Option<Command>) -> Result<u8, CliError> {
             Ok(if caught { HELD } else { VIOLATED })
         }
         Some(Command::Baselines { nodes, seed, alone, into }) => {
-            baselines(&nodes, seed, if alone { &Way::ALL[..1] } else { &Way::ALL }, into.as_deref())
+            let ways = if alone { &Way::ALL[..1] } else { &Way::ALL };
+            table_into("baselines", into.as_deref(), || {
+                let pairs =
+                    nodes.iter().flat_map(|nodes| ways.iter().map(move |way| (*way, usize::from(*nodes))));
+                print(&pairs.map(|(way, nodes)| measure(way, nodes, seed)).collect::<Vec<_>>())
+            })
         }
+        Some(Command::Budgets { nodes, seed, into }) => table_into("budgets", into.as_deref(), || {
+            let measured = nodes.iter().map(|nodes| measure_budgets(usize::from(*nodes), seed));
+            print_budgets(&measured.collect::<Vec<_>>())
+        }),
     }
 }
 
@@ -600,25 +621,27 @@ fn choose(wanted: &str, overrides: &Overrides) -> Result<Vec<Chosen>, CliError> 
 }
 
 /// Measures the protocol and its alternatives, and prints the table or puts it into a document.
-fn baselines(nodes: &[u16], seed: Seed, ways: &[Way], into: Option<&Path>) -> Result<u8, CliError> {
+fn table_into(
+    command: &'static str,
+    into: Option<&Path>,
+    measure: impl FnOnce() -> String,
+) -> Result<u8, CliError> {
     // Read first, so that nothing is measured for a document that cannot take it.
     let document = match into {
         Some(path) => {
             let read = std::fs::read_to_string(path);
             let text = read.map_err(|source| CliError::Read { path: path.to_owned(), source })?;
-            if insert(&text, "").is_none() {
-                return Err(CliError::NoMarks { path: path.to_owned() });
+            if insert(&text, command, "").is_none() {
+                return Err(CliError::NoMarks { path: path.to_owned(), command });
             }
             Some((path, text))
         }
         None => None,
     };
-    let pairs = nodes.iter().flat_map(|nodes| ways.iter().map(move |way| (*way, usize::from(*nodes))));
-    let rows: Vec<_> = pairs.map(|(way, nodes)| measure(way, nodes, seed)).collect();
-    let table = print(&rows);
+    let table = measure();
     match document {
         Some((path, text)) => {
-            let text = insert(&text, &table).unwrap_or(text);
+            let text = insert(&text, command, &table).unwrap_or(text);
             write_whole(path, |out| out.write_all(text.as_bytes()))?;
         }
         None => write!(io::stdout(), "{table}")?,

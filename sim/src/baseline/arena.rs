@@ -12,12 +12,12 @@ use crate::random::{self, Generator, Seed};
 pub(super) const PAYLOAD: u64 = 22 + 100;
 
 /// How often it is looked at what stands still: only while the mesh forms.
-const STEP: Duration = Duration::from_millis(100);
+pub(super) const STEP: Duration = Duration::from_millis(100);
 /// How long everything may take to form, and stays at rest before it is measured.
-const FORMING: Duration = Duration::from_secs(120);
-const SETTLING: Duration = Duration::from_secs(30);
+pub(super) const FORMING: Duration = Duration::from_secs(120);
+pub(super) const SETTLING: Duration = Duration::from_secs(30);
 /// How long it is at rest to measure what is said then.
-const IDLE: Duration = Duration::from_secs(10);
+pub(super) const IDLE: Duration = Duration::from_secs(10);
 /// How long the last write may take after the workload has ended.
 const REST: Duration = Duration::from_secs(15);
 
@@ -95,19 +95,21 @@ pub(super) struct Net<M> {
     pub(super) generator: Generator,
     places: Vec<(f64, f64)>,
     dead: Vec<bool>,
+    /// Whether the first half of the nodes and the second do not reach each other.
+    pub(super) cut: bool,
     /// When, in which order, and where the event lies.
     queue: BinaryHeap<Reverse<(Moment, u64, usize)>>,
     events: Vec<Option<Event<M>>>,
     free: Vec<usize>,
     next: u64,
-    counts: Counts,
+    pub(super) counts: Counts,
     writes: BTreeMap<WriteId, Spread>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
-struct Counts {
-    payloads: u64,
-    control: u64,
+pub(super) struct Counts {
+    pub(super) payloads: u64,
+    pub(super) control: u64,
 }
 
 #[derive(Debug)]
@@ -135,6 +137,19 @@ impl<M> Net<M> {
 
     pub(super) fn is_dead(&self, node: usize) -> bool {
         self.dead[node]
+    }
+
+    /// Whether nothing comes from one node to another.
+    pub(super) fn is_apart(&self, one: usize, other: usize) -> bool {
+        let half = self.places.len() / 2;
+        self.cut && (one < half) != (other < half)
+    }
+
+    /// A node falls.
+    pub(super) fn kill(&mut self, node: usize) {
+        self.dead[node] = true;
+        let writes: Vec<WriteId> = self.writes.keys().copied().collect();
+        writes.into_iter().for_each(|write| self.delivered(node, write));
     }
 
     /// Sends, and counts: so many payloads, and so many bytes besides.
@@ -179,8 +194,8 @@ impl<M> Net<M> {
 
 /// All nodes with their protocol.
 pub(super) struct Arena<P: Protocol> {
-    protocol: P,
-    net: Net<P::Message>,
+    pub(super) protocol: P,
+    pub(super) net: Net<P::Message>,
     next_write: u32,
 }
 
@@ -194,6 +209,7 @@ impl<P: Protocol> Arena<P> {
             generator: seed.generator("arena", &[]),
             places,
             dead: vec![false; nodes],
+            cut: false,
             queue: BinaryHeap::new(),
             events: Vec::new(),
             free: Vec::new(),
@@ -216,7 +232,7 @@ impl<P: Protocol> Arena<P> {
         (measured, formed_after)
     }
 
-    fn until(&mut self, end: Moment) {
+    pub(super) fn until(&mut self, end: Moment) {
         while let Some(Reverse((at, _, place))) = self.net.queue.peek().copied() {
             if at > end {
                 break;
@@ -234,7 +250,7 @@ impl<P: Protocol> Arena<P> {
     fn handle(&mut self, event: Event<P::Message>) {
         let (protocol, net) = (&mut self.protocol, &mut self.net);
         match event {
-            Event::Arrive { node, from, message } if !net.dead[node] => {
+            Event::Arrive { node, from, message } if !net.dead[node] && !net.is_apart(from, node) => {
                 protocol.receive(net, node, from, message);
             }
             Event::Wake { node } if !net.dead[node] => protocol.wake(net, node),
@@ -243,11 +259,7 @@ impl<P: Protocol> Arena<P> {
                 net.writes.insert(write, Spread { at: net.now, missing, complete_at: None });
                 protocol.write(net, node, write);
             }
-            Event::Fall { node } => {
-                net.dead[node] = true;
-                let writes: Vec<WriteId> = net.writes.keys().copied().collect();
-                writes.into_iter().for_each(|write| net.delivered(node, write));
-            }
+            Event::Fall { node } => net.kill(node),
             Event::Arrive { .. } | Event::Wake { .. } | Event::Write { .. } => {}
         }
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use snomesh::crdt::{Delta, Lane, Revision, Value};
-use snomesh::gossip::{Channel, Config, DialId, LinkId, Mesh as Core, Message as Said, Output, Side};
+use snomesh::gossip::{
+    Channel, Config, DialId, LinkId, MemberState, Mesh as Core, Message as Said, Output, Side,
+};
 use snomesh::id::{Actor, Generation, NodeId};
 use snomesh::replica::AttributeKey;
 use snomesh::time::{Moment, Now, UnixMillis};
@@ -140,7 +142,9 @@ impl Mesh {
 
     fn dial(&mut self, net: &mut Net<Message>, node: usize, dial: DialId, address: &str) {
         let number = address.strip_prefix('n').and_then(|rest| rest.split('.').next()?.parse().ok());
-        let peer = number.filter(|peer| *peer < self.nodes.len() && !net.is_dead(*peer));
+        let there =
+            |peer: &usize| *peer < self.nodes.len() && !net.is_dead(*peer) && !net.is_apart(node, *peer);
+        let peer = number.filter(there);
         match peer.filter(|peer| self.nodes[*peer].core.is_some()) {
             Some(peer) => {
                 let (here, there) = (LinkId(self.next_link), LinkId(self.next_link + 1));
@@ -174,6 +178,46 @@ impl Mesh {
             }
         }
         *revision = store.revision();
+    }
+}
+
+/// What is looked at from outside.
+impl Mesh {
+    fn living<'a>(&'a self, net: &'a Net<Message>) -> impl Iterator<Item = &'a Core> {
+        let cores = self.nodes.iter().enumerate().filter(|(node, _)| !net.is_dead(*node));
+        cores.filter_map(|(_, node)| node.core.as_ref())
+    }
+
+    /// Whether all who live have the same state.
+    pub(super) fn agrees(&self, net: &Net<Message>) -> bool {
+        let mut digests = self.living(net).map(Core::digest);
+        let first = digests.next();
+        digests.all(|digest| Some(digest) == first)
+    }
+
+    /// Whether all who live think so of a node, or worse.
+    pub(super) fn all_think(&self, net: &Net<Message>, of: usize, state: MemberState) -> bool {
+        let id = self.nodes[of].id;
+        self.living(net).all(|core| {
+            core.members().find(|member| member.node == id).is_none_or(|member| member.state >= state)
+        })
+    }
+
+    /// Whether everybody who lives is there for everybody who does.
+    pub(super) fn are_all_there(&self, net: &Net<Message>) -> bool {
+        let dead = |id: &NodeId| self.places.get(id).is_none_or(|place| net.is_dead(*place));
+        self.living(net)
+            .all(|core| core.members().all(|member| member.state == MemberState::Alive || dead(&member.node)))
+    }
+
+    /// A node writes a key that nobody has written, and nobody counts when it is where.
+    pub(super) fn put(&mut self, net: &mut Net<Message>, node: usize) {
+        self.written += 1;
+        let key: AttributeKey = format!("mesh/{node:05}.{:06}", self.written).parse().expect("a legal key");
+        let value = Value::try_from(format!("{:0100}", self.written).as_bytes()).expect("a short value");
+        self.feed(net, node, |core, now| {
+            core.set(now, &key, value).expect("writing is possible");
+        });
     }
 }
 

@@ -8,6 +8,7 @@
 //! It refuses to judge correctness: that is what scenarios are for. Links lose nothing and have no limit here.
 
 mod arena;
+mod budgets;
 mod digests;
 mod mesh;
 mod relays;
@@ -16,7 +17,8 @@ mod table;
 use std::time::Duration;
 
 use arena::{Arena, Measured, Workload};
-pub(crate) use table::{insert, print};
+pub(crate) use budgets::Budgets;
+pub(crate) use table::{insert, print, print_budgets};
 
 use crate::random::Seed;
 
@@ -82,6 +84,11 @@ pub(crate) fn measure(way: Way, nodes: usize, seed: Seed) -> Row {
     Row { way, nodes, one, all, falling, formed_after }
 }
 
+/// Measures what a mesh of so many nodes must keep to as a whole.
+pub(crate) fn measure_budgets(nodes: usize, seed: Seed) -> Budgets {
+    Arena::new(mesh::Mesh::new(nodes, seed), nodes, seed).budgets()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,5 +113,20 @@ mod tests {
         let median = |measured: &Measured| measured.to_all[measured.to_all.len() / 2];
         assert!(median(&digests.one) > 4 * median(&row.one));
         assert!(digests.one.idle > row.one.idle);
+    }
+
+    /// DESIGN §8, what a mesh keeps to as a whole: with five nodes here, with more by the command.
+    #[test]
+    fn five_nodes_keep_to_the_budgets() {
+        let measured = measure_budgets(5, Seed(1));
+        let within = |measured: Option<Duration>, seconds: u64| {
+            measured.is_some_and(|measured| measured <= Duration::from_secs(seconds))
+        };
+        assert!(within(measured.suspected_after, 4) && within(measured.down_after, 10), "{measured:?}");
+        assert!(within(measured.one_after, 15) && within(measured.agreed_after, 16), "{measured:?}");
+        assert!(within(measured.loaded_after, 1), "{measured:?}");
+        // Not less than the least: it was carried, and to everybody once.
+        assert!((1.0..=1.25).contains(&measured.load_bytes), "{measured:?}");
+        assert!(measured.idle_after <= 1.1 * measured.idle_before, "{measured:?}");
     }
 }

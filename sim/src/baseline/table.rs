@@ -3,10 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::{Measured, Row};
-
-const BEGIN: &str = "<!-- sim baselines: begin -->\n";
-const END: &str = "<!-- sim baselines: end -->";
+use super::{Budgets, Measured, Row};
 
 /// Writes the rows down as a table in Markdown.
 pub(crate) fn print(rows: &[Row]) -> String {
@@ -38,10 +35,41 @@ pub(crate) fn print(rows: &[Row]) -> String {
 }
 
 /// Puts a table between the marks of a document; nothing if they are not there.
-pub(crate) fn insert(document: &str, table: &str) -> Option<String> {
-    let (before, rest) = document.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{table}\n{END}{after}"))
+pub(crate) fn insert(document: &str, command: &str, table: &str) -> Option<String> {
+    let (begin, end) = (format!("<!-- sim {command}: begin -->\n"), format!("<!-- sim {command}: end -->"));
+    let (before, rest) = document.split_once(&begin)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{begin}\n{table}\n{end}{after}"))
+}
+
+/// Writes what meshes keep to down as a table in Markdown.
+pub(crate) fn print_budgets(measured: &[Budgets]) -> String {
+    let mut out = String::from(
+        "| nodes | formed | keys each, all at once: everywhere after · bytes ÷ least | idle before · 5 s after, B/s a node | a node falls: suspect · down for all | halves heal: one mesh · same state |\n\
+         |---|---|---|---|---|---|\n",
+    );
+    for one in measured {
+        let line = format!(
+            "| {} | {} | {}: {} · {:.2} | {:.0} · {:.0} | {} · {} | {} · {} |",
+            one.nodes,
+            seconds(one.formed_after),
+            one.bulk_each,
+            seconds(one.loaded_after),
+            one.load_bytes,
+            one.idle_before,
+            one.idle_after,
+            seconds(one.suspected_after),
+            seconds(one.down_after),
+            seconds(one.one_after),
+            seconds(one.agreed_after),
+        );
+        writeln!(out, "{line}").expect("a string takes every line");
+    }
+    out
+}
+
+fn seconds(duration: Option<Duration>) -> String {
+    duration.map_or_else(|| "never".to_owned(), |duration| format!("{:.2} s", duration.as_secs_f64()))
 }
 
 fn at(measured: &Measured, percent: usize) -> Option<Duration> {
@@ -59,10 +87,11 @@ mod tests {
 
     #[test]
     fn a_table_replaces_what_is_between_the_marks() {
-        let document = format!("a\n{BEGIN}old\n{END}\nb\n");
-        let new = insert(&document, "new").unwrap();
-        assert_eq!(new, format!("a\n{BEGIN}\nnew\n{END}\nb\n"));
-        assert_eq!(insert(&new, "new"), Some(new));
-        assert_eq!(insert("no marks", "new"), None);
+        let marked = |text: &str| format!("a\n<!-- sim x: begin -->\n{text}<!-- sim x: end -->\nb\n");
+        let new = insert(&marked("old\n"), "x", "new").unwrap();
+        assert_eq!(new, marked("\nnew\n"));
+        assert_eq!(insert(&new, "x", "new"), Some(new.clone()));
+        assert_eq!(insert(&new, "y", "new"), None);
+        assert_eq!(insert("no marks", "x", "new"), None);
     }
 }

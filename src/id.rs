@@ -205,6 +205,20 @@ mod tests {
     }
 
     #[test]
+    fn node_ids_are_ordered_as_their_bytes() {
+        let id = |place: usize, byte: u8| {
+            let mut bytes = [7; 32];
+            bytes[place] = byte;
+            NodeId::from_bytes(bytes)
+        };
+        let ids: Vec<NodeId> =
+            (0..32).flat_map(|place| [id(place, 6), id(place, 7), id(place, 0x80)]).collect();
+        for (one, other) in ids.iter().flat_map(|one| ids.iter().map(move |other| (one, other))) {
+            assert_eq!(one.cmp(other), one.as_bytes().cmp(other.as_bytes()));
+        }
+    }
+
+    #[test]
     fn tunnel_id_survives_its_text() {
         let id = TunnelId(0x0123_4567_89ab_cdef);
         assert_eq!(id.to_string(), "0123456789abcdef");

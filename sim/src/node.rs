@@ -34,6 +34,8 @@ pub(crate) struct Process {
     pub(crate) seen: Seen,
     /// The change of the context up to which `seen` is true.
     pub(crate) revision: Revision,
+    /// The digest of the state at that change.
+    digest: Option<(Revision, [u8; 16])>,
     /// The last write of each lane that the disk has confirmed in this life.
     pub(crate) durable: BTreeMap<Lane, u64>,
     /// The earliest time for which a wake-up is scheduled.
@@ -44,6 +46,16 @@ pub(crate) struct Process {
     pub(crate) latest_wall: UnixMillis,
     /// Whether it has said goodbye.
     pub(crate) leaving: bool,
+}
+
+impl Process {
+    /// The digest of its state, made anew only after the state has changed.
+    pub(crate) fn digest(&mut self) -> [u8; 16] {
+        let revision = self.mesh.replica().store().revision();
+        let known = self.digest.filter(|(of, _)| *of == revision);
+        let (_, digest) = *self.digest.insert(known.unwrap_or_else(|| (revision, self.mesh.digest())));
+        digest
+    }
 }
 
 /// One simulated machine.
@@ -151,6 +163,7 @@ impl Node {
             subscribers,
             seen: Seen::default(),
             revision: Revision::default(),
+            digest: None,
             durable: BTreeMap::new(),
             wakes_at: None,
             since: now,

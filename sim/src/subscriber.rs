@@ -88,6 +88,8 @@ pub(crate) struct Subscriber {
     lags: u64,
     /// Whether it has caught up since it lagged.
     caught_up: bool,
+    /// Whether it does nothing until the next event is published.
+    pub(crate) waits: bool,
 }
 
 /// What one look at the ring brought.
@@ -114,7 +116,8 @@ impl Subscriber {
         view: View,
     ) -> Self {
         let expects = ring.end().0;
-        Self { name, pace, batch, jitter, cursor: ring.subscribe(), expects, view, lags: 0, caught_up: true }
+        let cursor = ring.subscribe();
+        Self { name, pace, batch, jitter, cursor, expects, view, lags: 0, caught_up: true, waits: false }
     }
 
     /// Forgets everything and begins anew, with the state as it is.
@@ -128,6 +131,11 @@ impl Subscriber {
     /// How long until its next look.
     pub(crate) fn pace(&mut self) -> Duration {
         self.pace + random::duration(&mut self.jitter, Duration::ZERO, self.pace / 4)
+    }
+
+    /// Whether it has taken all of so many events.
+    pub(crate) fn is_up_to_date(&self, published: u64) -> bool {
+        self.expects == published
     }
 
     /// What it believes.

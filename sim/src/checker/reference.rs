@@ -418,7 +418,9 @@ impl Reference {
     /// A write among those that count which says that it had seen this one and all that this one had.
     fn told_dead(&self, write: WriteId, counts: impl Fn(&Dot) -> bool) -> Option<&Dot> {
         let (key, dot) = (self.key_of(write), self.dot(write));
-        let others = self.by_key[key].iter().map(|other| &self.writes[other.index()]);
+        // What has seen it was made after it.
+        let after = self.writes[write.index()].number as usize + 1;
+        let others = self.by_key[key][after..].iter().map(|other| &self.writes[other.index()]);
         let mut covering = others.filter(|other| {
             let knows = |lane: &Lane, counter: u64| {
                 let later = other.dot.lane == *lane && other.dot.counter > counter;

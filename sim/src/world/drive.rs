@@ -107,6 +107,7 @@ impl World<'_> {
             process.ring.publish(event);
             process.published += 1;
         }
+        self.wake_subscribers(node);
     }
 
     /// A verdict that a node is down must have a reason.

@@ -275,11 +275,23 @@ impl World<'_> {
         if !self.lives(node, life) {
             return;
         }
-        let pace = self.look_once(node, subscriber).unwrap_or(Duration::from_secs(1));
-        self.queue.push(self.now + pace, Event::Look { node, life, subscriber });
+        if let Some(pace) = self.look_once(node, subscriber) {
+            self.queue.push(self.now + pace, Event::Look { node, life, subscriber });
+        }
     }
 
-    /// Lets a subscriber look; says after how long it looks again.
+    /// An event was published: whoever waits for one looks after a while.
+    pub(super) fn wake_subscribers(&mut self, node: usize) {
+        let life = self.nodes[node].life;
+        let Some(process) = self.nodes[node].process.as_mut() else { return };
+        let waiting = process.subscribers.iter_mut().enumerate().filter(|(_, one)| one.waits);
+        for (subscriber, one) in waiting {
+            one.waits = false;
+            self.queue.push(self.now + one.pace(), Event::Look { node, life, subscriber });
+        }
+    }
+
+    /// Lets a subscriber look; says after how long it looks again, unless it waits for the next event.
     fn look_once(&mut self, node: usize, subscriber: usize) -> Option<Duration> {
         let capacity = self.nodes[node].ring;
         let stalled = self.faults.is_stalled(node) && subscriber > 0;
@@ -293,6 +305,8 @@ impl World<'_> {
         let mesh = &process.mesh;
         let limit = if self.now >= self.times.heal { u64::MAX } else { follower.batch };
         let look = follower.look(&process.ring, capacity, process.published, limit, || View::of(mesh));
+        follower.waits = follower.is_up_to_date(process.published);
+        let again = if follower.waits { None } else { Some(pace) };
         if look.lagged {
             self.record(Some(node), Kind::Lagged, subscriber as u64, look.taken, b"");
         } else if look.taken > 0 {
@@ -303,6 +317,6 @@ impl World<'_> {
         if let Some(what) = look.broken {
             self.violated(Some(node), Broken::new(Checker::Lag, what));
         }
-        Some(pace)
+        again
     }
 }

@@ -278,7 +278,8 @@ impl<'a> World<'a> {
 
     /// Notes how many different states there are.
     fn note_digests(&mut self) {
-        let mut digests: Vec<[u8; 16]> = self.running().map(|(_, process)| process.mesh.digest()).collect();
+        let processes = self.nodes.iter_mut().filter_map(|node| node.process.as_mut());
+        let mut digests: Vec<[u8; 16]> = processes.map(Process::digest).collect();
         let running = digests.len() as u64;
         digests.sort_unstable();
         digests.dedup();
@@ -373,7 +374,7 @@ impl<'a> World<'a> {
 
     /// Do all nodes that run hold the same?
     fn sample(&mut self) {
-        let mut digests = self.running().map(|(_, process)| process.mesh.digest());
+        let mut digests = self.nodes.iter_mut().filter_map(|node| node.process.as_mut()).map(Process::digest);
         let first = digests.next();
         let agree = digests.all(|digest| Some(digest) == first);
         drop(digests);

@@ -129,14 +129,15 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// A scenario's name, a file, a token as failures print it, or all.
-    scenario: String,
+    /// Scenarios: names, files, tokens as failures print them, or all.
+    #[arg(required = true)]
+    scenarios: Vec<String>,
     /// The seed, or the first of several: decimal, 0x and hexadecimal, or a commit's hash. The file's own without.
     #[arg(long)]
     seed: Option<Seed>,
-    /// How many seeds to run, one after another from the first.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
-    seeds: Option<u64>,
+    /// How many seeds to run, one after another from the first; or from which to which, as in 5..20, both included.
+    #[arg(long, value_name = "N|A..B", value_parser = parse_seeds)]
+    seeds: Option<Seeds>,
     /// Run seeds for so long, such as 10m. With --seeds: stop when the time is up, and exit with 5 if some were left.
     #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
     lasts: Option<Duration>,
@@ -160,6 +161,12 @@ struct RunArgs {
     /// Stop at the first run that fails.
     #[arg(long)]
     fail_fast: bool,
+    /// Exit with 3 unless all runs together have reached everything that `sim list` marks.
+    #[arg(long)]
+    gate: bool,
+    /// Stop at the first run in which this check fails, as `sim list` names it.
+    #[arg(long, value_name = "CHECK", value_parser = parse_check)]
+    seek: Option<Checker>,
 }
 
 /// What the command line changes of a scenario.
@@ -239,6 +246,41 @@ struct ShrinkArgs {
     lasts: Duration,
 }
 
+/// Which seeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seeds {
+    /// The first one, if it is said so here.
+    first: Option<Seed>,
+    count: u64,
+}
+
+/// The most seeds of one run of the program.
+const MAX_SEEDS: u64 = 10_000_000;
+
+fn parse_seeds(text: &str) -> Result<Seeds, String> {
+    let expected = |_| {
+        format!(
+            "write how many seeds, such as 20, or from which to which, such as 5..20; at most {MAX_SEEDS}"
+        )
+    };
+    let Some((first, last)) = text.split_once("..") else {
+        let count = text.parse().ok().filter(|count| (1..=MAX_SEEDS).contains(count));
+        return Ok(Seeds { first: None, count: count.ok_or(()).map_err(expected)? });
+    };
+    let seed = |text: &str| text.trim().parse::<Seed>().map_err(|error| format!("{text}: {error}"));
+    let (first, last) = (seed(first)?, seed(last)?);
+    if last < first {
+        return Err(format!("the range is backwards; write {last}..{first}"));
+    }
+    let count = (last.0 - first.0).checked_add(1).filter(|count| *count <= MAX_SEEDS);
+    Ok(Seeds { first: Some(first), count: count.ok_or(()).map_err(expected)? })
+}
+
+fn parse_check(text: &str) -> Result<Checker, String> {
+    let found = Checker::ALL.iter().copied().find(|checker| checker.name() == text);
+    found.ok_or_else(|| format!("there is no check {text}; `sim list` names them"))
+}
+
 fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::parse(text).ok_or_else(|| "write a duration such as 90s, 250ms or 10m".to_owned())
 }
@@ -278,6 +320,10 @@ enum CliError {
     Write { path: PathBuf, source: io::Error },
     #[error("{option} needs exactly one scenario and one seed, this would be {runs} runs")]
     OneRun { option: &'static str, runs: usize },
+    #[error(
+        "{run} has a seed of its own, beside other scenarios; run it alone, or give all the same with --seed"
+    )]
+    SeedOfOne { run: String },
     #[error("{run} names several scenarios; name one, as in SCENARIO@SEED")]
     OneScenario { run: String },
     #[error(transparent)]
@@ -383,27 +429,38 @@ fn plain() -> Result<u8, CliError> {
 }
 
 fn run_scenarios(args: &RunArgs) -> Result<u8, CliError> {
-    let token: Token = args.scenario.parse()?;
-    let chosen = choose(&token.scenario, &args.changes.overrides(token.overrides))?;
-    let first = args.seed.or(token.seed).or_else(|| chosen.first().and_then(|one| one.scenario.seed));
+    let (chosen, seed) = choose_all(args)?;
+    let seeds = args.seeds.map(|seeds| seeds.count);
+    let first = args
+        .seeds
+        .and_then(|seeds| seeds.first)
+        .or(args.seed)
+        .or(seed)
+        .or_else(|| chosen.first().and_then(|one| one.scenario.seed));
     let first = first.unwrap_or(Seed(0));
     let begun = Instant::now();
     let draws = args.html.is_some() || args.svg.is_some();
     let label = chosen.first().map(|one| format!("{}@{first}{}", one.label, one.overrides));
     let token = label.unwrap_or_default();
     let keep = Keep { token, lines: args.trace.is_some(), timeline: draws, ..Keep::default() };
-    let one_run = chosen.len() == 1 && args.seeds.unwrap_or(1) == 1 && args.lasts.is_none();
+    let one_run = chosen.len() == 1 && seeds.unwrap_or(1) == 1 && args.lasts.is_none();
     let of_one = [("--trace", &args.trace), ("--html", &args.html), ("--svg", &args.svg)];
     let of_one = of_one.into_iter().find(|(_, path)| path.is_some());
     if let (Some((option, _)), false) = (of_one, one_run) {
-        let runs = chosen.len() * usize::try_from(args.seeds.unwrap_or(2)).unwrap_or(usize::MAX);
+        let runs = chosen.len() * usize::try_from(seeds.unwrap_or(2)).unwrap_or(usize::MAX);
         return Err(CliError::OneRun { option, runs });
     }
+    // Before anything is run whose report would find no place.
+    [&args.json, &args.trace, &args.html, &args.svg]
+        .into_iter()
+        .flatten()
+        .try_for_each(|path| writable(path))?;
     let until = args.lasts.map(|lasts| begun + lasts);
-    let effort =
-        Effort { threads: args.jobs.map_or_else(processors, usize::from), fail_fast: args.fail_fast, until };
+    let threads = args.jobs.map_or_else(processors, usize::from);
+    let effort = Effort { threads, fail_fast: args.fail_fast, until, sought: args.seek };
     let (finished, complete) = search(&chosen, first, args, effort, &keep)?;
-    let batch = Batch { finished: &finished, took: begun.elapsed(), required: &[] };
+    let required = if args.gate { Point::REQUIRED } else { &[] };
+    let batch = Batch { finished: &finished, took: begun.elapsed(), required };
     if let (Some(path), [Finished { outcome, .. }]) = (&args.trace, finished.as_slice()) {
         write_whole(path, |out| out.write_all(outcome.kept.lines.as_deref().unwrap_or_default()))?;
     }
@@ -425,11 +482,25 @@ fn run_scenarios(args: &RunArgs) -> Result<u8, CliError> {
     }
     let status = status(&batch);
     if status == HELD && !complete {
-        let wanted = args.seeds.unwrap_or(1) * chosen.len() as u64;
+        let wanted = seeds.unwrap_or(1) * chosen.len() as u64;
         writeln!(io::stderr(), "sim: the time was up after {} of {wanted} runs", finished.len())?;
         return Ok(TIME_UP);
     }
     Ok(status)
+}
+
+/// All scenarios that are named, and the seed, if a token has one.
+fn choose_all(args: &RunArgs) -> Result<(Vec<Chosen>, Option<Seed>), CliError> {
+    let (mut chosen, mut seed) = (Vec::new(), None);
+    for word in &args.scenarios {
+        let token: Token = word.parse()?;
+        if token.seed.is_some() && args.scenarios.len() > 1 {
+            return Err(CliError::SeedOfOne { run: word.clone() });
+        }
+        seed = token.seed;
+        chosen.extend(choose(&token.scenario, &args.changes.overrides(token.overrides))?);
+    }
+    Ok((chosen, seed))
 }
 
 /// Runs seeds until all are run, or the time is up. Says whether all were.
@@ -441,7 +512,7 @@ fn search<'a>(
     keep: &'a Keep,
 ) -> Result<(Vec<Finished<'a>>, bool), CliError> {
     let endless = args.lasts.is_some() && args.seeds.is_none();
-    let seeds = args.seeds.unwrap_or(if endless { u64::MAX } else { 1 });
+    let seeds = args.seeds.map_or(if endless { u64::MAX } else { 1 }, |seeds| seeds.count);
     let total = match args.lasts {
         Some(lasts) if endless => Total::Time(lasts),
         _ => Total::Runs(seeds * chosen.len() as u64),
@@ -497,6 +568,7 @@ fn replay(args: &ReplayArgs) -> Result<u8, CliError> {
 
 fn shrink_run(args: &ShrinkArgs) -> Result<u8, CliError> {
     let (chosen, seed) = one_run(&args.run, &args.changes)?;
+    args.out.iter().try_for_each(|path| writable(path))?;
     let keep = Keep::default();
     let begun = Instant::now();
     let shrunk = shrink(chosen.job(seed, &keep), begun + args.lasts)?;
@@ -649,14 +721,30 @@ fn table_into(
     Ok(HELD)
 }
 
+/// Says whether a file can be written, by writing the one beside it from which it will be renamed.
+fn writable(path: &Path) -> Result<(), CliError> {
+    if path.as_os_str() == "-" {
+        return Ok(());
+    }
+    let beside = beside(path);
+    let written = std::fs::write(&beside, b"").and_then(|()| std::fs::remove_file(&beside));
+    let taken = || io::Error::new(io::ErrorKind::IsADirectory, "it is a directory; name a file in it");
+    let written = if path.is_dir() { Err(taken()) } else { written };
+    written.map_err(|source| CliError::Write { path: path.to_owned(), source })
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".part");
+    PathBuf::from(beside)
+}
+
 /// Writes a file as a whole or not at all.
 fn write_whole(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), CliError> {
     let failed = |source| CliError::Write { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     content(&mut bytes).map_err(failed)?;
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".part");
-    let beside = PathBuf::from(beside);
+    let beside = beside(path);
     let written = std::fs::write(&beside, &bytes).and_then(|()| std::fs::rename(&beside, path));
     written.inspect_err(|_| drop(std::fs::remove_file(&beside))).map_err(failed)
 }

@@ -127,6 +127,12 @@ points! {
     DuplicateIgnored = "duplicate_ignored",
     /// Requests for what was missing.
     Wants = "wants",
+    /// Contexts that were told as a whole.
+    WholeContexts = "whole_contexts",
+    /// Bytes of the largest heartbeat.
+    LargestHeartbeat = "largest_heartbeat",
+    /// Bytes of the largest hello.
+    LargestHello = "largest_hello",
     /// News that what a peer lacks was collected.
     Offers = "offers",
     /// Comparisons with a peer that came to their end.

@@ -38,6 +38,10 @@ pub(crate) enum Event {
     Persisted { node: usize, life: u32, ticket: Ticket },
     /// A node writes an attribute.
     Write { node: usize },
+    /// A node adds to a counter.
+    Count { node: usize },
+    /// A node adds an element to a set, or removes one.
+    Change { node: usize },
     /// Some node writes many.
     Burst,
     /// Some node writes all keys.

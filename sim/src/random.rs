@@ -96,6 +96,13 @@ pub(crate) fn number(generator: &mut Generator, low: u64, high: u64) -> u64 {
     if low >= high { low } else { generator.random_range(low..=high) }
 }
 
+/// A number from `low` to `high`, both included, of which every order of magnitude is as likely.
+pub(crate) fn magnitude(generator: &mut Generator, low: u64, high: u64) -> u64 {
+    let (low, high) = (low.max(1), high.max(1));
+    let bits = number(generator, low.ilog2().into(), high.ilog2().max(low.ilog2()).into());
+    number(generator, (1 << bits).max(low), (u64::MAX >> (63 - bits)).min(high))
+}
+
 /// A place in a list of `len` elements, which is not empty.
 pub(crate) fn index(generator: &mut Generator, len: usize) -> usize {
     generator.random_range(0..len)

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::checker::Checker;
 use crate::fault::NoSuchNode;
 use crate::progress::Progress;
 use crate::random::Seed;
@@ -69,12 +70,14 @@ pub(crate) struct Effort {
     pub(crate) fail_fast: bool,
     /// When to begin no more.
     pub(crate) until: Option<Instant>,
+    /// The check after whose first failure no more is begun.
+    pub(crate) sought: Option<Checker>,
 }
 
 impl Effort {
     /// Everything, on so many threads.
     pub(crate) fn all(threads: usize) -> Self {
-        Self { threads, fail_fast: false, until: None }
+        Self { threads, fail_fast: false, until: None, sought: None }
     }
 }
 
@@ -101,7 +104,11 @@ pub(crate) fn run_all<'a>(
             };
             let result = run(*job);
             let held = result.as_ref().is_ok_and(Finished::held);
-            if effort.fail_fast && !held {
+            let found = |finished: &Finished<'_>| {
+                let mut failed = finished.outcome.violations.iter().map(|violation| violation.checker);
+                failed.any(|checker| Some(checker) == effort.sought)
+            };
+            if (effort.fail_fast && !held) || result.as_ref().is_ok_and(found) {
                 stop.store(true, Ordering::Relaxed);
             }
             progress.done(held);
@@ -126,10 +133,11 @@ pub(crate) fn run_all<'a>(
 /// [`NoSuchNode`] if its scenario speaks of nodes that are not there.
 pub(crate) fn run(job: Job<'_>) -> Result<Finished<'_>, NoSuchNode> {
     let begun = Instant::now();
-    let outcome = match job.scenario.tier {
-        Tier::Core => World::new(job.scenario, job.seed, job.keep)?.run(),
+    let scenario = job.scenario.of_seed(job.seed);
+    let outcome = match scenario.tier {
+        Tier::Core => World::new(&scenario, job.seed, job.keep)?.run(),
         #[cfg(feature = "quic")]
-        Tier::Quic => crate::quic::run(job.scenario, job.seed, job.keep)?,
+        Tier::Quic => crate::quic::run(&scenario, job.seed, job.keep)?,
         #[cfg(not(feature = "quic"))]
         Tier::Quic => unreachable!("a scenario of a tier that is not there is refused before it is run"),
     };

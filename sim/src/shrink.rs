@@ -127,7 +127,8 @@ pub(crate) struct Explicit {
 /// [`NoSuchNode`].
 pub(crate) fn explicit(job: Job<'_>) -> Result<Explicit, NoSuchNode> {
     let keep = Keep { operations: true, ..Keep::default() };
-    let world = World::new(job.scenario, job.seed, &keep)?;
+    let drawn = job.scenario.of_seed(job.seed);
+    let world = World::new(&drawn, job.seed, &keep)?;
     let mut scenario = world.explicit();
     let outcome = world.run();
     let operations = outcome.kept.operations.unwrap_or_default();

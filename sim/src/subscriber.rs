@@ -11,7 +11,7 @@ use snomesh::crdt::{Dot, Value};
 use snomesh::event::{Cursor, Ring};
 use snomesh::gossip::{Event, Mesh};
 use snomesh::id::{TunnelId, TunnelName};
-use snomesh::replica::{AttributeKey, Registration};
+use snomesh::replica::{AttributeKey, ElementId, Registration};
 
 use crate::random::{self, Generator};
 
@@ -22,6 +22,10 @@ pub(crate) struct View {
     pub(crate) attributes: BTreeMap<AttributeKey, Value>,
     /// The registrations, each with the write that made it.
     pub(crate) registrations: BTreeMap<(TunnelName, TunnelId), Dot>,
+    /// The counters, with their values.
+    pub(crate) counters: BTreeMap<AttributeKey, i128>,
+    /// The elements of sets.
+    pub(crate) elements: BTreeMap<(AttributeKey, ElementId), Value>,
 }
 
 impl View {
@@ -30,7 +34,14 @@ impl View {
         let attributes = mesh.replica().attributes("").map(|found| (found.key, found.value)).collect();
         let registrations = mesh.replica().registrations();
         let registrations = registrations.map(|Registration { name, tunnel, dot, .. }| ((name, tunnel), dot));
-        Self { attributes, registrations: registrations.collect() }
+        let counters = mesh.replica().counters("");
+        let sets = mesh.replica().sets("").into_keys();
+        let members = |set: AttributeKey| {
+            let members = mesh.replica().members(&set).into_iter();
+            members.map(move |element| ((set.clone(), ElementId::of(&element)), element))
+        };
+        let elements = sets.flat_map(members).collect();
+        Self { attributes, registrations: registrations.collect(), counters, elements }
     }
 
     /// Follows one event.
@@ -48,6 +59,14 @@ impl View {
             Event::Deregistered { name, tunnel } => {
                 self.registrations.remove(&(name.clone(), *tunnel));
             }
+            Event::Counter { key, value } => match value {
+                Some(value) => drop(self.counters.insert(key.clone(), *value)),
+                None => drop(self.counters.remove(key)),
+            },
+            Event::Element { key, id, element } => match element {
+                Some(element) => drop(self.elements.insert((key.clone(), *id), element.clone())),
+                None => drop(self.elements.remove(&(key.clone(), *id))),
+            },
             _ => {}
         }
     }
@@ -59,6 +78,15 @@ impl View {
         if let Some(key) = keys.next() {
             let text = |view: &Self| view.attributes.get(key).map_or_else(|| "nothing".to_owned(), printable);
             return Some(format!("{key} is {} here and {} there", text(self), text(other)));
+        }
+        if self.counters != other.counters {
+            return Some(format!("counters are {:?} here and {:?} there", self.counters, other.counters));
+        }
+        let mut elements = self.elements.keys().chain(other.elements.keys());
+        if let Some((set, element)) =
+            elements.find(|element| self.elements.get(*element) != other.elements.get(*element))
+        {
+            return Some(format!("element {element:?} of {set} is in one and not in the other"));
         }
         let names = self.registrations.keys().chain(other.registrations.keys());
         let mut names = names.filter(|name| self.registrations.get(*name) != other.registrations.get(*name));

@@ -41,6 +41,9 @@ pub(crate) enum Kind {
     Unset,
     Register,
     Deregister,
+    Count,
+    Add,
+    Discard,
     Event,
     Look,
     Lagged,
@@ -91,7 +94,14 @@ impl fmt::Display for Record {
             Kind::LinkUp | Kind::LinkDown | Kind::Close | Kind::Dial | Kind::DialFailed | Kind::Writable => {
                 write!(f, "peer n{}, link {}", self.a, self.b)
             }
-            Kind::Set | Kind::Unset | Kind::Look | Kind::Event | Kind::Violation => Ok(()),
+            Kind::Set
+            | Kind::Unset
+            | Kind::Count
+            | Kind::Add
+            | Kind::Discard
+            | Kind::Look
+            | Kind::Event
+            | Kind::Violation => Ok(()),
             _ => write!(f, "{} {}", self.a, self.b),
         }?;
         let text = if self.kind.has_text() { printable(&self.text) } else { String::new() };

@@ -172,6 +172,14 @@ fn arguments_that_make_no_sense_are_2_and_nothing_is_written() {
         &["replay", "three-node-partition@x"],
         &["replay", "all@1"],
         &["shrink", "no-such-scenario@1"],
+        &["run", "three-node-partition", "--seeds", "20..5", "--json", report],
+        &["run", "three-node-partition", "--set", "nodes=0", "--json", report],
+        &["run", "three-node-partition", "--set", "nodes=5..3", "--json", report],
+        &["run", "three-node-partition", "--set", "mesh.seeds=0", "--json", report],
+        &["run", "three-node-partition", "--set", "workload.writes_per_s=-1.0", "--json", report],
+        &["run", "three-node-partition@1", "calm@2", "--json", report],
+        &["run", "three-node-partition", "--seek", "luck", "--json", report],
+        &["run", "--json", report],
         &["dance"],
     ] {
         let output = sim(args);
@@ -179,6 +187,42 @@ fn arguments_that_make_no_sense_are_2_and_nothing_is_written() {
         assert!(!output.stderr.is_empty());
         assert!(!PathBuf::from(report).exists(), "{args:?}");
     }
+}
+
+#[test]
+fn a_report_that_finds_no_place_is_2_before_anything_is_run() {
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("taken");
+    std::fs::create_dir_all(&directory).unwrap();
+    let nowhere = directory.join("no/such/place.json");
+    for (option, path) in
+        [("--json", &nowhere), ("--json", &directory), ("--html", &nowhere), ("--trace", &directory)]
+    {
+        let output = sim(&["run", "three-node-partition", option, path.to_str().unwrap()]);
+        assert_eq!(status(&output), 2, "{option} {}", path.display());
+        assert!(text(&output.stderr).contains("cannot write"), "{}", text(&output.stderr));
+        assert!(output.stdout.is_empty());
+    }
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
+    let output = sim(&["shrink", "three-node-partition@1", "--out", nowhere.to_str().unwrap()]);
+    assert_eq!(status(&output), 2);
+    assert!(text(&output.stderr).contains("cannot write"));
+}
+
+#[test]
+fn several_scenarios_and_a_range_of_seeds_are_run_at_once() {
+    let output = sim(&["run", "calm", "three-node-partition", "--seeds", "3..4", "--json", "-"]);
+    assert_eq!(status(&output), 0, "{}", text(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let runs = report["runs"].as_array().unwrap();
+    let tokens: Vec<&str> = runs.iter().map(|run| run["token"].as_str().unwrap()).collect();
+    assert_eq!(tokens, ["calm@0x3", "calm@0x4", "three-node-partition@0x3", "three-node-partition@0x4"]);
+}
+
+#[test]
+fn a_batch_that_covers_too_little_is_3_when_the_gate_is_asked_for() {
+    let output = sim(&["run", "calm", "--gate"]);
+    assert_eq!(status(&output), 3, "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains("NOT COVERED by any run: blocked_by_partition"));
 }
 
 #[test]

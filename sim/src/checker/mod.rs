@@ -32,6 +32,8 @@ pub(crate) enum Checker {
     Agreement,
     /// At rest nothing is visible that somebody removed or replaced knowingly.
     Resurrection,
+    /// At rest a counter is what was counted, each increment once.
+    Counters,
     /// No event shows a value again that its node knew to be removed or replaced.
     History,
     /// At rest every write of a life that goes on is known everywhere.
@@ -74,6 +76,7 @@ impl Checker {
         Self::View,
         Self::Agreement,
         Self::Resurrection,
+        Self::Counters,
         Self::History,
         Self::Delivery,
         Self::Bounds,
@@ -102,6 +105,7 @@ impl Checker {
             Self::View => "view",
             Self::Agreement => "agreement",
             Self::Resurrection => "resurrection",
+            Self::Counters => "counters",
             Self::History => "history",
             Self::Delivery => "delivery",
             Self::Bounds => "bounds",
@@ -131,6 +135,7 @@ impl Checker {
             Self::View => "at rest a subscriber's view is the replica",
             Self::Agreement => "at rest all nodes hold the same, byte for byte",
             Self::Resurrection => "at rest nothing is visible that was removed or replaced",
+            Self::Counters => "at rest a counter is what was counted, each increment once",
             Self::History => "no event shows again what its node knew to be removed or replaced",
             Self::Delivery => "at rest every write of a life that goes on is known everywhere",
             Self::Bounds => "nothing happens more often or grows larger than the scenario allows",

@@ -163,6 +163,11 @@ impl Reference {
         self.writes[write.index()].key
     }
 
+    /// The latest write of a key that is known.
+    pub(crate) fn last_write(&self, key: &Key) -> Option<&Dot> {
+        self.by_key[*self.keys.get(key)?].last().map(|write| self.dot(*write))
+    }
+
     /// The writes of a key.
     pub(crate) fn writes_of(&self, key: usize) -> &[WriteId] {
         &self.by_key[key]
@@ -245,7 +250,8 @@ impl Reference {
         }
         let (key, lane) = (self.key(key), self.lane(&entry.dot.lane));
         let mut past = Past::default();
-        let own = self.by_key[key].iter().filter(|write| {
+        // The last one of its own lane has all earlier ones in its past.
+        let own = self.by_key[key].iter().rev().find(|write| {
             let dot = &self.writes[write.index()].dot;
             dot.lane == entry.dot.lane && dot.counter < entry.dot.counter
         });
@@ -255,7 +261,7 @@ impl Reference {
             basis == Basis::Told && entry.observed.counter(&dot.lane) >= dot.counter
         });
         let mut latest = Timestamp::default();
-        for write in own.chain(maximal).chain(told) {
+        for write in own.into_iter().chain(maximal).chain(told) {
             let write = &self.writes[write.index()];
             past.union(&write.past);
             past.insert(write.number);

@@ -125,7 +125,8 @@ fn tiers_differ(rehearsal: &Rehearsal, found: &View) -> Option<String> {
         let attributes = view.attributes.iter().filter(|(key, _)| !undecided.contains(&key.to_string()));
         View {
             attributes: attributes.map(|(key, value)| (key.clone(), value.clone())).collect(),
-            registrations: BTreeMap::new(),
+            counters: view.counters.clone(),
+            ..View::default()
         }
     };
     if let Some(difference) = decided(found).first_difference(&decided(&rehearsal.view)) {
@@ -145,7 +146,11 @@ fn undecided(operations: &[Operation]) -> Vec<String> {
         let (key, removes) = match action {
             Action::Set { key, .. } | Action::Repeat(key) => (key, false),
             Action::Unset(key) => (key, true),
-            Action::Register(..) | Action::Deregister(..) => continue,
+            Action::Register(..)
+            | Action::Deregister(..)
+            | Action::Count(..)
+            | Action::Add(..)
+            | Action::Discard(..) => continue,
         };
         writes.entry(key.to_string()).or_default().push((*at, *node, removes));
     }

@@ -169,6 +169,9 @@ impl<'a> World<'a> {
             Action::Unset(key) => (Kind::Unset, key.to_string()),
             Action::Register(name, _) => (Kind::Register, name.to_string()),
             Action::Deregister(name, _) => (Kind::Deregister, name.to_string()),
+            Action::Count(key, _) => (Kind::Count, key.to_string()),
+            Action::Add(key, _) => (Kind::Add, key.to_string()),
+            Action::Discard(key, _) => (Kind::Discard, key.to_string()),
         };
         self.record(Some(node), kind, 0, 0, name.as_bytes());
         let answer = timeout(ANSWER, carry_out(mesh, action));
@@ -425,6 +428,9 @@ async fn carry_out(mesh: MeshHandle, action: Action) -> Result<(), CommandError>
         Action::Unset(key) => mesh.unset(key).await,
         Action::Register(name, tunnel) => mesh.register(name, tunnel, Attributes::default()).await,
         Action::Deregister(name, tunnel) => mesh.deregister(name, tunnel).await,
+        Action::Count(key, by) => return mesh.increment(key, by).await.map(|_value| ()),
+        Action::Add(key, element) => mesh.add(key, value_of(&element, 0)).await,
+        Action::Discard(key, element) => mesh.discard(key, value_of(&element, 0)).await,
     };
     written.map(|_either| ())
 }

@@ -6,6 +6,7 @@
 
 mod builtin;
 mod fault;
+mod mixture;
 mod schedule;
 mod value;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use builtin::{BUILTIN, builtin};
 pub(crate) use fault::{DiskFate, Fault, FaultKind, Groups, NodeSet};
+pub(crate) use mixture::Mixture;
 pub(crate) use schedule::{Action, Operation, Schedule, value_of};
 pub(crate) use value::{Bytes, Chance, Drawn, Quantity, Skew};
 
@@ -45,6 +47,9 @@ pub(crate) struct Scenario {
     /// Whether writes wait for a disk.
     #[serde(default)]
     pub(crate) durability: Durable,
+    /// That it is another scenario with each seed, and which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mixture: Option<Mixture>,
     /// The nodes' own settings.
     #[serde(default)]
     pub(crate) mesh: Mesh,
@@ -247,6 +252,14 @@ pub(crate) struct Workload {
     pub(crate) registrations_per_s: f64,
     /// How long each stays registered.
     pub(crate) lifetime: Drawn<Duration>,
+    /// Additions to counters per second, over all nodes.
+    pub(crate) counts_per_s: f64,
+    /// How many counters there are.
+    pub(crate) counters: Drawn<u64>,
+    /// Elements added to sets, and removed from them, per second, over all nodes.
+    pub(crate) elements_per_s: f64,
+    /// How many elements there are, over all sets.
+    pub(crate) elements: Drawn<u64>,
     /// The nodes that write.
     pub(crate) writers: NodeSet,
     /// When the writing begins.
@@ -271,6 +284,10 @@ impl Default for Workload {
             value: Drawn::fixed(Bytes(32)),
             registrations_per_s: 0.0,
             lifetime: Drawn::fixed(Duration::from_secs(5)),
+            counts_per_s: 0.0,
+            counters: Drawn::fixed(2),
+            elements_per_s: 0.0,
+            elements: Drawn::fixed(16),
             writers: NodeSet::all(),
             from: Drawn::fixed(Duration::from_secs(1)),
             until: None,
@@ -289,6 +306,8 @@ impl Workload {
     fn is_none(&self) -> bool {
         self.writes_per_s == 0.0
             && self.registrations_per_s == 0.0
+            && self.counts_per_s == 0.0
+            && self.elements_per_s == 0.0
             && self.burst.is_none()
             && self.rewrite.is_none()
     }
@@ -381,6 +400,24 @@ impl Scenario {
         }
         if scenario.nodes.low() == 0 {
             return Err(place(None, "a mesh has at least one node, write nodes = 3 or so".to_owned()));
+        }
+        if let Some(mixture) = scenario.mixture {
+            mixture.check().map_err(|message| place(None, message))?;
+        }
+        let rates = [
+            ("writes_per_s", scenario.workload.writes_per_s),
+            ("registrations_per_s", scenario.workload.registrations_per_s),
+            ("counts_per_s", scenario.workload.counts_per_s),
+            ("elements_per_s", scenario.workload.elements_per_s),
+        ];
+        if let Some((name, rate)) = rates.iter().find(|(_, rate)| !rate.is_finite() || *rate < 0.0) {
+            return Err(place(
+                None,
+                format!("workload.{name} is {rate}: write how many per second, 0.0 or more"),
+            ));
+        }
+        if scenario.mesh.seeds == 0 && scenario.nodes.high() > 1 {
+            return Err(place(None, "nobody knows anybody: write mesh.seeds = 1 or more".to_owned()));
         }
         let regions = scenario.net.regions.len();
         let square = scenario.net.between.len() == regions

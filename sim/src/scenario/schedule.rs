@@ -62,6 +62,12 @@ pub(crate) enum Action {
     Register(TunnelName, TunnelId),
     /// Takes a tunnel back.
     Deregister(TunnelName, TunnelId),
+    /// Adds to a counter, or takes away.
+    Count(AttributeKey, i64),
+    /// Adds a text to a set.
+    Add(AttributeKey, String),
+    /// Removes a text from a set.
+    Discard(AttributeKey, String),
 }
 
 /// An operation as it stands in a file.
@@ -78,23 +84,35 @@ struct Written {
     register: Option<String>,
     deregister: Option<String>,
     tunnel: Option<String>,
+    count: Option<String>,
+    by: Option<i64>,
+    add: Option<String>,
+    discard: Option<String>,
+    element: Option<String>,
 }
 
 impl TryFrom<Written> for Operation {
     type Error = String;
 
     fn try_from(written: Written) -> Result<Self, String> {
-        let Written { at, node, set, value, len, repeat, unset, register, deregister, tunnel } = written;
+        let Written { at, node, set, value, len, repeat, unset, register, deregister, tunnel, .. } = written;
+        let Written { count, by, add, discard, element, .. } = written;
         let at = at.ok_or("an operation needs `at`, such as at = \"5s\"")?;
         if !at.is_fixed() {
             return Err("the `at` of an operation is one time, not a range".to_owned());
         }
         let node = node.ok_or("an operation needs `node`, such as node = 0")?;
-        let named = [&set, &repeat, &unset, &register, &deregister].into_iter().flatten().count();
-        if named != 1 {
-            return Err(
-                "an operation has one of `set`, `repeat`, `unset`, `register` and `deregister`".to_owned()
-            );
+        let kinds = [&set, &repeat, &unset, &register, &deregister, &count, &add, &discard];
+        if kinds.into_iter().flatten().count() != 1 {
+            return Err("an operation has one of `set`, `repeat`, `unset`, `register`, `deregister`, `count`, `add` and \
+                        `discard`"
+                .to_owned());
+        }
+        if count.is_some() != by.is_some() {
+            return Err("`count` has `by`, such as by = 3, and nothing else has".to_owned());
+        }
+        if add.as_ref().or(discard.as_ref()).is_some() != element.is_some() {
+            return Err("`add` and `discard` have `element`, and nothing else has".to_owned());
         }
         if set.is_none() && (value.is_some() || len.is_some()) {
             return Err("only `set` has `value` and `len`".to_owned());
@@ -111,15 +129,21 @@ impl TryFrom<Written> for Operation {
             .map(|text| text.parse::<TunnelId>().map_err(|error| format!("{text}: {error}")))
             .transpose()?;
         let tunnel = tunnel.unwrap_or(TunnelId(0));
-        let action = match (set, repeat, unset, register, deregister) {
+        let element = element.unwrap_or_default();
+        let action = match (set, repeat, unset, register, deregister, count, add, discard) {
             (Some(set), ..) => {
                 Action::Set { key: key(&set)?, text: value.unwrap_or_default(), len: len.unwrap_or(0) }
             }
             (_, Some(repeat), ..) => Action::Repeat(key(&repeat)?),
             (_, _, Some(unset), ..) => Action::Unset(key(&unset)?),
-            (_, _, _, Some(register), _) => Action::Register(name(&register)?, tunnel),
-            (.., Some(deregister)) => Action::Deregister(name(&deregister)?, tunnel),
-            (None, None, None, None, None) => return Err("an operation does something".to_owned()),
+            (_, _, _, Some(register), ..) => Action::Register(name(&register)?, tunnel),
+            (_, _, _, _, Some(deregister), ..) => Action::Deregister(name(&deregister)?, tunnel),
+            (.., Some(count), _, _) => Action::Count(key(&count)?, by.unwrap_or(0)),
+            (.., Some(add), _) => Action::Add(key(&add)?, element),
+            (.., Some(discard)) => Action::Discard(key(&discard)?, element),
+            (None, None, None, None, None, None, None, None) => {
+                return Err("an operation does something".to_owned());
+            }
         };
         Ok(Self { at: at.low(), node, action })
     }
@@ -145,6 +169,13 @@ impl From<Operation> for Written {
                 written.deregister = Some(name.to_string());
                 written.tunnel = Some(tunnel.to_string());
             }
+            Action::Count(key, by) => (written.count, written.by) = (Some(key.to_string()), Some(by)),
+            Action::Add(key, element) => {
+                (written.add, written.element) = (Some(key.to_string()), Some(element));
+            }
+            Action::Discard(key, element) => {
+                (written.discard, written.element) = (Some(key.to_string()), Some(element));
+            }
         }
         written
     }
@@ -161,6 +192,9 @@ impl Schedule {
                 Action::Unset(key) => format!("unset = \"{key}\""),
                 Action::Register(name, tunnel) => format!("register = \"{name}\", tunnel = \"{tunnel}\""),
                 Action::Deregister(name, tunnel) => format!("deregister = \"{name}\", tunnel = \"{tunnel}\""),
+                Action::Count(key, by) => format!("count = \"{key}\", by = {by}"),
+                Action::Add(key, element) => format!("add = \"{key}\", element = {element:?}"),
+                Action::Discard(key, element) => format!("discard = \"{key}\", element = {element:?}"),
             };
             // A string takes everything.
             writeln!(text, "    {{ at = \"{}\", node = {node}, {rest} }},", at.text()).ok();
@@ -182,9 +216,12 @@ mod tests {
         let actions = [
             Action::Set { key: key.clone(), text: "a\"b".to_owned(), len: 40 },
             Action::Repeat(key.clone()),
-            Action::Unset(key),
+            Action::Unset(key.clone()),
             Action::Register(name.clone(), tunnel),
             Action::Deregister(name, tunnel),
+            Action::Count(key.clone(), -3),
+            Action::Add(key.clone(), "a\"b".to_owned()),
+            Action::Discard(key, "b".to_owned()),
         ];
         let operation = |action| Operation { at: Duration::from_nanos(1_234_567_891), node: 2, action };
         let schedule = Schedule { operations: actions.into_iter().map(operation).collect() };
@@ -204,5 +241,7 @@ mod tests {
         );
         assert!(error("at = \"1s..2s\", node = 0, unset = \"mesh/a\"").contains("not a range"));
         assert!(error("at = \"1s\", node = 0, register = \"web\"").contains("16 hexadecimal digits"));
+        assert!(error("at = \"1s\", node = 0, count = \"mesh/c\"").contains("`by`"));
+        assert!(error("at = \"1s\", node = 0, add = \"mesh/s\"").contains("`element`"));
     }
 }

@@ -59,8 +59,12 @@ impl<T: Quantity> Drawn<T> {
         self.low
     }
 
+    /// Both ends changed in the same way, which must keep their order.
+    pub(crate) fn map(self, change: impl Fn(T) -> T) -> Self {
+        Self { low: change(self.low), high: change(self.high) }
+    }
+
     /// The largest that may be drawn.
-    #[cfg(feature = "quic")]
     pub(crate) fn high(&self) -> T {
         self.high
     }

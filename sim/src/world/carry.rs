@@ -24,12 +24,23 @@ impl World<'_> {
             self.violated(Some(node), Broken::new(Checker::Discipline, what));
             return;
         }
+        if let Message::Delta(delta) = message
+            && delta.items.is_empty()
+            && delta.accounted.lane_count() == 0
+        {
+            let what = format!("a delta was sent on {link:?} that brings nothing and accounts for nothing");
+            self.violated(Some(node), Broken::new(Checker::Discipline, what));
+            return;
+        }
         let pipe = &mut self.network.connections[connection].lines[end].pipes[place(channel)];
         let bytes = pipe.encoder.encode(message);
         let peer = self.network.connections[connection].ends[1 - end].node;
         self.count_sent(node, link, message);
         self.coverage.hit(Point::FramesSent);
         self.coverage.add(Point::BytesSent, bytes.len() as u64);
+        if matches!(message, Message::Hello { .. }) {
+            self.coverage.raise(Point::LargestHello, bytes.len() as u64);
+        }
         if self.now >= self.times.deadline
             && !matches!(message, Message::Heartbeat { .. } | Message::Hello { .. })
         {
@@ -63,7 +74,8 @@ impl World<'_> {
                     self.coverage.hit(Point::Relayed);
                 }
             }
-            Message::Context { seen, .. } => {
+            Message::Context { seen, complete } => {
+                self.coverage.add(Point::WholeContexts, u64::from(*complete));
                 if seen.lanes().any(|(_, counters)| counters.range_count() > 1) {
                     self.coverage.hit(Point::Gaps);
                 }
@@ -95,6 +107,7 @@ impl World<'_> {
         let peer = self.network.connections[connection].ends[1 - end].node;
         self.coverage.hit(Point::DatagramsSent);
         self.coverage.add(Point::DatagramBytes, bytes.len() as u64);
+        self.coverage.raise(Point::LargestHeartbeat, bytes.len() as u64);
         self.record_message(node, Kind::Datagram, peer, &bytes, Some(message));
         self.refresh(connection, end);
         let flight = self.network.datagram(self.now, connection, end, bytes.len());

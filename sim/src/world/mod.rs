@@ -309,6 +309,8 @@ impl<'a> World<'a> {
             Event::Idle { connection, end } => self.idle(connection, end),
             Event::Persisted { node, life, ticket } => self.persisted(node, life, ticket),
             Event::Write { node } => self.write(node),
+            Event::Count { node } => self.tally(node),
+            Event::Change { node } => self.change(node),
             Event::Burst => self.burst(),
             Event::Rewrite => self.rewrite(),
             Event::Operate { number } => self.operate_scheduled(number),
@@ -412,6 +414,9 @@ impl<'a> World<'a> {
             |node: usize, life: u32| self.nodes[node].life == life && self.nodes[node].process.is_some();
         let owed = self.work.made.iter().filter(|(_, made)| lives(made.node, made.life));
         let owed = owed.map(|(write, _)| *write).collect();
+        if let Some((node, what)) = self.miscounted() {
+            self.violated(Some(node), Broken::new(Checker::Counters, what));
+        }
         for (node, broken) in at_rest(&Resting { nodes: &self.nodes, reference: &self.reference, owed }) {
             self.violated(node, broken);
         }

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use snomesh::crdt::{Key, Value};
+use snomesh::crdt::{Dot, Key, Lane, Value};
 use snomesh::gossip::{Channel, DialId, LinkId, Mesh};
 use snomesh::id::{TunnelId, TunnelName};
-use snomesh::replica::{AttributeKey, Attributes, Path, WriteError};
+use snomesh::replica::{AttributeKey, Attributes, ElementId, Path, WriteError};
 use snomesh::time::{Moment, Now};
 
 use super::World;
@@ -16,6 +16,8 @@ use crate::random::{self, Generator};
 use crate::scenario::{Action, Durable, Operation, Workload, value_of};
 use crate::trace::Kind;
 
+/// How many sets there are.
+const SETS: u64 = 2;
 /// How many names tunnels are registered under.
 const NAMES: u64 = 4;
 
@@ -25,6 +27,11 @@ pub(super) struct Work {
     generators: BTreeMap<usize, Generator>,
     writers: Vec<usize>,
     keys: Vec<AttributeKey>,
+    counters: Vec<AttributeKey>,
+    /// How many elements sets have at most, all together.
+    elements: u64,
+    /// What each life has counted on each counter, with each of the writes that said so.
+    counted: BTreeMap<AttributeKey, Vec<Counted>>,
     until: Moment,
     written: u64,
     /// The key that a command is writing at the moment.
@@ -45,6 +52,14 @@ pub(super) struct Work {
     pub(super) done: Option<Vec<Operation>>,
 }
 
+/// A life has counted, and wrote how far it has come.
+#[derive(Debug)]
+struct Counted {
+    dot: Dot,
+    /// The sum of all that this life has counted so far.
+    sum: i128,
+}
+
 /// When a write was made.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Made {
@@ -53,6 +68,12 @@ pub(super) struct Made {
     pub(super) node: usize,
     /// In which of its lives.
     pub(super) life: u32,
+}
+
+/// An element of a set, and where it is kept.
+fn element_of(set: &AttributeKey, element: &str) -> (Path, Value) {
+    let value = value_of(element, 0);
+    (Path::Element { set: set.clone(), element: ElementId::of(&value) }, value)
 }
 
 impl Work {
@@ -71,6 +92,10 @@ impl World<'_> {
         let keys = workload.keys.draw(&mut generator).max(1);
         let key = |number| format!("mesh/k{number}").parse().expect("a key of the simulator is legal");
         self.work.keys = (0..keys).map(key).collect();
+        let counters = workload.counters.draw(&mut generator).max(1);
+        let counter = |number| format!("mesh/c{number}").parse().expect("a key of the simulator is legal");
+        self.work.counters = (0..counters).map(counter).collect();
+        self.work.elements = workload.elements.draw(&mut generator).max(1);
         let from = Moment(0) + workload.from.draw(&mut generator);
         self.work.until =
             workload.until.map_or(self.times.heal, |until| Moment(0) + until.draw(&mut generator));
@@ -81,6 +106,12 @@ impl World<'_> {
             }
             if workload.registrations_per_s > 0.0 {
                 self.schedule(node, from, workload.registrations_per_s, Event::Register { node });
+            }
+            if workload.counts_per_s > 0.0 {
+                self.schedule(node, from, workload.counts_per_s, Event::Count { node });
+            }
+            if workload.elements_per_s > 0.0 {
+                self.schedule(node, from, workload.elements_per_s, Event::Change { node });
             }
         }
         if let Some(burst) = &workload.burst {
@@ -111,6 +142,56 @@ impl World<'_> {
     pub(super) fn write(&mut self, node: usize) {
         self.schedule(node, self.now, self.scenario.workload.writes_per_s, Event::Write { node });
         self.write_once(node);
+    }
+
+    /// A node adds something to a counter, or takes it away.
+    pub(super) fn tally(&mut self, node: usize) {
+        self.schedule(node, self.now, self.scenario.workload.counts_per_s, Event::Count { node });
+        let counters = self.work.counters.len();
+        let generator = self.generator(node);
+        let (counter, by) = (random::index(generator, counters), random::number(generator, 1, 9));
+        let by = i64::try_from(by).unwrap_or(1) * if random::chance(generator, 0.2) { -1 } else { 1 };
+        self.operate(node, &Action::Count(self.work.counters[counter].clone(), by));
+    }
+
+    /// A node adds an element to a set, or removes one.
+    pub(super) fn change(&mut self, node: usize) {
+        self.schedule(node, self.now, self.scenario.workload.elements_per_s, Event::Change { node });
+        let elements = self.work.elements;
+        let generator = self.generator(node);
+        let number = random::number(generator, 0, elements - 1);
+        let (set, element) = (format!("mesh/s{}", number % SETS), format!("e{number}"));
+        let set: AttributeKey = set.parse().expect("a key of the simulator is legal");
+        let removes = random::chance(generator, 0.4);
+        self.operate(node, &if removes { Action::Discard(set, element) } else { Action::Add(set, element) });
+    }
+
+    fn increment(&mut self, node: usize, key: &AttributeKey, by: i64) {
+        let path = Path::Counter { counter: key.clone(), node: self.nodes[node].id };
+        if !self.command(node, &path, false, |mesh, now| mesh.increment(now, key, by)) {
+            return;
+        }
+        let Some(dot) = self.reference.last_write(&path.to_key()).cloned() else { return };
+        let counted = self.work.counted.entry(key.clone()).or_default();
+        let before = counted.iter().rev().find(|counted| counted.dot.lane == dot.lane);
+        let sum = before.map_or(0, |before| before.sum) + i128::from(by);
+        counted.push(Counted { dot, sum });
+    }
+
+    /// A counter at a node that is not what the lives that it has heard of had counted.
+    pub(super) fn miscounted(&self) -> Option<(usize, String)> {
+        self.running().find_map(|(node, process)| {
+            self.work.counted.iter().find_map(|(key, all)| {
+                let mut lives: BTreeMap<&Lane, i128> = BTreeMap::new();
+                // The later ones of a life come later.
+                let seen = all.iter().filter(|counted| process.seen.contains(&self.reference, &counted.dot));
+                lives.extend(seen.map(|counted| (&counted.dot.lane, counted.sum)));
+                let expected: i128 = lives.values().sum();
+                let found = process.mesh.replica().counter(key).unwrap_or(0);
+                let what = || format!("{key} is {found}, what was counted there comes to {expected}");
+                (found != expected).then(|| (node, what()))
+            })
+        })
     }
 
     pub(super) fn burst(&mut self) {
@@ -215,6 +296,20 @@ impl World<'_> {
                 if self.command(node, &path, false, |mesh, now| mesh.unset(now, key)) {
                     self.check_own_write(node, key, None);
                 }
+            }
+            Action::Count(key, by) => {
+                self.record(Some(node), Kind::Count, by.unsigned_abs(), 0, key.to_string().as_bytes());
+                self.increment(node, key, *by);
+            }
+            Action::Add(key, element) => {
+                self.record(Some(node), Kind::Add, 0, 0, format!("{key} {element}").as_bytes());
+                let (path, value) = element_of(key, element);
+                self.command(node, &path, false, |mesh, now| mesh.add(now, key, value));
+            }
+            Action::Discard(key, element) => {
+                self.record(Some(node), Kind::Discard, 0, 0, format!("{key} {element}").as_bytes());
+                let (path, value) = element_of(key, element);
+                self.command(node, &path, false, |mesh, now| mesh.discard(now, key, &value));
             }
             Action::Register(name, tunnel) => {
                 self.record(Some(node), Kind::Register, tunnel.0, 0, name.as_str().as_bytes());

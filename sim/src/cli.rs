@@ -299,6 +299,9 @@ struct ModelArgs {
     /// How many messages, of all together; each may arrive any number of times.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=16))]
     sends: u8,
+    /// How often removals are let go, by all together.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=4))]
+    collections: u8,
 }
 
 /// What ends the program before it has an answer.
@@ -586,11 +589,12 @@ fn shrink_run(args: &ShrinkArgs) -> Result<u8, CliError> {
 }
 
 fn model(args: &ModelArgs) -> io::Result<u8> {
-    let ModelArgs { nodes, keys, writes, sends } = *args;
-    let [nodes, keys, writes, sends] = [nodes, keys, writes, sends].map(usize::from);
+    let ModelArgs { nodes, keys, writes, sends, collections } = *args;
+    let [nodes, keys, writes, sends, collections] =
+        [nodes, keys, writes, sends, collections].map(usize::from);
     let begun = Instant::now();
     let Report { states, steps, depth, broken } =
-        explore(Bounds { nodes, keys, writes, sends }, Carrier::Honest);
+        explore(Bounds { nodes, keys, writes, sends, collections }, Carrier::Honest);
     let seconds = begun.elapsed().as_secs_f64();
     let mut out = io::stdout().lock();
     if let Some((what, way)) = &broken {
@@ -599,7 +603,7 @@ fn model(args: &ModelArgs) -> io::Result<u8> {
     }
     writeln!(
         out,
-        "{nodes} nodes, {keys} keys, {writes} writes, {sends} messages: {states} states, {steps} steps, \
+        "{nodes} nodes, {keys} keys, {writes} writes, {sends} messages, {collections} collections: {states} states, {steps} steps, \
          at most {depth} one after another, {seconds:.1} s",
     )?;
     Ok(if broken.is_some() { VIOLATED } else { HELD })

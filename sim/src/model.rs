@@ -3,8 +3,9 @@
 //! The simulator tries many runs and may miss one. Here a few replicas write a few times and send each other a few
 //! deltas, and *every* order of that is tried, with messages that are lost, late, doubled and overtaken: a message that
 //! was sent may arrive at any later moment, any number of times, or never. The replicas are the production ones; what
-//! they must hold is computed from the history of writes, which shares no code with them. After each step it is also
-//! asked what would become of this state if from now on everything arrived.
+//! they must hold is computed from the history of writes, which shares no code with them. At any moment a replica may
+//! let removals go; whoever lacks something below that floor can fetch, which takes effect as a whole. After each step it
+//! is also asked what would become of this state if from now on everything arrived.
 //!
 //! States that were reached in different ways and are the same are looked at once, and the search goes breadth first:
 //! what it finds is a shortest way to it.
@@ -14,7 +15,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use snomesh::crdt::{CausalContext, Delta, Dot, Value};
+use snomesh::crdt::{CausalContext, Delta, Dot, Entry, Reconciliation, Value};
 use snomesh::id::{Actor, Generation, NodeId};
 use snomesh::replica::{AttributeKey, Path, Replica};
 use snomesh::time::UnixMillis;
@@ -30,6 +31,8 @@ pub(crate) struct Bounds {
     pub(crate) writes: usize,
     /// Messages, of all together. Each may arrive any number of times.
     pub(crate) sends: usize,
+    /// How often removals are let go, by all together.
+    pub(crate) collections: usize,
 }
 
 /// What one step does.
@@ -43,6 +46,10 @@ pub(crate) enum Step {
     Send(usize, usize, Extent),
     /// A message that was sent arrives, not for the last time perhaps.
     Deliver(usize),
+    /// A node lets go of all removals that it may let go of.
+    Collect(usize),
+    /// A node agrees with another that has let go of something that it lacks.
+    Fetch(usize, usize),
 }
 
 /// How much of what is missing a message has.
@@ -60,6 +67,8 @@ impl fmt::Display for Step {
             Self::Send(from, to, Extent::All) => write!(f, "n{from} sends n{to} all that it lacks"),
             Self::Send(from, to, Extent::Least) => write!(f, "n{from} sends n{to} a part of what it lacks"),
             Self::Deliver(message) => write!(f, "message {message} arrives"),
+            Self::Collect(node) => write!(f, "n{node} lets removals go"),
+            Self::Fetch(from, to) => write!(f, "n{to} fetches from n{from}"),
         }
     }
 }
@@ -88,6 +97,9 @@ pub(crate) enum Carrier {
     /// A part claims to be all.
     #[cfg(test)]
     ClaimsTooMuch,
+    /// Who fetches is not told how far the other has collected.
+    #[cfg(test)]
+    WithoutFloors,
 }
 
 /// A write as history has it.
@@ -96,7 +108,8 @@ struct Write {
     dot: Dot,
     key: usize,
     puts: bool,
-    /// The writes of the key that its author had seen: one bit each.
+    /// The writes of the key that its author had seen: one bit each. Once something was let go, only those that it
+    /// names, for of the rest nobody can learn by it.
     past: u32,
 }
 
@@ -106,6 +119,7 @@ struct State {
     replicas: Vec<Replica>,
     messages: Vec<(usize, Rc<Delta>)>,
     writes: Vec<Write>,
+    collections: usize,
 }
 
 /// A name for a state, equal for equal states.
@@ -130,7 +144,7 @@ pub(crate) fn explore(bounds: Bounds, carrier: Carrier) -> Report {
     while let Some((state, name, depth)) = open.pop_front() {
         report.states += 1;
         report.depth = report.depth.max(depth);
-        if let Some(what) = state.broken() {
+        if let Some(what) = state.broken(carrier) {
             report.broken = Some((what, way_to(&reached, name)));
             return report;
         }
@@ -166,7 +180,12 @@ impl State {
             let actor = Actor { node: NodeId::from_bytes(id), generation: Generation(1) };
             Replica::new(actor, Duration::from_secs(10))
         };
-        Self { replicas: (0..nodes).map(replica).collect(), messages: Vec::new(), writes: Vec::new() }
+        Self {
+            replicas: (0..nodes).map(replica).collect(),
+            messages: Vec::new(),
+            writes: Vec::new(),
+            collections: 0,
+        }
     }
 
     /// All that can be tried next.
@@ -186,7 +205,21 @@ impl State {
                 }
             }
         }
+        if self.collections < bounds.collections {
+            steps.extend((0..bounds.nodes).map(Step::Collect));
+        }
+        for from in 0..bounds.nodes {
+            let lacking = (0..bounds.nodes).filter(|to| *to != from && self.is_below_floor(from, *to));
+            steps.extend(lacking.map(|to| Step::Fetch(from, to)));
+        }
         steps
+    }
+
+    /// Whether a node lacks something that another has collected, so that no message brings it.
+    fn is_below_floor(&self, from: usize, to: usize) -> bool {
+        let (store, known) = (self.replicas[from].store(), self.replicas[to].store());
+        let all = store.context();
+        all.lanes().any(|(lane, _)| store.is_below_floor(lane, known.seen_of(lane)))
     }
 
     /// The state after a step; `None` if the step does nothing.
@@ -207,6 +240,13 @@ impl State {
                 let (to, delta) = &self.messages[number];
                 next.merge(*to, delta);
             }
+            Step::Collect(node) => {
+                next.collections += 1;
+                if next.replicas[node].collect(usize::MAX, |_| true).is_empty() {
+                    return None;
+                }
+            }
+            Step::Fetch(from, to) => next.fetch(from, to, carrier),
         }
         Some(next)
     }
@@ -222,6 +262,7 @@ impl State {
             replica.unset(wall, &key)
         };
         let prepared = prepared.expect("the clocks are far from the end of time")?;
+        let past = if self.collections == 0 { past } else { self.named_by(&prepared.delta, number) };
         self.writes.push(Write { dot: prepared.dot.clone(), key: number, puts, past });
         self.merge(node, &prepared.delta);
         Some(())
@@ -231,6 +272,27 @@ impl State {
         let wall = wall(node, self.replicas.len());
         self.replicas[node].merge(wall, delta).expect("nothing damages entries");
         self.replicas[node].take_changed();
+    }
+
+    /// The writes of a key that a new write says it had seen: one bit each.
+    fn named_by(&self, delta: &Delta, number: usize) -> u32 {
+        let entries: Vec<&Entry> = delta.items.iter().flat_map(|item| &item.entries).collect();
+        let names = |write: &Write| {
+            entries.iter().any(|entry| {
+                let earlier = entry.dot.lane == write.dot.lane && entry.dot.counter > write.dot.counter;
+                earlier || entry.observed.counter(&write.dot.lane) >= write.dot.counter
+            })
+        };
+        let named = self.writes.iter().enumerate().filter(|(_, write)| write.key == number && names(write));
+        named.fold(0, |named, (place, _)| named | 1 << place)
+    }
+
+    fn fetch(&mut self, from: usize, to: usize, carrier: Carrier) {
+        let wall = wall(to, self.replicas.len());
+        let learnt = self.replicas[from].store().reconciliation(self.replicas[to].store());
+        let learnt = carrier.carry_all(learnt);
+        self.replicas[to].reconcile(wall, &learnt).expect("nothing damages entries");
+        self.replicas[to].take_changed();
     }
 
     fn missing(&self, from: usize, to: usize, extent: Extent) -> Delta {
@@ -247,7 +309,7 @@ impl State {
     }
 
     /// What does not hold in this state, or if from here on everything arrived.
-    fn broken(&self) -> Option<String> {
+    fn broken(&self, carrier: Carrier) -> Option<String> {
         for node in 0..self.replicas.len() {
             if let Some(what) = self.differs_from_history(node) {
                 return Some(what);
@@ -262,11 +324,11 @@ impl State {
                 }
             }
         }
-        self.at_rest()
+        self.at_rest(carrier)
     }
 
     /// If everything arrives, all hold the same, and what history says.
-    fn at_rest(&self) -> Option<String> {
+    fn at_rest(&self, carrier: Carrier) -> Option<String> {
         let mut rest = self.clone();
         let count = rest.replicas.len();
         // News travels one node a round.
@@ -275,6 +337,9 @@ impl State {
                 for to in (0..count).filter(|to| *to != from) {
                     let delta = rest.missing(from, to, Extent::All);
                     rest.merge(to, &delta);
+                    if rest.is_below_floor(from, to) {
+                        rest.fetch(from, to, carrier);
+                    }
                 }
             }
         }
@@ -300,7 +365,12 @@ impl State {
         let keys = self.writes.iter().map(|write| write.key + 1).max().unwrap_or(0);
         for number in 0..keys {
             let seen = seen_of(replica, &self.writes, number);
-            let dead = bits(seen).fold(0, |dead, write| dead | self.writes[write].past);
+            // A write that knows all that another knew is the end of it.
+            let past = |write: usize| self.writes[write].past;
+            let ends =
+                |one: usize, other: usize| past(one) & (1 << other) != 0 && past(other) & !past(one) == 0;
+            let dead = bits(seen).filter(|write| bits(seen).any(|other| ends(other, *write)));
+            let dead = dead.fold(0, |dead, write| dead | 1 << write);
             let register = replica.store().register(&Path::Attribute(key(number)).to_key());
             for (place, write) in self.writes.iter().enumerate().filter(|(_, write)| write.key == number) {
                 let wanted = seen & !dead & (1 << place) != 0;
@@ -315,16 +385,23 @@ impl State {
         None
     }
 
-    /// Whether two replicas hold the same, byte for byte.
+    /// Whether two replicas hold the same, byte for byte; each lets removals go when it likes.
     fn same_state(&self, one: usize, other: usize) -> bool {
         let (here, there) = (self.replicas[one].store(), self.replicas[other].store());
-        here.digest() == there.digest() && here.prefix("").eq(there.prefix(""))
+        let collected = self.collections > 0;
+        let values = here.prefix("").map(|(key, register)| (key, register.values()));
+        let others = there.prefix("").map(|(key, register)| (key, register.values()));
+        let same = values.filter(|(_, values)| !values.is_empty());
+        let same = same.eq(others.filter(|(_, values)| !values.is_empty()));
+        here.digest() == there.digest() && same && (collected || here.prefix("").eq(there.prefix("")))
     }
 
     fn fingerprint(&self) -> Fingerprint {
         let mut hasher = blake3::Hasher::new();
         for replica in &self.replicas {
             feed_context(&mut hasher, &replica.store().context());
+            feed_context(&mut hasher, &replica.store().floors());
+            hasher.update(&replica.store().horizon().0.to_le_bytes());
             for (key, register) in replica.store().prefix("") {
                 hasher.update(key.as_str().as_bytes());
                 for entry in register.entries() {
@@ -339,6 +416,7 @@ impl State {
         for message in &messages {
             hasher.update(message);
         }
+        hasher.update(&self.collections.to_le_bytes());
         for write in &self.writes {
             hasher.update(write.dot.lane.actor().node.as_bytes());
             hasher.update(&write.dot.counter.to_le_bytes());
@@ -368,6 +446,19 @@ impl Carrier {
             }
             #[cfg(test)]
             Self::ClaimsTooMuch => Delta { accounted: all().accounted, items: delta.items },
+            #[cfg(test)]
+            Self::WithoutFloors => delta,
+        }
+    }
+
+    /// What somebody learns who fetches.
+    fn carry_all(self, learnt: Reconciliation) -> Reconciliation {
+        match self {
+            #[cfg(test)]
+            Self::WithoutFloors => Reconciliation { floors: CausalContext::new(), ..learnt },
+            #[cfg(test)]
+            Self::LosesRemovals | Self::ClaimsTooMuch => learnt,
+            Self::Honest => learnt,
         }
     }
 }
@@ -415,7 +506,8 @@ fn short(hasher: &blake3::Hasher) -> Fingerprint {
 mod tests {
     use super::*;
 
-    const SMALL: Bounds = Bounds { nodes: 3, keys: 2, writes: 3, sends: 2 };
+    const SMALL: Bounds = Bounds { nodes: 3, keys: 2, writes: 3, sends: 2, collections: 0 };
+    const COLLECTING: Bounds = Bounds { keys: 1, writes: 3, collections: 1, ..SMALL };
 
     fn steps(report: &Report) -> String {
         let Some((what, way)) = &report.broken else { return String::new() };
@@ -428,6 +520,20 @@ mod tests {
         let report = explore(SMALL, Carrier::Honest);
         assert_eq!(steps(&report), "");
         assert!(report.states > 10_000, "{report:?}");
+    }
+
+    #[test]
+    fn removals_may_be_let_go_at_any_moment() {
+        let report = explore(COLLECTING, Carrier::Honest);
+        assert_eq!(steps(&report), "");
+        assert!(report.states > 5_000, "{report:?}");
+    }
+
+    #[test]
+    fn floors_that_are_not_inherited_are_found() {
+        let report = explore(COLLECTING, Carrier::WithoutFloors);
+        let (_, way) = report.broken.as_ref().expect("what was removed comes back or stays");
+        assert!(way.iter().any(|step| matches!(step, Step::Collect(_))), "{}", steps(&report));
     }
 
     #[test]

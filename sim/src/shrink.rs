@@ -359,9 +359,12 @@ fn remove_node(scenario: &mut Scenario, node: usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::checker::Checker;
     use crate::random::Seed;
+
     use crate::run::Finished;
     use crate::scenario::{BUILTIN, builtin};
     use crate::token::Overrides;
@@ -373,10 +376,10 @@ mod tests {
     /// FEATURES P11. Whatever a scenario leaves to draw, the same run can be written down.
     #[test]
     fn every_scenario_written_down_is_the_same_run() {
-        let (keep, overrides) = (Keep::default(), Overrides::default());
-        for found in BUILTIN {
+        let same = |name: &str, text: &str| {
+            let (keep, overrides) = (Keep::default(), Overrides::default());
             for seed in [0, 7] {
-                let scenario = Scenario::parse(found.name, found.text).unwrap();
+                let scenario = Scenario::parse(name, text).unwrap();
                 let drawn = run(job(&scenario, seed, &keep, &overrides)).unwrap();
                 let Explicit { scenario: explicit, .. } =
                     explicit(job(&scenario, seed, &keep, &overrides)).unwrap();
@@ -384,9 +387,16 @@ mod tests {
                     Scenario::parse("written.toml", &explicit.text()).unwrap_or_else(|e| panic!("{e}"));
                 let again = run(job(&written, seed, &keep, &overrides)).unwrap();
                 let hash = |finished: &Finished<'_>| finished.outcome.trace_hash.clone();
-                assert_eq!(hash(&drawn), hash(&again), "{} with seed {seed}", found.name);
+                assert_eq!(hash(&drawn), hash(&again), "{name} with seed {seed}");
             }
-        }
+        };
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(found) = BUILTIN.get(next.fetch_add(1, Ordering::Relaxed)) {
+                same(found.name, found.text);
+            }
+        };
+        std::thread::scope(|scope| [(); 4].map(|()| scope.spawn(work)).map(|thread| thread.join().unwrap()));
     }
 
     /// A planted failure: no mesh agrees a millisecond after a partition has healed.

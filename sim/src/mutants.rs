@@ -237,7 +237,7 @@ impl Mutant {
             for violation in run["violations"].as_array().into_iter().flatten() {
                 let checker = violation["checker"].as_str().unwrap_or_default().to_owned();
                 if checker == self.caught_by {
-                    first_seed = first_seed.or(run["seed"].as_u64());
+                    first_seed = first_seed.or_else(|| run["seed"].as_u64());
                 } else if !others.contains(&checker) {
                     others.push(checker);
                 }

@@ -23,7 +23,8 @@ use crate::clock::WallClock;
 use crate::crdt::Corrupt;
 use crate::daemon::Events;
 use crate::gossip::{
-    Channel, Config, ConfigError, DialId, Durability, LinkId, Mesh, Output, Record, Side, Ticket,
+    Channel, CloseReason as Gone, Config, ConfigError, DialId, Durability, LinkId, Mesh, Output, Record,
+    Side, Ticket,
 };
 use crate::id::{Actor, NodeId};
 use crate::replica::Address;
@@ -203,7 +204,7 @@ impl Driver {
         }
         self.finish_persisting().await;
         for link in self.links.values() {
-            link.close(crate::gossip::CloseReason::Leaving);
+            link.close(Gone::Leaving);
         }
         self.links.clear();
         self.inputs.close();
@@ -242,7 +243,7 @@ impl Driver {
             }
             Input::StreamEnded { link } => {
                 if let Some(tasks) = self.links.get(&link) {
-                    tasks.close(crate::gossip::CloseReason::Misbehaved);
+                    tasks.close(Gone::Misbehaved);
                 }
             }
             Input::LinkDown { link } => {
@@ -398,10 +399,11 @@ impl Driver {
                 Output::Close { link, reason } => {
                     tracing::debug!(link = link.0, ?reason, "link closed");
                     match (self.links.remove(&link), reason) {
-                        (Some(tasks), crate::gossip::CloseReason::Duplicate) => {
+                        // A link that is of no use says nothing of the streams of users in the same tunnel.
+                        (Some(tasks), Gone::Duplicate | Gone::Replaced | Gone::Silent) => {
                             // The driver ends when nobody reads its inputs any more.
                             let inputs = self.handle.inputs.clone();
-                            self.tasks.spawn(tasks.retire(async move { inputs.closed().await }));
+                            self.tasks.spawn(tasks.retire(reason, async move { inputs.closed().await }));
                         }
                         (Some(tasks), reason) => tasks.close(reason),
                         (None, _) => {}

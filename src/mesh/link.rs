@@ -156,16 +156,19 @@ const LINK_STREAMS: usize = 2;
 impl LinkTasks {
     /// Keeps a tunnel whose link serves no longer until the streams have ended that users have begun on it, or `stopped`
     /// comes true. The peer must not see the link's streams end before.
-    pub(super) async fn retire(self, stopped: impl Future<Output = ()>) {
+    pub(super) async fn retire(self, reason: GossipReason, stopped: impl Future<Output = ()>) {
         self.tunnel.retire();
         let quiet = async {
-            tokio::time::sleep(RETIREMENT).await;
+            // Whoever says nothing is not going to learn anything either.
+            if reason != GossipReason::Silent {
+                tokio::time::sleep(RETIREMENT).await;
+            }
             while self.tunnel.streams() > LINK_STREAMS {
                 tokio::time::sleep(RETIREMENT_CHECK).await;
             }
         };
         tokio::select! {
-            () = quiet => self.close(GossipReason::Duplicate),
+            () = quiet => self.close(reason),
             () = stopped => self.close(GossipReason::Leaving),
             _closed = self.tunnel.on_closed() => {}
         }

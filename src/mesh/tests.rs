@@ -420,6 +420,34 @@ async fn a_stream_that_began_on_the_tunnel_that_loses_the_race_comes_to_its_own_
     }
 }
 
+/// A probe of a seed looks like that from the other end: a tunnel whose link is never introduced.
+#[tokio::test]
+async fn a_stream_outlives_that_the_link_beside_it_says_nothing() {
+    let test_mesh = TestMesh::new();
+    let credentials = [test_mesh.credentials(), test_mesh.credentials()];
+    let a = TestNode::start(&credentials[0], 1, &[]);
+    let b = TestNode::start(&credentials[1], 1, &[&a.address]);
+    converge(&[&a, &b]).await;
+    b.offer_sort().await;
+    let dialled = b.endpoint.dial(a.address.as_str().parse().unwrap(), None).await.unwrap();
+    let probe = b.daemon.attach(dialled).unwrap().authenticated().await.unwrap();
+    let _mute = link::open_streams(&probe.tunnel).await.unwrap();
+    let there = a.daemon.peers().node(b.mesh.node()).remove(0).tunnel;
+    let stream = open(&there, &"/target/sort".parse().unwrap()).await.unwrap();
+    let given_up = async {
+        while !there.is_retired() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, given_up).await.expect("a link that is never introduced is given up");
+    sort(stream).await;
+    let closed = timeout(PATIENCE, there.on_closed()).await.expect("it goes when nobody needs it");
+    assert_eq!(closed, Closed::Locally(CloseReason::Unresponsive));
+    for node in [a, b] {
+        node.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn a_holder_to_which_no_link_leads_is_reached_over_a_node_between() {
     let test_mesh = TestMesh::new();

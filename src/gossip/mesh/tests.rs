@@ -662,7 +662,7 @@ fn removals_go_when_all_have_seen_them_and_not_before() {
     assert!(world.nodes.iter().all(|node| node.sent[6..] == [0; 3]), "nobody had to fetch");
 }
 
-/// SCENARIOS G-12, G-34: longer away than removals are remembered.
+/// FEATURES B4. SCENARIOS G-12, G-34: longer away than removals are remembered.
 #[test]
 fn a_node_that_was_away_for_too_long_fetches_and_keeps_nothing_removed() {
     let mut world = World::new(0);

@@ -29,7 +29,7 @@ pub use resolve::{Candidate, Refused, Way};
 /// How many holders are tried for one stream.
 const MAX_ATTEMPTS: usize = 4;
 /// How long all attempts for one stream may take together.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(9);
 /// How long a stream waits for a way to a holder that is known, and how often it looks.
 const WAY_TIMEOUT: Duration = Duration::from_secs(2);
 const WAY_CHECK: Duration = Duration::from_millis(50);

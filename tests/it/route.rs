@@ -176,6 +176,37 @@ fn of_a_range_the_lowest_free_port_is_bound_and_a_bound_port_is_a_conflict() {
     assert_eq!(a.run(&["bind", &held.local_addr().unwrap().to_string(), "web"]).code, Some(7));
 }
 
+/// FEATURES P2.
+#[test]
+fn a_program_that_knows_socks_reaches_tunnels_by_their_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    a.ok(&["expose", "web", &serve("socks").to_string()]);
+    a.ok(&["expose", "dead", &nowhere().to_string()]);
+    let mut proxy = a.follow(&["proxy", "--socks5", "0"]);
+    let line = proxy.line();
+    let address: SocketAddr = line.split("socks5://").nth(1).unwrap().parse().unwrap();
+    let ask = |host: &str| {
+        let mut visitor = TcpStream::connect(address).unwrap();
+        visitor.set_read_timeout(Some(DEADLINE)).unwrap();
+        let length = u8::try_from(host.len()).unwrap();
+        let request = [&[5, 1, 0, 5, 1, 0, 3, length][..], host.as_bytes(), &[0, 80]].concat();
+        visitor.write_all(&request).unwrap();
+        let mut answer = [0; 12];
+        visitor.read_exact(&mut answer).unwrap();
+        assert_eq!(answer[..3], [5, 0, 5]);
+        (visitor, answer[3])
+    };
+    let (mut visitor, granted) = ask("web.mesh");
+    assert_eq!(granted, 0);
+    visitor.write_all(b" and back").unwrap();
+    visitor.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut heard = String::new();
+    visitor.read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "socks and back");
+    assert_eq!((ask("none").1, ask("dead").1), (4, 5));
+}
+
 #[test]
 fn what_is_not_there_is_not_found_and_it_is_said_why() {
     let directory = tempfile::tempdir().unwrap();

@@ -13,6 +13,7 @@ mod forward;
 mod look;
 mod manual;
 mod node;
+mod proxy;
 mod resolve;
 mod screen;
 mod stream;
@@ -178,6 +179,8 @@ Examples:
     },
     /// Join standard input and output with a tunnel of the mesh, for instance as ssh's ProxyCommand
     Connect(forward::Route),
+    /// Reach every tunnel by its name, through a SOCKS5 proxy in the foreground
+    Proxy(proxy::Proxy),
     /// Which tunnels a name or a selector means, in the order in which they are tried
     Resolve(resolve::Resolve),
     /// Print what happens, as it happens
@@ -305,6 +308,7 @@ async fn ask(
         Command::Unexpose { name } => forward::unexpose(client, screen, &name).await?,
         Command::Bind(bind) => return forward::bind(client, screen, global.color, bind).await,
         Command::Connect(to) => connect::connect(client, &to).await?,
+        Command::Proxy(args) => return proxy::proxy(client, screen, &args).await,
         Command::Resolve(to) => resolve::resolve(client, screen, &to).await?,
         Command::Unbind { listen } => forward::unbind(client, screen, &listen).await?,
         Command::Up(_)

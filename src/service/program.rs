@@ -10,6 +10,8 @@ use std::str::FromStr;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
+use super::splice::SpliceError;
+
 /// A program by its absolute path, and its arguments. There is no shell: nothing in them means anything but itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Program {
@@ -69,12 +71,9 @@ impl Program {
 }
 
 impl Running {
-    /// Waits for the end that the program makes by itself once its input has ended.
-    pub(super) async fn ended(&mut self) {
-        match self.child.wait().await {
-            Ok(status) if status.success() => {}
-            Ok(status) => tracing::debug!(%status, "program ended"),
-            Err(error) => tracing::debug!(%error, "program not waited for"),
-        }
+    /// Waits for the end that the program makes by itself. One that fails ends as no stream should that is whole.
+    pub(super) async fn ended(&mut self) -> Result<(), SpliceError> {
+        let status = self.child.wait().await?;
+        if status.success() { Ok(()) } else { Err(SpliceError::Program(status)) }
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use super::datagram::splice_datagrams;
 use super::route::RouteTarget;
-use super::splice::{SpliceError, splice};
+use super::splice::{SpliceError, splice, splice_vouched};
 use super::target::{DialTargetError, Dialled, TargetTable};
 use super::{OfferedStream, Refusal, RouteAddress, Service};
 use crate::tunnel::{ArcTunnel, WriteError};
@@ -91,8 +91,7 @@ impl Service for TargetService {
                 splice(socket, stream.accept().await?).await?;
             }
             Dialled::Program(socket, mut running) => {
-                splice(socket, stream.accept().await?).await?;
-                running.ended().await;
+                splice_vouched(socket, stream.accept().await?, running.ended()).await?;
             }
             Dialled::Datagrams(socket) => splice_datagrams(&socket, stream.accept().await?).await?,
         }

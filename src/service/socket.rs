@@ -62,6 +62,10 @@ impl LocalSocket {
         }
     }
 
+    pub(super) fn is_unix(&self) -> bool {
+        matches!(self, Self::Unix(_))
+    }
+
     pub(super) async fn readable(&self) -> io::Result<()> {
         either!(self, socket => socket.readable().await)
     }

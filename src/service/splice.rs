@@ -7,6 +7,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::pin;
+use std::process::ExitStatus;
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -37,6 +38,9 @@ pub enum SpliceError {
     /// The stream's tunnel ended.
     #[error("tunnel ended")]
     Closed(#[from] Closed),
+    /// The program behind the connection failed, whatever it had said until then.
+    #[error("program failed: {0}")]
+    Program(ExitStatus),
 }
 
 /// Joins a connection of this machine and a stream until both directions have ended.
@@ -47,8 +51,18 @@ pub enum SpliceError {
 ///
 /// [`SpliceError`]; the other side has been reset as well.
 pub async fn splice(socket: LocalSocket, stream: TunnelStream) -> Result<(), SpliceError> {
+    splice_vouched(socket, stream, async { Ok(()) }).await
+}
+
+/// Like [`splice`], for connections whose end alone does not say that all went well: it is passed on once `vouched` has
+/// said so, and else the stream is reset.
+pub(super) async fn splice_vouched(
+    socket: LocalSocket,
+    stream: TunnelStream,
+    vouched: impl Future<Output = Result<(), SpliceError>>,
+) -> Result<(), SpliceError> {
     let TunnelStream { mut send, mut recv } = stream;
-    match join(&socket, upload(&socket, &mut send), download(&mut recv, &socket)).await {
+    match join(&socket, upload(&socket, &mut send, vouched), download(&mut recv, &socket)).await {
         Ok(()) => Ok(socket.drop_in_order()?),
         Err(broken) => {
             send.reset(StreamCode::RESET);
@@ -84,7 +98,11 @@ async fn join(
 }
 
 /// To the tunnel. If the far end stops reading, this direction has ended: what comes back may still be good.
-async fn upload(socket: &LocalSocket, send: &mut SendHalf) -> Result<(), SpliceError> {
+async fn upload(
+    socket: &LocalSocket,
+    send: &mut SendHalf,
+    vouched: impl Future<Output = Result<(), SpliceError>>,
+) -> Result<(), SpliceError> {
     let mut stopped = pin!(send.stopped());
     let mut buffer = BytesMut::new();
     let mut size = MIN_READ;
@@ -102,6 +120,7 @@ async fn upload(socket: &LocalSocket, send: &mut SendHalf) -> Result<(), SpliceE
         let room = buffer.capacity();
         let read = match socket.try_read_buf(&mut buffer) {
             Ok(0) => {
+                vouched.await?;
                 // Stopped by the peer meanwhile: then the end is no news to it.
                 let _stopped = send.finish();
                 return Ok(());
@@ -135,8 +154,15 @@ async fn download(recv: &mut RecvHalf, socket: &LocalSocket) -> Result<(), Splic
     loop {
         let Some(filled) = recv.read_chunks(batch.room()).await? else { break };
         let bytes: usize = batch.filled(filled).iter().map(Bytes::len).sum();
-        write_vectored(socket, batch.filled(filled)).await?;
-        batch.adapt(filled);
+        match write_vectored(socket, batch.filled(filled)).await {
+            Ok(()) => batch.adapt(filled),
+            // Whoever is behind it has read enough; what comes back may still be good. TCP would have said so by a reset.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe && socket.is_unix() => {
+                recv.stop(StreamCode::RESET);
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
         if bytes >= BULK {
             tokio::task::yield_now().await;
         }

@@ -12,6 +12,7 @@ use crate::service::{
     Declared, Listen, ListenerProxy, OpenError, Refusal, RouteService, TargetService, TargetTable,
     UdpListenerProxy,
 };
+use crate::tunnel::TunnelStream;
 
 fn name(text: &str) -> TunnelName {
     text.parse().unwrap()
@@ -225,7 +226,7 @@ impl Line {
         Self { opener, relay, holder, targets }
     }
 
-    async fn open(&self, text: &str) -> Result<crate::tunnel::TunnelStream, OpenError> {
+    async fn open(&self, text: &str) -> Result<TunnelStream, OpenError> {
         open(&self.opener.peers().node(node(2))[0].tunnel, &address(text)).await
     }
 }
@@ -314,6 +315,27 @@ async fn a_program_is_run_for_each_stream_and_sees_the_end_of_its_input() {
     rig.targets.declare(name("none"), Declared { target, id: None });
     let refused = open(&rig.tunnel, &address("/target/none")).await.unwrap_err();
     assert_eq!(refused, OpenError::Refused(Refusal::TargetUnreachable));
+}
+
+/// FEATURES B9. What a program says before it fails must not look whole.
+#[tokio::test]
+async fn a_program_that_fails_is_a_reset_and_one_that_reads_no_more_is_none() {
+    let rig = Rig::new().await;
+    for (program, result) in [
+        ("/bin/sh -c head${IFS}-n1;exit${IFS}3", Err(ErrorKind::ConnectionReset)),
+        ("/bin/sh -c kill${IFS}-9${IFS}$$", Err(ErrorKind::ConnectionReset)),
+        ("/usr/bin/head -n1", Ok("one\n")),
+    ] {
+        let target = format!("stdio:{program}").parse().unwrap();
+        rig.targets.declare(name("program"), Declared { target, id: None });
+        let stream = open(&rig.tunnel, &address("/target/program")).await.unwrap();
+        let TunnelStream { mut send, mut recv } = stream;
+        // Until nobody reads it any more.
+        let feed = async { while send.write_all(b"one\ntwo\n").await.is_ok() {} };
+        let mut said = String::new();
+        let (read, ()) = tokio::join!(recv.read_to_string(&mut said), feed);
+        assert_eq!(read.map(|_| said.as_str()).map_err(|error| error.kind()), result, "{program}");
+    }
 }
 
 /// FEATURES P1.

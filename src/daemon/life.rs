@@ -200,7 +200,11 @@ where
             Err(closed) => return closed,
         };
         let ready = pace.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
-        sleep_until(ready).await;
+        // Timers are exact to a millisecond only: asked for the present moment, they would let through 1,000 streams a
+        // second and no more.
+        if ready > Instant::now() {
+            sleep_until(ready).await;
+        }
         let pace = Arc::clone(&pace);
         let (core, tunnel) = (Arc::clone(core), tunnel.clone());
         let tasks = core.tasks.clone();
@@ -229,6 +233,10 @@ async fn serve_stream<R, S: Service + Sync, A>(
         Ok(received) => received,
         Err(error) => {
             debug!(%error, "stream not negotiated");
+            if pace.lock().unwrap_or_else(PoisonError::into_inner).is_abused_again() {
+                warn!(remote = %tunnel.remote(), "most streams of a peer make no sense: its tunnel is closed");
+                tunnel.close(CloseReason::ProtocolViolation);
+            }
             return;
         }
     };

@@ -532,6 +532,28 @@ async fn a_peer_that_opens_streams_for_nothing_is_slowed_down_and_no_other() {
     echo(&peer.tunnel).await;
 }
 
+/// HARDENING B16: open and reset.
+#[tokio::test(start_paused = true)]
+async fn a_peer_whose_streams_mostly_make_no_sense_loses_its_tunnel_and_no_other_does() {
+    let serving = trusting(Echo);
+    let (rude, honest) = (trusting(ServiceRegistry::new()), trusting(ServiceRegistry::new()));
+    let (peer, _) = joined((&rude, node(1)), (&serving, node(2))).await;
+    let (other, _) = joined((&honest, node(3)), (&serving, node(2))).await;
+    for number in 0..900 {
+        open(&other.tunnel, &address("/nothing")).await.unwrap_err();
+        let Ok(mut stream) = peer.tunnel.open_stream().await else { panic!("closed after {number}") };
+        stream.send.write_all(b"S").await.unwrap();
+    }
+    for _ in 0..300 {
+        open(&other.tunnel, &address("/nothing")).await.unwrap_err();
+        let Ok(mut stream) = peer.tunnel.open_stream().await else { break };
+        // Whether it is closed at this very moment is up to the other side.
+        stream.send.write_all(b"S").await.ok();
+    }
+    assert_eq!(peer.tunnel.on_closed().await, Closed::ByPeer(CloseReason::ProtocolViolation));
+    echo(&other.tunnel).await;
+}
+
 /// FEATURES S4. A daemon whose peers have tokens and no certificates.
 #[tokio::test]
 async fn a_daemon_takes_tunnels_by_bearer_token() {

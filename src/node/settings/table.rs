@@ -123,7 +123,7 @@ pub(in crate::node) const SETTINGS: &[Setting] = &[
     setting("limits.max_tunnels_per_node", Kind::Number, "SNOMESH_MAX_TUNNELS_PER_NODE", "Of one other node")
         .or("4"),
     setting("limits.max_streams", Kind::Number, "SNOMESH_MAX_STREAMS", "Streams of one connection at a time")
-        .or("1024"),
+        .or("8192"),
     setting(
         "limits.drain_timeout",
         Kind::Time,

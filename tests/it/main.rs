@@ -8,6 +8,7 @@
 
 mod admin;
 mod browser;
+mod compat;
 mod config;
 mod crash;
 mod dashboard;
@@ -17,6 +18,7 @@ mod everyday;
 mod http;
 mod mesh;
 mod program;
+mod promises;
 mod route;
 mod service;
 mod trust;

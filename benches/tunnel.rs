@@ -315,7 +315,7 @@ async fn pings(name: &str, pinged: &Way, way: &Way, time: Duration) {
         conn.write_u64(1 << 40).await.unwrap();
         stalled.push(conn);
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    settle().await;
     let stall = ping(&mut conn, time).await;
     println!(
         "{name:<12} ping p50 · p99: idle {:.0?} · {:.0?}, beside a download {:.0?} · {:.0?}, beside 64 stalled ones {:.0?} · {:.0?} ({:.2} × idle)",
@@ -329,7 +329,8 @@ async fn pings(name: &str, pinged: &Way, way: &Way, time: Duration) {
     );
 }
 
-async fn idle_memory(name: &str, way: &Way, count: u64) {
+/// Gives the connections back: memory that is freed would be taken for those that are measured next.
+async fn idle_memory(name: &str, way: &Way, count: u64) -> Vec<Conn> {
     let before = resident_kib();
     let mut conns = Vec::new();
     for _ in 0..count {
@@ -340,8 +341,29 @@ async fn idle_memory(name: &str, way: &Way, count: u64) {
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let after = resident_kib();
-    let each = (after - before) as f64 / count as f64;
+    let each = after.saturating_sub(before) as f64 / count as f64;
     println!("{name:<12} {count} idle connections: {each:.1} KiB each, service and visitor included");
+    conns
+}
+
+async fn idle_memories(ways: &[(&str, Way)], count: u64) {
+    let mut held = Vec::new();
+    for (name, way) in ways {
+        held.push(idle_memory(name, way, count).await);
+    }
+}
+
+/// Waits until nothing moves any more: stalled downloads first fill what buffers there are.
+async fn settle() {
+    const LOOK: Duration = Duration::from_millis(250);
+    for _ in 0..120 {
+        let before = processor();
+        tokio::time::sleep(LOOK).await;
+        if processor() - before <= LOOK / 10 {
+            return;
+        }
+    }
+    println!("(does not come to rest)");
 }
 
 async fn run(quick: bool) {
@@ -366,6 +388,7 @@ async fn run(quick: bool) {
         ("one hop", door(a_b.clone(), "/target/service".into()).await),
         ("two hops", door(a_b, format!("/via/{}/target/service", c.2)).await),
     ];
+    idle_memories(&ways, if quick { 100 } else { 1_000 }).await;
     println!("{} MiB, medians of {rounds}: Gbit/s (processor s/GiB)", total >> 20);
     println!("{:<12} {:>16} {:>16} {:>16} {:>16}", "", "1 up", "32 up", "1 down", "32 down");
     let kinds = [(1, true), (32, true), (1, false), (32, false)];
@@ -410,9 +433,6 @@ async fn run(quick: bool) {
         pings(name, way, way, time).await;
     }
     pings("gossip", &Way::Ahead(tunnel), &ways[2].1, time).await;
-    for (name, way) in &ways {
-        idle_memory(name, way, if quick { 100 } else { 1_000 }).await;
-    }
 }
 
 fn main() {

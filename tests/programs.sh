@@ -186,10 +186,11 @@ async def visit(port):
             assert await socket.recv() == message
 asyncio.run({"serve": serve, "visit": visit}[sys.argv[1]](int(sys.argv[2])))
 PY
-    background python3 "$work/ws.py" serve "$port"
+    # The distribution's, which has the distribution's modules.
+    background /usr/bin/python3 "$work/ws.py" serve "$port"
     until_true websocket listens "$port"
     offer ws "$port"
-    python3 "$work/ws.py" visit "$door"
+    /usr/bin/python3 "$work/ws.py" visit "$door"
     passed WebSocket '1,008 messages of up to 5 MiB, each echoed'
 }
 

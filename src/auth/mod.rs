@@ -4,11 +4,14 @@
 //! given a fresh tunnel and gives back a name, or refuses. [`MutualTls`] takes the identity that TLS has proved and
 //! exchanges hellos, so that each side knows that the other one accepts it.
 
+mod access;
 mod bearer;
 mod ca;
+mod decree;
 mod hello;
 mod identity;
 mod join;
+mod policy;
 mod revocation;
 mod tls;
 mod token;
@@ -25,12 +28,17 @@ use tokio::time::Instant;
 use crate::id::TunnelName;
 use crate::tunnel::ArcTunnel;
 
+pub use access::Access;
 pub use bearer::{BearerError, BearerSecret, BearerToken, Grant, SecretLength};
 pub use ca::{CaError, MeshCa, NodeCertificate, Validity};
+pub use decree::DecreeError;
 pub use hello::{HelloError, MAX_HELLO, MutualTls, PROTOCOL_VERSIONS, ProtocolVersions};
 pub use identity::{Identity, IdentityError};
 pub use join::{JoinAnswer, JoinRefusal, JoinRequest, guest_door_tls, guest_tls};
-pub use revocation::{Revocation, RevocationError};
+pub use policy::{
+    Act, GroupName, Judgement, Pattern, Policy, PolicyError, Rule, SignPolicyError, SignedPolicy, Who,
+};
+pub use revocation::Revocation;
 pub use tls::{CredentialsError, DenyList, MeshCredentials};
 pub use token::{MESH_LEN, SECRET_LEN, Token, TokenError};
 

@@ -6,18 +6,15 @@
 //! The signature is the authority's, over all before it behind a label. So any node may carry a revocation and none may
 //! make one up; and it speaks of a key, so that no other certificate for that key helps.
 
-use ring::signature::{ED25519, UnparsedPublicKey};
 use rustls::pki_types::CertificateDer;
-use x509_parser::parse_x509_certificate;
 
-use super::{CaError, MeshCa};
+use super::{CaError, DecreeError, MeshCa, decree};
 use crate::codec::{Malformed, Reader, Writer};
 use crate::id::NodeId;
 use crate::time::UnixMillis;
 
 const VERSION: u8 = 1;
 const LABEL: &[u8] = b"snomesh revocation 1\0";
-const SIGNATURE_LEN: usize = 64;
 
 /// A node's key is not to be believed any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,18 +25,6 @@ pub struct Revocation {
     pub at: UnixMillis,
     /// Why, for people: at most [`Revocation::MAX_REASON`] bytes.
     pub reason: String,
-}
-
-/// A text of bytes is no revocation of this mesh.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RevocationError {
-    /// The bytes are no revocation.
-    #[error("not a revocation")]
-    Malformed(#[from] Malformed),
-    /// The mesh's authority has not signed it.
-    #[error("not signed by the mesh's authority")]
-    Forged,
 }
 
 impl Revocation {
@@ -57,29 +42,16 @@ impl Revocation {
         writer.raw(self.node.as_bytes());
         writer.fixed64(self.at.0);
         writer.bytes(self.reason.as_bytes());
-        let mut bytes = writer.finish();
-        let signature = ca.sign_bytes(&[LABEL, &bytes].concat())?;
-        bytes.extend(signature);
-        Ok(bytes)
+        decree::sign(ca, LABEL, writer.finish())
     }
 
     /// Reads one, if one of these authorities has signed it.
     ///
     /// # Errors
     ///
-    /// [`RevocationError`]: whoever wrote it is wrong, or an enemy. It says nothing.
-    pub fn verify(bytes: &[u8], authorities: &[CertificateDer<'_>]) -> Result<Self, RevocationError> {
-        let (body, signature) = bytes.split_last_chunk::<SIGNATURE_LEN>().ok_or(Malformed::Truncated)?;
-        let signed = [LABEL, body].concat();
-        let has_signed = |authority: &CertificateDer<'_>| {
-            let Ok((_, parsed)) = parse_x509_certificate(authority) else { return false };
-            let key = &parsed.tbs_certificate.subject_pki.subject_public_key.data;
-            UnparsedPublicKey::new(&ED25519, key).verify(&signed, signature).is_ok()
-        };
-        if !authorities.iter().any(has_signed) {
-            return Err(RevocationError::Forged);
-        }
-        let mut reader = Reader::new(body);
+    /// [`DecreeError`]: whoever wrote it is wrong, or an enemy. It says nothing.
+    pub fn verify(bytes: &[u8], authorities: &[CertificateDer<'_>]) -> Result<Self, DecreeError> {
+        let mut reader = Reader::new(decree::verify(bytes, LABEL, authorities)?);
         match reader.byte()? {
             VERSION => {}
             tag => return Err(Malformed::Unknown { what: "version of a revocation", tag: tag.into() }.into()),
@@ -107,11 +79,11 @@ mod tests {
         let signed = revocation.sign(&mesh.ca).unwrap();
         let authorities = [other.ca.certificate().clone(), mesh.ca.certificate().clone()];
         assert_eq!(Revocation::verify(&signed, &authorities), Ok(revocation));
-        assert_eq!(Revocation::verify(&signed, &authorities[..1]), Err(RevocationError::Forged));
+        assert_eq!(Revocation::verify(&signed, &authorities[..1]), Err(DecreeError::Forged));
         for at in 0..signed.len() {
             let mut forged = signed.clone();
             forged[at] ^= 1;
-            assert_eq!(Revocation::verify(&forged, &authorities), Err(RevocationError::Forged), "{at}");
+            assert_eq!(Revocation::verify(&forged, &authorities), Err(DecreeError::Forged), "{at}");
         }
     }
 

@@ -189,6 +189,9 @@ pub enum Event {
         /// Whose key.
         node: NodeId,
     },
+    /// Somebody says something new about who may expose and connect what. Whether it holds, its proof says: see
+    /// [`Replica::policies`](crate::replica::Replica::policies).
+    Policy,
     /// What this node thinks of another changed.
     Member {
         /// Of whom.

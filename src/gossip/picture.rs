@@ -84,7 +84,7 @@ impl Picture {
         }
     }
 
-    /// Carries it on by one event. Alarms and revocations change nothing in it.
+    /// Carries it on by one event. Alarms, revocations and policies change nothing in it.
     pub fn apply(&mut self, event: &Event) {
         match event.clone() {
             Event::Attribute { key, value, siblings, .. } => {
@@ -107,8 +107,8 @@ impl Picture {
             Event::LinkDown { peer } => {
                 self.links.remove(&peer);
             }
-            // Whether a revocation counts only the authority's key can say: it is not part of what readers see.
-            Event::Revocation { .. } | Event::Alarm(_) => {}
+            // Whether a revocation or a policy counts only the authority's key can say: it is not part of what readers see.
+            Event::Revocation { .. } | Event::Policy | Event::Alarm(_) => {}
         }
     }
 }
@@ -138,7 +138,7 @@ impl Published for Event {
             Self::Deregistered { name, tunnel } => Topic::Registration(name.clone(), *tunnel),
             Self::Member { node, .. } => Topic::Member(*node),
             Self::LinkUp { peer } | Self::LinkDown { peer } => Topic::Link(*peer),
-            Self::Revocation { .. } | Self::Alarm(_) => return None,
+            Self::Revocation { .. } | Self::Policy | Self::Alarm(_) => return None,
         };
         Some((topic, self.clone()))
     }

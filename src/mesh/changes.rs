@@ -83,7 +83,8 @@ impl ChangeCounters {
             Event::Alarm(Alarm::Double { .. }) => add(&self.doubles, 1),
             Event::Alarm(Alarm::Corrupt { .. }) => add(&self.corruptions, 1),
             Event::Alarm(Alarm::Drift { .. }) => add(&self.drifts, 1),
-            Event::Revocation { .. } | Event::LinkUp { .. } | Event::LinkDown { .. } => {}
+            Event::Revocation { .. } | Event::Policy => {}
+            Event::LinkUp { .. } | Event::LinkDown { .. } => {}
             // What a counter or a set has become is nobody's alone.
             Event::Counter { .. } | Event::Element { .. } => {}
         }

@@ -19,6 +19,7 @@ use super::link::{LinkTasks, open_streams};
 use super::persist::Persister;
 use super::service::GossipService;
 use super::traffic::Counters;
+use crate::auth::Access;
 use crate::clock::WallClock;
 use crate::crdt::Corrupt;
 use crate::daemon::Events;
@@ -118,6 +119,7 @@ impl Driver {
             changes: ChangeCounters::new(now(started_at, &clock).wall),
             dials: Mutex::new(BTreeMap::new()),
             storage: watch::Sender::new(storage),
+            access: Access::default(),
         };
         let handle = MeshHandle { node: actor.node, inputs: sender, shared: Arc::new(shared) };
         let mesh = Mesh::new(gossip, actor, seed, now(started_at, &clock));

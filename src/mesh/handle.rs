@@ -10,6 +10,7 @@ use super::connect::DialStatus;
 use super::input::Input;
 use super::journal::Storage;
 use super::traffic::{Counters, Traffic};
+use crate::auth::{Access, Act};
 use crate::crdt::Value;
 use crate::daemon::{Coalescing, Events, Subscription};
 use crate::event::{Sequence, Snapshot};
@@ -35,6 +36,8 @@ pub(super) struct Shared {
     /// Addresses are those of seeds and nodes: few, and replaced rather than added.
     pub(super) dials: Mutex<BTreeMap<Address, DialStatus>>,
     pub(super) storage: watch::Sender<Storage>,
+    /// What the mesh's authority permits, as far as whoever runs the node has proved it.
+    pub(super) access: Access,
 }
 
 /// Whether a write changed anything.
@@ -156,13 +159,33 @@ impl MeshHandle {
         self.write(Durability::Disk, move |mesh, now| mesh.revoke(now, node, proof)).await
     }
 
-    /// Who holds tunnels of a name and is not down, the last registered first.
+    /// Says who may expose and connect what, with what proves it.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError`].
+    pub async fn decree(&self, policy: Value) -> Result<Written, CommandError> {
+        self.write(Durability::Disk, move |mesh, now| mesh.decree(now, policy)).await
+    }
+
+    /// Who may do what. Whoever runs the node makes a policy hold in it once that is proved to be the authority's.
+    pub fn access(&self) -> &Access {
+        &self.shared.access
+    }
+
+    /// Who holds tunnels of a name, may do so, and is not down, the last registered first.
     ///
     /// # Errors
     ///
     /// [`Stopped`].
     pub async fn lookup(&self, name: TunnelName) -> Result<Vec<Registration>, Stopped> {
-        self.view(move |mesh| mesh.lookup(&name)).await
+        let access = self.shared.access.clone();
+        self.view(move |mesh| {
+            let mut found = mesh.lookup(&name);
+            found.retain(|found| access.permits(found.holder.node, Act::Expose, &name));
+            found
+        })
+        .await
     }
 
     /// Reads the mesh in the driver, between two inputs: what is read is consistent, and a subscription made

@@ -15,6 +15,7 @@ use super::control::Controls;
 use super::forwards::Forwards;
 use super::metrics::Metrics;
 use super::trust::Keys;
+use crate::auth::Act;
 use crate::clock::WallClock;
 use crate::daemon::PeersView;
 use crate::gossip::{Member, MemberState, Mesh, Progress};
@@ -213,6 +214,7 @@ impl Agent {
     /// All registrations, by name and tunnel.
     pub(super) async fn tunnels(&self) -> Result<Vec<api::Tunnel>, Stopped> {
         let (own, own_name) = (self.facts.node, self.facts.name.clone());
+        let access = self.mesh.access().clone();
         self.mesh
             .view(move |mesh| {
                 let names: BTreeMap<_, _> = mesh
@@ -227,8 +229,10 @@ impl Agent {
                         None if holder == own => (own_name.clone(), state_name(MemberState::Alive)),
                         None => (String::new(), "unknown"),
                     };
-                    let found = mesh.lookup(&registration.name);
-                    let chosen = found.first().is_some_and(|first| first.tunnel == registration.tunnel);
+                    let may = |node| access.permits(node, Act::Expose, &registration.name);
+                    let mut found = mesh.lookup(&registration.name).into_iter();
+                    let chosen = found.find(|found| may(found.holder.node));
+                    let chosen = chosen.is_some_and(|chosen| chosen.tunnel == registration.tunnel);
                     tunnels.push(tunnel(&registration, name, state, chosen));
                 }
                 tunnels

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::agent::Agent;
 use super::api::{Check, Convergence, Node, Status, Tunnel, Verdict};
+use crate::auth::Act;
 use crate::mesh::Stopped;
 
 /// How long a service of this machine may take to accept a connection.
@@ -30,6 +31,7 @@ pub(super) async fn examine(agent: &Agent) -> Result<Vec<Check>, Stopped> {
         certificates(agent),
         core(agent),
     ];
+    checks.push(policy(agent, &status));
     checks.extend(targets(&status).await);
     checks.extend(binds(&status, &tunnels));
     checks.extend([udp_buffer(), descriptors()]);
@@ -135,6 +137,21 @@ fn certificates(agent: &Agent) -> Check {
         _ => return check("certificates", Verdict::Ok, found),
     }
     .hint("a node renews its own at every start while ca.key is at hand")
+}
+
+fn policy(agent: &Agent, status: &Status) -> Check {
+    let access = agent.mesh.access();
+    let Some(signed) = access.policy() else {
+        return check("policy", Verdict::Ok, "none is set: every node may expose and connect everything");
+    };
+    let names = status.exposed.iter().filter_map(|exposed| exposed.name.parse().ok());
+    let hidden: Vec<_> = names.filter(|name| !access.permits(agent.facts.node, Act::Expose, name)).collect();
+    if hidden.is_empty() {
+        return check("policy", Verdict::Ok, format!("number {} holds", signed.serial));
+    }
+    let names: Vec<_> = hidden.iter().map(ToString::to_string).collect();
+    check("policy", Verdict::Fail, format!("this node may not expose {}: nobody finds it", names.join(", ")))
+        .hint("snomesh acl show; the mesh's authority changes it: snomesh acl set")
 }
 
 fn core(agent: &Agent) -> Check {

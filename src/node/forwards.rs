@@ -44,6 +44,7 @@ impl Opener {
             match error {
                 RouteError::Open(error) => error,
                 RouteError::NotFound { .. } => OpenError::Refused(Refusal::NotFound),
+                RouteError::NotPermitted { .. } => OpenError::Refused(Refusal::NotPermitted),
                 RouteError::NoWay { .. } => OpenError::Refused(Refusal::TargetUnreachable),
                 RouteError::Stopped(_) => OpenError::Closed(Closed::Locally(CloseReason::ShuttingDown)),
             }
@@ -57,6 +58,9 @@ fn result_of(opened: &Result<TunnelStream, RouteError>) -> &'static str {
         Ok(_) => "ok",
         Err(RouteError::NotFound { .. }) => "not_found",
         Err(RouteError::NoWay { .. }) => "no_route",
+        Err(
+            RouteError::NotPermitted { .. } | RouteError::Open(OpenError::Refused(Refusal::NotPermitted)),
+        ) => "acl",
         Err(RouteError::Open(OpenError::Refused(_))) => "refused",
         Err(RouteError::Open(_)) => "failed",
         Err(RouteError::Stopped(_)) => "stopped",

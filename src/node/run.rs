@@ -18,7 +18,7 @@ use super::agent::{Agent, Facts};
 use super::files::FileError;
 use super::forwards::{Applied, Forwards, Opener, Wanted};
 use super::metrics::Metrics;
-use super::trust::{Keys, Revocations, keep_door};
+use super::trust::{Keys, Policies, Revocations, keep_door};
 use super::{DataDir, DataDirError, NodeConfig, NodeFiles, StateStore, pulse};
 use crate::auth::{CredentialsError, MutualTls};
 use crate::clock::WallClock;
@@ -26,7 +26,7 @@ use crate::daemon::{DaemonConfig, Drained, ModularDaemon};
 use crate::gossip::{self, ConfigError};
 use crate::id::{Actor, Generation, NodeId};
 use crate::mesh::{
-    DaemonConnector, Driver, DriverConfig, MeshHandle, MeshRegistry, Router, Storage, journal,
+    DaemonConnector, Driver, DriverConfig, Guarded, MeshHandle, MeshRegistry, Router, Storage, journal,
 };
 use crate::service::{Loopback, RouteService, ServiceRegistry, TargetService, TargetTable};
 use crate::store::{self, StateFile, StoreError};
@@ -54,6 +54,7 @@ struct Parts {
     facts: Facts,
     keys: Arc<Keys>,
     revocations: Revocations,
+    policies: Policies,
     /// Those who want to join, if this node can make nodes of them.
     door: Option<mpsc::Receiver<Guest>>,
 }
@@ -176,6 +177,11 @@ impl Node {
             trust.credentials.authorities.clone(),
             trust.credentials.denied.clone(),
         )?;
+        let policies = Policies::open(
+            data_dir.file("policy"),
+            trust.credentials.authorities.clone(),
+            driver.handle().access().clone(),
+        )?;
         let mesh = trust.mesh;
         let files = NodeFiles::clone(&data_dir);
         let keys = Keys::new(files, config.ca.clone(), trust, endpoint.clone(), advertised.clone())?;
@@ -194,12 +200,14 @@ impl Node {
             started_at: Instant::now(),
             certificates: data_dir.certificates(),
         };
-        let parts = Parts { data_dir, endpoint, socket, driver, disk, facts, keys, revocations, door };
+        let parts =
+            Parts { data_dir, endpoint, socket, driver, disk, facts, keys, revocations, policies, door };
         Self::compose(&config, parts).await
     }
 
     async fn compose(config: &NodeConfig, parts: Parts) -> Result<Self, StartError> {
-        let Parts { data_dir, endpoint, socket, driver, disk, facts, keys, revocations, door } = parts;
+        let Parts { data_dir, endpoint, socket, driver, disk, facts, keys, revocations, policies, door } =
+            parts;
         let mesh = driver.handle();
         let metrics = Arc::new(Metrics::default());
         let (stop, stop_driver, tasks) =
@@ -213,8 +221,8 @@ impl Node {
         let peers = builder.peers();
         let services = ServiceRegistry::new()
             .with(driver.service())
-            .with(TargetService::new(targets.clone()))
-            .with(RouteService::new(peers.clone()));
+            .with(guarded(TargetService::new(targets.clone()), &mesh))
+            .with(guarded(RouteService::new(peers.clone()), &mesh));
         let daemon: Daemon = builder
             .registry(MeshRegistry::new(mesh.clone()))
             .services(services)
@@ -239,6 +247,7 @@ impl Node {
         for failed in forwards.configure(&config.wanted).await.failed {
             tracing::error!("{failed}");
         }
+        tasks.spawn(policies.keep(mesh.clone(), stop.clone()));
         tasks.spawn(revocations.keep(mesh.clone(), peers.clone(), stop.clone()));
         if let Some(guests) = door {
             tasks.spawn(keep_door(guests, Arc::clone(&keys), stop.clone()));
@@ -393,6 +402,11 @@ fn restore(
     let thread = std::thread::Builder::new().name("snomesh-disk".into());
     let thread = thread.spawn(move || state.keep(&tail)).map_err(StartError::Thread)?;
     Ok((driver, thread))
+}
+
+/// Puts the mesh's policy before a service of this node.
+fn guarded<S>(service: S, mesh: &MeshHandle) -> Guarded<S> {
+    Guarded::new(service, mesh.access().clone(), mesh.node())
 }
 
 fn endpoint(config: &NodeConfig, tls: crate::tunnel::quic::TlsSettings) -> Result<QuicEndpoint, BindError> {

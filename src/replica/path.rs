@@ -7,6 +7,7 @@
 //! attr/node/<node id>/<name>           an attribute of a node
 //! attr/tunnel/<tunnel name>/<name>     an attribute of all tunnels of that name
 //! revoked/<node id>                    that a node's key is not to be believed, signed by the mesh's authority
+//! policy                               who may expose and connect what, signed by the mesh's authority
 //! sum/<scope>/<name>/<node id>         what one node has counted: the counters, with scopes like those of attributes
 //! set/<scope>/<name>/<element id>      one element: the sets
 //! ```
@@ -24,6 +25,9 @@ use super::ElementId;
 use crate::crdt::{Class, Key};
 use crate::id::{NodeId, ParseIdError, TunnelId, TunnelName};
 
+/// The key of the policy: there is one.
+const POLICY: &str = "policy";
+
 /// A key of the store, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Path {
@@ -40,6 +44,8 @@ pub enum Path {
     Attribute(AttributeKey),
     /// That a node's key is not to be believed. Whether that is so only its signature says, not who wrote it.
     Revocation(NodeId),
+    /// Who may expose and connect what. Whether that is so only its signature says, not who wrote it.
+    Policy,
     /// One node's share of a counter.
     Counter {
         /// The counter.
@@ -74,6 +80,9 @@ impl Path {
 
     /// Takes a key apart, if this version knows what it means.
     pub fn of(key: &Key) -> Option<Self> {
+        if key.as_str() == POLICY {
+            return Some(Self::Policy);
+        }
         let (family, rest) = key.as_str().split_once('/')?;
         match family {
             "node" => rest.parse().ok().map(Self::Node),
@@ -102,6 +111,7 @@ impl Path {
             Self::Registration { name, tunnel } => format!("tunnel/{name}/{tunnel}"),
             Self::Attribute(attribute) => format!("attr/{attribute}"),
             Self::Revocation(node) => format!("revoked/{node}"),
+            Self::Policy => POLICY.to_owned(),
             Self::Counter { counter, node } => format!("sum/{counter}/{node}"),
             Self::Element { set, element } => format!("set/{set}/{element}"),
         };
@@ -114,7 +124,7 @@ impl Path {
             Self::Node(_) | Self::Registration { .. } => Class::Registry,
             Self::Attribute(_) | Self::Counter { .. } | Self::Element { .. } => Class::Attribute,
             // It outlives the life, and the node, that said it.
-            Self::Revocation(_) => Class::Attribute,
+            Self::Revocation(_) | Self::Policy => Class::Attribute,
         }
     }
 }
@@ -250,6 +260,7 @@ mod tests {
         let name: AttributeName = "n".repeat(128).parse().unwrap();
         survives(&Path::Node(node));
         survives(&Path::Revocation(node));
+        survives(&Path::Policy);
         survives(&Path::Registration { name: tunnel.clone(), tunnel: TunnelId(7) });
         for scope in [Scope::Mesh, Scope::Node(node), Scope::Tunnel(tunnel)] {
             let key = AttributeKey { scope, name: name.clone() };

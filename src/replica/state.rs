@@ -231,6 +231,15 @@ impl Replica {
         self.prepare(wall, &Path::Revocation(node), Some(proof))
     }
 
+    /// Says who may expose and connect what. Nothing if that was said in the very same words.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::Exhausted`].
+    pub fn decree(&mut self, wall: UnixMillis, policy: Value) -> Result<Option<Prepared>, WriteError> {
+        self.prepare(wall, &Path::Policy, Some(policy))
+    }
+
     /// Says what this node wants to be known of itself.
     ///
     /// # Errors

@@ -82,7 +82,8 @@ impl Replica {
             | Path::Registration { .. }
             | Path::Counter { .. }
             | Path::Element { .. }
-            | Path::Revocation(_) => None,
+            | Path::Revocation(_)
+            | Path::Policy => None,
         });
         keys.collect()
     }
@@ -127,6 +128,11 @@ impl Replica {
     pub fn revocations_of(&self, node: &NodeId) -> Vec<Value> {
         let register = self.store().register(&Path::Revocation(*node).to_key());
         register.map(proofs).unwrap_or_default()
+    }
+
+    /// What was said of who may expose and connect what, all siblings: policies, of the authority or not.
+    pub fn policies(&self) -> Vec<Value> {
+        self.store().register(&Path::Policy.to_key()).map(proofs).unwrap_or_default()
     }
 
     /// The nodes that somebody said are not to be believed, with what was said.

@@ -31,7 +31,7 @@ pub use datagram::{IDLE_TIMEOUT, UdpListenerProxy};
 pub use listener::{Listen, ListenerProxy, ParseListenError, bind_lowest};
 pub use loopback::Loopback;
 pub use negotiation::{
-    Dialect, NEGOTIATION_TIMEOUT, NegotiationError, OfferedStream, OpenError, Refusal, open, open_by,
+    Dialect, NEGOTIATION_TIMEOUT, NegotiationError, OfferedStream, OpenError, Refusal, open, open_by, receive,
 };
 pub use program::{ParseProgramError, Program};
 pub use proxy::{ProxyError, TargetService};
@@ -201,7 +201,7 @@ mod tests {
         let deadline = tokio::time::Instant::now() + NEGOTIATION_TIMEOUT;
         let serve = async {
             let stream = far.incoming().await.unwrap().accept().await.unwrap();
-            let (asked, offered) = negotiation::receive(stream, deadline).await.unwrap();
+            let (asked, offered) = receive(stream, deadline).await.unwrap();
             let tunnel = ArcTunnel::new(far.clone());
             assert!(service.accepts(&asked, &tunnel));
             service.handle(asked, offered, tunnel).await

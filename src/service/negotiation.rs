@@ -51,6 +51,9 @@ pub enum Refusal {
     /// What the address names takes datagrams where the opener brings a stream, or the other way round. Code 9.
     #[error("the target takes the other kind: a stream for datagrams, or datagrams for a stream")]
     OtherKind,
+    /// The mesh's policy does not give it to the opener, or not to the one who offers it. Code 10.
+    #[error("the mesh's policy does not permit it")]
+    NotPermitted,
     /// A code that this version does not know.
     #[error("refused with code {0}")]
     Unknown(u8),
@@ -68,6 +71,7 @@ impl Refusal {
             Self::TimedOut => 7,
             Self::Version => 8,
             Self::OtherKind => 9,
+            Self::NotPermitted => 10,
             Self::Unknown(code) => code,
         }
     }
@@ -83,6 +87,7 @@ impl Refusal {
             7 => Self::TimedOut,
             8 => Self::Version,
             9 => Self::OtherKind,
+            10 => Self::NotPermitted,
             code => Self::Unknown(code),
         }
     }

@@ -6,6 +6,7 @@
     reason = "a helper of a test fails as the test does: by a panic that says where"
 )]
 
+mod acl;
 mod admin;
 mod browser;
 mod compat;

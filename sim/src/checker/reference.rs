@@ -416,7 +416,7 @@ impl Reference {
                 let winner = register.and_then(|register| register.winner());
                 self.check_read(seen, winner.map(|entry| entry.dot.clone()), key)?;
             }
-            Some(Path::Node(_) | Path::Revocation(_)) | None => {}
+            Some(Path::Node(_) | Path::Revocation(_) | Path::Policy) | None => {}
         }
         Ok(entries.iter().filter(|entry| entry.value.is_some()).count())
     }

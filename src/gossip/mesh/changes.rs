@@ -87,6 +87,7 @@ impl Mesh {
                     continue;
                 }
                 Path::Revocation(node) => Event::Revocation { node },
+                Path::Policy => Event::Policy,
                 Path::Attribute(key) => {
                     let found = self.replica.attribute(&key);
                     let siblings = found.as_ref().map_or(0, |found| found.siblings.len());

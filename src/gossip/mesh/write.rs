@@ -141,6 +141,16 @@ impl Mesh {
         Ok(self.commit(now, prepared))
     }
 
+    /// Says who may expose and connect what, with what proves it. `None` if that was said in the same words.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; nothing was written.
+    pub fn decree(&mut self, now: Now, policy: Value) -> Result<Option<Ticket>, WriteError> {
+        let prepared = self.replica.decree(now.wall, policy)?;
+        Ok(self.commit(now, prepared))
+    }
+
     /// Says to all that this node will go: it will have left and not fallen.
     pub fn leave(&mut self, now: Now) {
         self.leaving = true;

@@ -82,6 +82,12 @@ pub enum RouteError {
         /// The last holder that was tried.
         holder: NodeId,
     },
+    /// The mesh's policy does not let this node connect to any tunnel that is meant, or not the nodes offer them that do.
+    #[error("the mesh's policy does not permit this node to connect to \"{destination}\"")]
+    NotPermitted {
+        /// Where it was to go.
+        destination: Destination,
+    },
     /// The way was there, and the stream was refused: the last of all that were tried.
     #[error("the stream was not opened")]
     Open(#[from] OpenError),
@@ -189,6 +195,11 @@ impl Router {
             let mut found = self.find(&route.destination, route.policy, turn).await?;
             let lost = found.iter().find(|(found, _)| found.refused == Some(Refused::NoWay));
             let lost = lost.map(|(found, _)| found.registration.holder.node);
+            let may_not =
+                |refused: &Option<Refused>| matches!(refused, Some(Refused::MayNot | Refused::HolderMayNot));
+            if found.iter().any(|(found, _)| may_not(&found.refused)) {
+                *failure = RouteError::NotPermitted { destination: route.destination.clone() };
+            }
             found.retain(|(found, _)| found.refused.is_none());
             match lost {
                 Some(holder) if found.is_empty() => *failure = RouteError::NoWay { holder },
@@ -210,7 +221,8 @@ impl Router {
     ) -> Result<Vec<(Candidate, Detours)>, Stopped> {
         let label = self.local.as_ref().map_or_else(|| "".into(), |(label, _)| Arc::clone(label));
         let sought = destination.clone();
-        let seen = self.mesh.view(move |mesh| resolve::seen(mesh, &label, &sought)).await?;
+        let access = self.mesh.access().clone();
+        let seen = self.mesh.view(move |mesh| resolve::seen(mesh, &access, &label, &sought)).await?;
         let mut detours = std::collections::BTreeMap::new();
         let mut candidates = Vec::with_capacity(seen.len());
         for resolve::Seen { mut candidate, neighbours, addresses } in seen {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Destination;
 use super::shortcut::MAX_ADDRESSES;
+use crate::auth::{Access, Act};
 use crate::gossip::{Member, MemberState, Mesh};
 use crate::id::{NodeId, TunnelName};
 use crate::replica::{Address, Registration, Requirement};
@@ -59,6 +60,10 @@ pub enum Way {
 pub enum Refused {
     /// Its attributes do not meet this.
     Unmet(Requirement),
+    /// The mesh's policy does not let its holder offer it.
+    HolderMayNot,
+    /// The mesh's policy does not let this node connect to it.
+    MayNot,
     /// Another node was asked for.
     OtherNode,
     /// Its holder is down.
@@ -73,6 +78,8 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unmet(requirement) => write!(f, "does not meet {requirement}"),
+            Self::HolderMayNot => f.write_str("its holder may not expose it: snomesh acl show"),
+            Self::MayNot => f.write_str("this node may not connect to it: snomesh acl show"),
             Self::OtherNode => f.write_str("held by another node"),
             Self::Down => f.write_str("its holder is down"),
             Self::Left => f.write_str("its holder has left"),
@@ -90,7 +97,7 @@ pub(super) struct Seen {
 }
 
 /// The tunnels of the name, or all that a selector was held against; those that are refused too.
-pub(super) fn seen(mesh: &Mesh, own_label: &str, destination: &Destination) -> Vec<Seen> {
+pub(super) fn seen(mesh: &Mesh, access: &Access, own_label: &str, destination: &Destination) -> Vec<Seen> {
     let mut overlays: BTreeMap<TunnelName, BTreeMap<String, Vec<u8>>> = BTreeMap::new();
     let registrations: Vec<Registration> = match destination {
         Destination::Name { name, .. } => mesh.replica().registrations_of(name),
@@ -128,19 +135,29 @@ pub(super) fn seen(mesh: &Mesh, own_label: &str, destination: &Destination) -> V
             Some(MemberState::Left) => Some(Refused::Left),
             Some(MemberState::Alive | MemberState::Suspect) | None => None,
         };
-        let why = unmet.or(refused_by_state);
+        let permits = |node, act| access.permits(node, act, &registration.name);
+        let refused_by_policy = if !permits(holder, Act::Expose) {
+            Some(Refused::HolderMayNot)
+        } else if holder != own && !permits(own, Act::Connect) {
+            Some(Refused::MayNot)
+        } else {
+            None
+        };
+        let why = unmet.or(refused_by_policy).or(refused_by_state);
         // Explanations are for people: they need not be complete, answers must be.
         refused += usize::from(why.is_some());
         if why.is_some() && refused > MAX_CANDIDATES {
             return None;
         }
-        let neighbours: Vec<NodeId> =
-            member.into_iter().flat_map(|member| member.record.links.iter().copied()).collect();
+        // Its holder hears from whoever passes the stream on, and judges that one.
+        let may_pass_on = |node: &NodeId| permits(*node, Act::Connect);
+        let neighbours = member.into_iter().flat_map(|member| member.record.links.iter().copied());
+        let neighbours: Vec<NodeId> = neighbours.filter(may_pass_on).collect();
         let is_near = |node: &NodeId| linked.contains(node);
         // In a full mesh whoever is not linked is out of reach.
         let is_far = mesh.is_partial() && !is_near(&holder) && !neighbours.iter().any(is_near);
         let addresses = match member.filter(|_| is_far) {
-            Some(member) => addresses(member, &members),
+            Some(member) => addresses(member, &neighbours, &members),
             None => Vec::new(),
         };
         let candidate = Candidate { registration, attributes, label, state, way: Way::None, refused: why };
@@ -150,8 +167,12 @@ pub(super) fn seen(mesh: &Mesh, own_label: &str, destination: &Destination) -> V
 }
 
 /// The addresses of a node that no link leads to, and of some that it is linked with.
-fn addresses(holder: &Member, members: &BTreeMap<NodeId, &Member>) -> Vec<(NodeId, Address)> {
-    let neighbours = holder.record.links.iter().filter_map(|node| members.get(node).copied());
+fn addresses(
+    holder: &Member,
+    neighbours: &[NodeId],
+    members: &BTreeMap<NodeId, &Member>,
+) -> Vec<(NodeId, Address)> {
+    let neighbours = neighbours.iter().filter_map(|node| members.get(node).copied());
     let alive = neighbours.filter(|member| member.state == MemberState::Alive);
     let first = |member: &Member, count| -> Vec<(NodeId, Address)> {
         member.record.addresses.iter().take(count).map(|address| (member.node, address.clone())).collect()

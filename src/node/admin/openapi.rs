@@ -192,6 +192,23 @@ const OPERATIONS: &[Operation] = &[
         "200",
         Content::Json("Revoked"),
     ),
+    get("/v1/acl", "The policy that holds: who may expose and connect what", Content::Json("Acl")),
+    change(
+        "put",
+        "/v1/acl",
+        "Make a policy hold on all nodes; needs the key of the mesh's authority",
+        Content::Json("SetAcl"),
+        "200",
+        Content::Json("Acl"),
+    ),
+    with(
+        get("/v1/acl/check", "Whether a node may do something, and why", Content::Json("AclVerdict")),
+        &[
+            ("node", "Its name, its id, or the beginning of its id"),
+            ("may", "expose or connect"),
+            ("what", "The name of a tunnel"),
+        ],
+    ),
     change(
         "post",
         "/v1/certificates/reload",
@@ -321,6 +338,8 @@ fn schemas() -> Map<String, Value> {
         ($($name:ident),*) => { $( generator.subschema_for::<api::$name>(); )* };
     }
     include!(
+        Acl,
+        AclVerdict,
         AttributeList,
         Attribute,
         Bind,
@@ -348,6 +367,7 @@ fn schemas() -> Map<String, Value> {
         Resolution,
         Revoke,
         Revoked,
+        SetAcl,
         SetChange,
         SetList,
         Status,

@@ -13,6 +13,7 @@ use crate::node::forwards::ForwardError;
 use crate::node::ping::PingError;
 use crate::node::trust::KeysError;
 use crate::replica::WriteError;
+use crate::service::{OpenError, Refusal};
 
 impl Problem {
     /// A problem without a hint.
@@ -91,6 +92,9 @@ impl From<KeysError> for Problem {
                 .hint("ask the node that began the mesh: ca.key is in its directory"),
             KeysError::NoAddress => Self::new(StatusCode::CONFLICT, Code::Conflict, title)
                 .hint("start it with --listen IP:PORT or --advertise HOST:PORT"),
+            KeysError::Policy(_) => Self::invalid(title),
+            KeysError::Changed { .. } => Self::new(StatusCode::CONFLICT, Code::Conflict, title)
+                .hint("look at it, and try again: snomesh acl show"),
             KeysError::Itself | KeysError::TooMany => Self::new(StatusCode::CONFLICT, Code::Conflict, title),
             KeysError::Command(error) => error.into(),
             KeysError::DataDir(error) => {
@@ -163,6 +167,10 @@ impl From<RouteError> for Problem {
             RouteError::NotFound { destination } => Self::not_found(title).hint(format!(
                 "see what there is, and why it is not meant: snomesh resolve --explain '{destination}'"
             )),
+            RouteError::NotPermitted { .. } | RouteError::Open(OpenError::Refused(Refusal::NotPermitted)) => {
+                Self::new(StatusCode::FORBIDDEN, Code::Forbidden, title)
+                    .hint("snomesh acl show; the mesh's authority changes it: snomesh acl set")
+            }
             RouteError::NoWay { .. } | RouteError::Open(_) => {
                 Self::new(StatusCode::BAD_GATEWAY, Code::Unreachable, title)
             }

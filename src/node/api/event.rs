@@ -69,6 +69,8 @@ pub enum Event {
         /// Whose key.
         node: String,
     },
+    /// Somebody says something new about who may expose and connect what; it holds if the authority has signed it.
+    Policy,
     /// What this node thinks of another changed.
     Member {
         /// Of whom.
@@ -150,6 +152,7 @@ impl From<&gossip::Event> for Event {
                 state: state_name(*state).into(),
             },
             gossip::Event::Revocation { node } => Self::Revocation { node: node.to_string() },
+            gossip::Event::Policy => Self::Policy,
             gossip::Event::LinkUp { peer } => Self::LinkUp { peer: peer.to_string() },
             gossip::Event::LinkDown { peer } => Self::LinkDown { peer: peer.to_string() },
             gossip::Event::Alarm(alarm) => Self::Alarm { message: alarm_text(alarm) },

@@ -3,6 +3,7 @@
 //! Stable: fields are added, never renamed or removed, within one [`API_VERSION`]. Names are camel case, times are
 //! milliseconds since 1970 UTC, ids are their text. A client ignores fields that it does not know.
 
+mod acl;
 mod attribute;
 mod control;
 mod convergence;
@@ -16,6 +17,7 @@ mod trust;
 mod tunnel;
 mod typed;
 
+pub use acl::{Acl, AclAct, AclDefault, AclPolicy, AclRule, AclVerdict, SetAcl};
 pub use attribute::{Attribute, AttributeList, Bytes, Write};
 pub use control::{LogLevel, LogState, Reload, UiCode, UiLink, UiSession};
 pub use convergence::{Convergence, PeerProgress, Propagation};

@@ -1,5 +1,6 @@
 //! The command line: `up` and `demo` run nodes, everything else is a thin client of a node's admin API.
 
+mod acl;
 mod attr;
 mod compat;
 mod complete;
@@ -151,6 +152,9 @@ Example:
     Join(Box<trust::Join>),
     /// Cut a node off for ever, on all nodes
     Revoke(trust::Revoke),
+    /// Who may expose and connect what
+    #[command(subcommand)]
+    Acl(acl::Acl),
     /// The node's certificate; with a PATH, a new one for a server of snocat's protocol
     Cert(Cert),
     /// Offer a local service to the mesh, under a name
@@ -298,6 +302,7 @@ async fn ask(
         Command::Digest => look::digest(client, screen).await?,
         Command::Invite(invite) => trust::invite(client, screen, &invite).await?,
         Command::Revoke(revoke) => trust::revoke(client, screen, revoke).await?,
+        Command::Acl(acl) => return acl::run(client, screen, acl).await,
         Command::Cert(Cert { command: Some(cert), .. }) => trust::cert(client, screen, cert).await?,
         Command::Attr(attr) => return attr::run(client, screen, attr).await,
         Command::Ui => debug::ui(client, screen).await?,

@@ -99,6 +99,7 @@ fn describe(event: &Event) -> String {
         Event::Deregistered { name, tunnel } => format!("deregistered  {name} as {tunnel}"),
         Event::Member { node, state, .. } => format!("member        {} is {state}", short(node)),
         Event::Revocation { node } => format!("revocation    {}", short(node)),
+        Event::Policy => "policy        snomesh acl show".to_owned(),
         Event::LinkUp { peer } => format!("link up       {}", short(peer)),
         Event::LinkDown { peer } => format!("link down     {}", short(peer)),
         Event::Alarm { message } => format!("alarm         {}", escape(message)),

@@ -1,8 +1,12 @@
 //! Whom a node trusts, and how that changes while it runs: invitations, revocations, new certificates.
 
 mod door;
+mod follow;
 mod invitations;
+mod policies;
 mod revocations;
+#[cfg(test)]
+mod testing;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +16,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 use super::data_dir::{CaSource, DataDirError, NodeFiles, Trust};
 use super::files::FileError;
 use crate::auth::{
-    CaError, CredentialsError, DenyList, Identity, MeshCa, Revocation, SECRET_LEN, Token, guest_door_tls,
+    CaError, CredentialsError, DenyList, Identity, MeshCa, Policy, PolicyError, Revocation, SECRET_LEN,
+    SignPolicyError, SignedPolicy, Token, guest_door_tls,
 };
 use crate::clock::WallClock;
 use crate::crdt::Value;
@@ -24,6 +29,7 @@ use crate::tunnel::quic::{BindError, Guest, QuicEndpoint};
 
 pub(super) use door::keep_door;
 pub(super) use invitations::Invitations;
+pub(super) use policies::Policies;
 pub(super) use revocations::Revocations;
 
 /// The longest that an invitation holds: after that it is forgotten rather than kept secret.
@@ -71,12 +77,32 @@ pub(super) enum KeysError {
     /// The mesh did not take the write.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// The policy is not legal.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// Another policy holds than the one that was to be replaced.
+    #[error("the policy that holds is number {holds}, not {expected}: somebody has changed it meanwhile")]
+    Changed {
+        /// The number of the one that holds.
+        holds: u64,
+        /// The number that was expected.
+        expected: u64,
+    },
     /// A node does not revoke itself.
     #[error("a node does not revoke itself: let another one do it, or stop it and remove its key")]
     Itself,
     /// There are as many invitations as there may be.
     #[error("there are {} invitations already", Invitations::MAX)]
     TooMany,
+}
+
+impl From<SignPolicyError> for KeysError {
+    fn from(error: SignPolicyError) -> Self {
+        match error {
+            SignPolicyError::Policy(error) => error.into(),
+            SignPolicyError::Authority(error) => error.into(),
+        }
+    }
 }
 
 impl Keys {
@@ -177,5 +203,29 @@ impl Keys {
         let proof = revocation.sign(&authority)?;
         let proof = Value::try_from(&proof[..]).expect("a revocation is shorter than a value");
         Ok(mesh.revoke(node, proof).await?)
+    }
+
+    /// Makes a policy hold on all nodes, in place of the one with the number `expected` if that is said.
+    pub(super) async fn set_policy(
+        &self,
+        mesh: &MeshHandle,
+        policy: Policy,
+        expected: Option<u64>,
+    ) -> Result<SignedPolicy, KeysError> {
+        let authority = self.authority().ok_or(KeysError::NoAuthority)?;
+        let holds = mesh.access().policy();
+        let number = holds.as_ref().map_or(0, |holds| holds.serial);
+        if let Some(expected) = expected.filter(|expected| *expected != number) {
+            return Err(KeysError::Changed { holds: number, expected });
+        }
+        if let Some(same) = holds.filter(|holds| holds.policy == policy) {
+            return Ok(same);
+        }
+        let now = WallClock::system().now();
+        let signed = SignedPolicy::sign(&authority, number.saturating_add(1), now, policy)?;
+        mesh.decree(signed.proof().clone()).await?;
+        // The keeper writes it down; that it holds here need not wait for that.
+        mesh.access().adopt(&signed);
+        Ok(signed)
     }
 }

@@ -12,9 +12,10 @@ use data_encoding::BASE64;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::follow::{Next, next};
 use crate::auth::{DenyList, Revocation};
 use crate::crdt::Value;
-use crate::daemon::{PeersView, RecvError, Subscription};
+use crate::daemon::PeersView;
 use crate::gossip::Event;
 use crate::id::NodeId;
 use crate::mesh::MeshHandle;
@@ -75,8 +76,8 @@ impl Revocations {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = sweep.tick() => {}
-                event = next(&mut events) => match event {
-                    Next::Revocation(node) => self.read(&mesh, node).await,
+                event = next(&mut events, revoked) => match event {
+                    Next::Event(node) => self.read(&mesh, node).await,
                     Next::Everything => self.read_all(&mesh).await,
                     Next::End => return,
                 },
@@ -156,59 +157,16 @@ impl Revocations {
     }
 }
 
-enum Next {
-    Revocation(NodeId),
-    Everything,
-    End,
-}
-
-async fn next(events: &mut Subscription<Event>) -> Next {
-    loop {
-        match events.recv().await {
-            Ok((_, Event::Revocation { node })) => return Next::Revocation(node),
-            Ok(_) => {}
-            Err(RecvError::Lagged(_)) => return Next::Everything,
-            Err(RecvError::Closed) => return Next::End,
-        }
-    }
+fn revoked(event: &Event) -> Option<NodeId> {
+    if let Event::Revocation { node } = event { Some(*node) } else { None }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroUsize;
-
     use super::*;
     use crate::auth::{MeshCa, MeshCredentials};
-    use crate::clock::WallClock;
-    use crate::gossip::Config;
-    use crate::id::{Actor, Generation};
-    use crate::mesh::{ConnectError, Connector, Driver, DriverConfig};
-    use crate::replica::Address;
+    use crate::node::trust::testing::mesh;
     use crate::time::UnixMillis;
-    use crate::tunnel::ArcTunnel;
-
-    /// Reaches nobody.
-    struct Nowhere;
-
-    impl Connector for Nowhere {
-        async fn connect(&self, _: &Address, _: Option<NodeId>) -> Result<(ArcTunnel, NodeId), ConnectError> {
-            Err(ConnectError::NoIdentity)
-        }
-    }
-
-    fn mesh() -> MeshHandle {
-        let config = DriverConfig {
-            gossip: Config::default(),
-            actor: Actor { node: NodeId::from_bytes([1; 32]), generation: Generation(1) },
-            seed: 1,
-            event_capacity: NonZeroUsize::new(64).unwrap(),
-            clock: WallClock::system(),
-        };
-        let driver = Driver::new(config).unwrap();
-        let handle = driver.handle();
-        tokio::spawn(driver.run(Nowhere, CancellationToken::new()));
-        handle
-    }
 
     fn proof(ca: &MeshCa, node: u8) -> Value {
         let node = NodeId::from_bytes([node; 32]);

@@ -1,5 +1,6 @@
 //! What is answered to what.
 
+mod acl;
 mod attribute;
 mod control;
 mod route;
@@ -42,6 +43,7 @@ pub(in crate::node) fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/nodes", get(nodes))
         .route("/v1/digest", get(digest))
+        .merge(acl::routes())
         .merge(trust::routes())
         .merge(tunnel::routes())
         .merge(route::routes())

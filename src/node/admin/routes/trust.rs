@@ -66,7 +66,7 @@ async fn reload(State(agent): State<Arc<Agent>>) -> Answer<Reloaded> {
 }
 
 /// The node that a text names: an id, known or not, or a known one's name or the beginning of its id.
-async fn find(agent: &Agent, text: &str) -> Result<(NodeId, String), Problem> {
+pub(super) async fn find(agent: &Agent, text: &str) -> Result<(NodeId, String), Problem> {
     let nodes = agent.nodes().await?;
     if let Ok(id) = text.parse::<NodeId>() {
         let known = nodes.iter().find(|node| node.node == id.to_string());

@@ -9,9 +9,10 @@ use axum::response::Json;
 use axum::routing::{delete, get, put};
 
 use super::{Answer, Body, json, route};
+use crate::auth::Act;
 use crate::id::TunnelName;
 use crate::node::agent::Agent;
-use crate::node::api::{API_VERSION, Bind, BindList, Expose, Exposed, Problem, TunnelList};
+use crate::node::api::{API_VERSION, Bind, BindList, Code, Expose, Exposed, Problem, TunnelList};
 use crate::replica::Attributes;
 use crate::service::{Listen, ParseTargetError, Target};
 
@@ -35,6 +36,10 @@ async fn expose(State(agent): State<Arc<Agent>>, Path(name): Path<String>, body:
     let attributes = attributes.into_iter().map(|(name, value)| (name, value.into_bytes()));
     let attributes =
         Attributes::new(attributes.collect()).map_err(|error| Problem::invalid(error.to_string()))?;
+    if !agent.mesh.access().permits(agent.facts.node, Act::Expose, &name) {
+        let title = format!("the mesh's policy does not permit this node to expose \"{name}\"");
+        return Err(Problem::new(StatusCode::FORBIDDEN, Code::Forbidden, title).hint("snomesh acl show"));
+    }
     let tunnel = agent.forwards.expose(name.clone(), target.clone(), attributes).await?;
     Ok(Json(Exposed { name: name.to_string(), target: target.to_string(), tunnel: tunnel.to_string() }))
 }
@@ -70,7 +75,7 @@ async fn unbind(State(agent): State<Arc<Agent>>, Path(listen): Path<String>) -> 
     Err(Problem::not_found(format!("nothing is bound to {listen}")).hint(known("bound are", bound)))
 }
 
-fn tunnel_name(text: &str) -> Result<TunnelName, Problem> {
+pub(super) fn tunnel_name(text: &str) -> Result<TunnelName, Problem> {
     text.parse().map_err(|error| Problem::invalid(format!("\"{}\": {error}", text.escape_debug())))
 }
 

@@ -48,8 +48,7 @@ pub enum AclDefault {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AclRule {
-    /// Nodes: `*` for all, `@GROUP`, or an id. When a policy is set also the name of a known node, or the beginning of
-    /// its id: the id is what is signed.
+    /// Nodes: `*` for all, `@GROUP`, or an id; in `PUT` also the name of a known node, or the beginning of its id.
     pub who: Vec<String>,
     /// What they may do.
     pub may: Vec<AclAct>,

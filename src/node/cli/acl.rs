@@ -211,7 +211,7 @@ async fn written(client: &Client, document: &Document) -> Result<String, Failure
         serial => format!("# policy {serial}\n"),
     };
     let word = if *default == AclDefault::Allow { "allow" } else { "deny" };
-    write!(text, "default = \"{word}\"\n").expect("a text takes every text");
+    writeln!(text, "default = \"{word}\"").expect("a text takes every text");
     if !groups.is_empty() {
         text += "\n[groups]\n";
     }

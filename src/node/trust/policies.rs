@@ -44,7 +44,7 @@ impl Policies {
             match proved.and_then(|proof| SignedPolicy::verify(&proof, &authorities).ok()) {
                 Some(signed) => drop(access.adopt(&signed)),
                 None => {
-                    tracing::warn!(path = %path.display(), "what is kept there is no policy of this mesh")
+                    tracing::warn!(path = %path.display(), "what is kept there is no policy of this mesh");
                 }
             }
         }

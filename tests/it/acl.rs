@@ -157,9 +157,9 @@ fn policies_of_two_sides_of_a_partition_become_one() {
     // While one is away the other one sets a policy, and the other way round: neither knows of the other's.
     b.stop();
     assert_eq!(set(&a, &[], "default = \"allow\"").code, Some(0));
-    let listen = a.listen.to_string();
+    let (listen, ca, key) = (a.listen.to_string(), a.file("ca.crt"), a.file("ca.key"));
     a.stop();
-    let b = Agent::start(directory.path(), "b", &[]);
+    let b = Agent::start(directory.path(), "b", &["--ca", &ca, "--ca-key", &key]);
     assert_eq!(set(&b, &[], "default = \"deny\"").code, Some(0));
     assert_eq!(serial(&b), 1);
     let a = Agent::start_on(directory.path(), "a", &listen, &[]);

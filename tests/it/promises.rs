@@ -40,7 +40,10 @@ fn comments(directory: &Path, found: &mut Vec<String>) {
 
 fn is_of_a_test(line: &str) -> bool {
     let line = line.trim_start();
-    ["#[test]", "#[tokio::test", "proptest!", "fn ", "async fn "].iter().any(|start| line.starts_with(start))
+    let starts = ["#[test]", "#[tokio::test", "proptest!", "fn ", "async fn ", "pub(crate) async fn "];
+    // A suite lists its tests by name.
+    let listed = |name: &str| name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    starts.iter().any(|start| line.starts_with(start)) || line.strip_suffix(';').is_some_and(listed)
 }
 
 /// The numbers behind `word` in a text such as "FEATURES S2, B9." or "Failures 1 and 7 of the original".

@@ -15,15 +15,16 @@ fn serial(agent: &Agent) -> u64 {
     agent.ok(&["acl", "show", "-o", "json"]).json()["serial"].as_u64().unwrap()
 }
 
-/// A service that greets whoever comes and then waits.
+/// A service that greets whoever comes, and stays as long as the visitor does.
 fn greeter() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
-        let mut visitors = Vec::new();
         while let Ok((mut visitor, _)) = listener.accept() {
-            visitor.write_all(b"hello").ok();
-            visitors.push(visitor);
+            std::thread::spawn(move || {
+                visitor.write_all(b"hello").ok();
+                visitor.read_to_end(&mut Vec::new()).ok();
+            });
         }
     });
     address

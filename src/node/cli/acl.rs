@@ -138,8 +138,9 @@ async fn set(
         return Ok(screen.json(&document)?);
     }
     if dry_run {
+        let would = Document { serial: document.serial + 1, ..document };
         screen.next("This would hold:")?;
-        return Ok(screen.line(written(client, &document).await?.trim_end())?);
+        return Ok(screen.line(written(client, &would).await?.trim_end())?);
     }
     screen.done(format!(
         "policy {} holds here, and on every node as soon as it hears of it",

@@ -65,7 +65,11 @@ impl World<'_> {
         let drift = u64::try_from(Config::default().max_drift.as_millis()).unwrap_or(u64::MAX);
         let bound = UnixMillis(process.latest_wall.0.saturating_add(drift + 1));
         let reason = self.reference.latest_seen_by(write);
-        if entry.stamp > Timestamp::from_wall(bound) && Some(entry.stamp) > reason.successor() {
+        // A key that is new, or gone, is written after all removals that were let go here.
+        let horizon = process.mesh.replica().store().horizon();
+        let is_explained =
+            Some(entry.stamp) <= reason.successor() || entry.stamp.to_wall() <= horizon.to_wall();
+        if entry.stamp > Timestamp::from_wall(bound) && !is_explained {
             let what = format!(
                 "{} bears {}, far ahead of its author's clock and of {reason}, the latest that it had seen",
                 entry.dot, entry.stamp

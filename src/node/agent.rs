@@ -11,17 +11,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::admin::Http;
 use super::api::{self, API_VERSION, state_name};
+use super::census::{Census, Counter};
 use super::control::Controls;
 use super::forwards::Forwards;
+use super::listing::{self, Page};
 use super::metrics::Metrics;
 use super::trust::Keys;
 use crate::auth::Act;
 use crate::clock::WallClock;
 use crate::daemon::PeersView;
 use crate::gossip::{Member, MemberState, Mesh, Progress};
-use crate::id::{Generation, NodeId};
+use crate::id::{Generation, NodeId, TunnelId, TunnelName};
 use crate::mesh::{MeshHandle, PROPAGATION_BOUNDS, Stopped, Storage};
-use crate::replica::{Address, Registration};
+use crate::replica::{Address, Path, Registration};
 use crate::tunnel::Tunnel;
 
 /// What does not change while a node runs.
@@ -38,7 +40,7 @@ pub(super) struct Facts {
     pub(super) admin: PathBuf,
     pub(super) data_dir: PathBuf,
     pub(super) started_at: Instant,
-    /// What each certificate is for, and when it ends to be valid, in seconds since 1970.
+    /// What each certificate was for at the start, and when it ends to be valid, in seconds since 1970.
     pub(super) certificates: Vec<(&'static str, f64)>,
 }
 
@@ -54,6 +56,7 @@ pub(super) struct Agent {
     /// What the node can be told while it runs, where somebody can do it.
     pub(super) controls: Controls,
     pub(super) keys: Arc<Keys>,
+    pub(super) counter: Arc<Counter>,
     /// Cancelled when the node begins to stop.
     pub(super) stop: CancellationToken,
 }
@@ -67,8 +70,6 @@ pub(super) struct Readiness {
 /// What a status needs of the mesh, read in one go.
 struct Summary {
     counts: api::Counts,
-    tunnels: usize,
-    attributes: usize,
     digest: [u8; 16],
     /// The addresses of the nodes that a link leads to.
     linked: BTreeSet<Address>,
@@ -77,6 +78,8 @@ struct Summary {
 impl Agent {
     pub(super) async fn status(&self) -> Result<api::Status, Stopped> {
         let summary = self.mesh.view(Summary::of).await?;
+        let census = self.census().await?;
+        let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
         let seeds = self.seeds(&summary);
         let reasons = self.readiness_of(&summary, &seeds).reasons;
         let storage = storage_name(&self.mesh.storage().borrow());
@@ -105,8 +108,8 @@ impl Agent {
             certificate_expires_at: self.keys.certificate_expires_at().map(|at| at.0),
             storage: storage.into(),
             nodes: summary.counts,
-            tunnels: summary.tunnels,
-            attributes: summary.attributes,
+            tunnels: count(census.registrations),
+            attributes: count(census.attributes),
             digest: HEXLOWER.encode(&summary.digest),
             seeds,
             exposed: exposed.collect(),
@@ -117,6 +120,20 @@ impl Agent {
     pub(super) async fn readiness(&self) -> Result<Readiness, Stopped> {
         let summary = self.mesh.view(Summary::of).await?;
         Ok(self.readiness_of(&summary, &self.seeds(&summary)))
+    }
+
+    /// What each certificate is for, and when it ends to be valid, in seconds since 1970.
+    pub(super) fn certificates(&self) -> Vec<(&'static str, f64)> {
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds are exact for millennia")]
+        let own = self.keys.certificate_expires_at().map(|at| at.0 as f64 / 1_000.0);
+        // The node's own may have been replaced since it started.
+        let at = |kind, at| if kind == "node" { own.unwrap_or(at) } else { at };
+        self.facts.certificates.iter().map(|(kind, end)| (*kind, at(*kind, *end))).collect()
+    }
+
+    /// How many keys there are; of a large state as of a moment ago.
+    pub(super) async fn census(&self) -> Result<Census, Stopped> {
+        self.counter.read(&self.mesh).await
     }
 
     pub(super) async fn digest(&self) -> Result<String, Stopped> {
@@ -180,9 +197,9 @@ impl Agent {
         let read = self.mesh.view(|mesh| {
             let names = mesh.members().map(|member| (member.node, member.record.label.clone()));
             let names: BTreeMap<_, _> = names.collect();
-            (mesh.digest(), names, mesh.progress(), Census::of(mesh))
+            (mesh.digest(), names, mesh.progress())
         });
-        let (digest, names, progress, census) = read.await?;
+        let ((digest, names, progress), census) = (read.await?, self.census().await?);
         let changes = self.mesh.changes();
         let mut peers: Vec<_> = progress
             .into_iter()
@@ -211,8 +228,8 @@ impl Agent {
         })
     }
 
-    /// All registrations, by name and tunnel.
-    pub(super) async fn tunnels(&self) -> Result<Vec<api::Tunnel>, Stopped> {
+    /// A page of the registrations, by name and tunnel, and where the next one begins.
+    pub(super) async fn tunnels(&self, page: Page) -> Result<(Vec<api::Tunnel>, Option<String>), Stopped> {
         let (own, own_name) = (self.facts.node, self.facts.name.clone());
         let access = self.mesh.access().clone();
         self.mesh
@@ -221,21 +238,49 @@ impl Agent {
                     .members()
                     .map(|member| (member.node, (member.record.label.clone(), member.state)))
                     .collect();
-                let mut tunnels: Vec<api::Tunnel> = Vec::new();
-                for registration in mesh.replica().registrations() {
+                // The tunnels of a name stand together, and which of them is found first is one question.
+                let mut first: Option<(TunnelName, Option<TunnelId>)> = None;
+                listing::read(mesh, "tunnel", &page, |key| {
+                    let Some(Path::Registration { name, tunnel: id }) = Path::of(key) else { return None };
+                    let registration = mesh.replica().registration(&name, id)?;
+                    if first.as_ref().is_none_or(|(of, _)| *of != name) {
+                        let may = |node| access.permits(node, Act::Expose, &name);
+                        let mut found = mesh.lookup(&name).into_iter();
+                        let chosen = found.find(|found| may(found.holder.node)).map(|found| found.tunnel);
+                        first = Some((name, chosen));
+                    }
+                    let chosen = first.as_ref().is_some_and(|(_, chosen)| *chosen == Some(id));
                     let holder = registration.holder.node;
-                    let (name, state) = match names.get(&holder) {
-                        Some((name, state)) => (name.clone(), state_name(*state)),
+                    let (label, state) = match names.get(&holder) {
+                        Some((label, state)) => (label.clone(), state_name(*state)),
                         None if holder == own => (own_name.clone(), state_name(MemberState::Alive)),
                         None => (String::new(), "unknown"),
                     };
-                    let may = |node| access.permits(node, Act::Expose, &registration.name);
-                    let mut found = mesh.lookup(&registration.name).into_iter();
-                    let chosen = found.find(|found| may(found.holder.node));
-                    let chosen = chosen.is_some_and(|chosen| chosen.tunnel == registration.tunnel);
-                    tunnels.push(tunnel(&registration, name, state, chosen));
+                    let size = registration.attributes.iter().map(|(name, value)| name.len() + value.len());
+                    let size = size.sum();
+                    Some((tunnel(&registration, label, state, chosen), size))
+                })
+            })
+            .await
+    }
+
+    /// The names of tunnels, each once, at most so many.
+    pub(super) async fn tunnel_names(&self, limit: usize) -> Result<Vec<String>, Stopped> {
+        self.mesh
+            .view(move |mesh| {
+                let all = mesh.replica().store().prefix("tunnel/");
+                let live = all.filter(|(_, register)| register.entries().iter().any(|e| e.value.is_some()));
+                let mut names: Vec<String> = Vec::new();
+                for (key, _) in live {
+                    let name = key.as_str().split('/').nth(1).unwrap_or_default();
+                    if names.last().is_none_or(|last| last != name) {
+                        if names.len() == limit {
+                            break;
+                        }
+                        names.push(name.to_owned());
+                    }
                 }
-                tunnels
+                names
             })
             .await
     }
@@ -310,13 +355,7 @@ impl Summary {
             }
         }
         counts.linked = linked.len();
-        Self {
-            counts,
-            tunnels: mesh.replica().registrations().count(),
-            attributes: usize::try_from(Census::of(mesh).attributes).unwrap_or(usize::MAX),
-            digest: mesh.digest(),
-            linked: addresses,
-        }
+        Self { counts, digest: mesh.digest(), linked: addresses }
     }
 }
 
@@ -326,36 +365,6 @@ fn storage_name(storage: &Storage) -> &'static str {
         Storage::Durable => "durable",
         Storage::NoRoom => "full",
         Storage::Failed(_) => "failed",
-    }
-}
-
-/// How many keys there are, without looking at their values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Census {
-    pub(super) attributes: u64,
-    pub(super) tunnels: u64,
-    pub(super) nodes: u64,
-    /// Removed, and remembered.
-    pub(super) tombstones: u64,
-    /// Values that lost against a concurrent one.
-    pub(super) siblings: u64,
-}
-
-impl Census {
-    pub(super) fn of(mesh: &Mesh) -> Self {
-        let mut census = Self::default();
-        let store = mesh.replica().store();
-        let mut live = |prefix: &str| {
-            let mut live = 0;
-            for (_, register) in store.prefix(prefix) {
-                let values = register.entries().iter().filter(|entry| entry.value.is_some()).count() as u64;
-                *(if values > 0 { &mut live } else { &mut census.tombstones }) += 1;
-                census.siblings += values.saturating_sub(1);
-            }
-            live
-        };
-        let [attributes, tunnels, nodes] = ["attr/", "tunnel/", "node/"].map(&mut live);
-        Self { attributes, tunnels, nodes, ..census }
     }
 }
 

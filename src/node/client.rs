@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::api::{CONNECT_PROTOCOL, Event, Problem};
+use super::api::{CONNECT_PROTOCOL, Event, Paged, Problem};
 
 /// The longest answer that is read, in bytes: a list of a hundred thousand large things.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
@@ -122,6 +122,22 @@ impl Client {
     /// [`ClientError`].
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         parse(&self.ask(Method::GET, path, Bytes::new()).await?)
+    }
+
+    /// `GET` of a list, all of its pages joined. What changes while they are read may be in it or not.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn list<T: Paged>(&self, path: &str) -> Result<T, ClientError> {
+        let mut list: T = self.get(path).await?;
+        let more = if path.contains('?') { '&' } else { '?' };
+        while let Some(after) = list.next() {
+            // Whatever follows is made of the characters of keys, which stand for themselves in a query.
+            let page = self.get(&format!("{path}{more}after={after}")).await?;
+            list.append(page);
+        }
+        Ok(list)
     }
 
     /// `GET` of bytes.

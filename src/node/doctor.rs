@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::agent::Agent;
-use super::api::{Check, Convergence, Node, Status, Tunnel, Verdict};
+use super::api::{Check, Convergence, Node, Status, Verdict};
 use crate::auth::Act;
+use crate::id::TunnelName;
 use crate::mesh::Stopped;
+use crate::service::{DialTargetError, Target};
 
 /// How long a service of this machine may take to accept a connection.
 const TARGET_TIMEOUT: Duration = Duration::from_secs(1);
@@ -21,7 +23,7 @@ const DAY: f64 = 86_400.0;
 /// All checks.
 pub(super) async fn examine(agent: &Agent) -> Result<Vec<Check>, Stopped> {
     let (status, nodes) = (agent.status().await?, agent.nodes().await?);
-    let (convergence, tunnels) = (agent.convergence().await?, agent.tunnels().await?);
+    let convergence = agent.convergence().await?;
     let mut checks = vec![
         readiness(&status),
         members(&nodes),
@@ -32,8 +34,8 @@ pub(super) async fn examine(agent: &Agent) -> Result<Vec<Check>, Stopped> {
         core(agent),
     ];
     checks.push(policy(agent, &status));
-    checks.extend(targets(&status).await);
-    checks.extend(binds(&status, &tunnels));
+    checks.extend(targets(agent).await);
+    checks.extend(binds(agent).await?);
     checks.extend([udp_buffer(), descriptors()]);
     Ok(checks)
 }
@@ -126,7 +128,7 @@ fn clocks(agent: &Agent) -> Check {
 fn certificates(agent: &Agent) -> Check {
     let now =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    let ends = agent.facts.certificates.iter().map(|(kind, at)| (*kind, (at - now) / DAY));
+    let ends = agent.certificates().into_iter().map(|(kind, at)| (kind, (at - now) / DAY));
     let Some((kind, days)) = ends.min_by(|(_, a), (_, b)| a.total_cmp(b)) else {
         return check("certificates", Verdict::Warn, "none is in the node's directory");
     };
@@ -163,32 +165,68 @@ fn core(agent: &Agent) -> Check {
     check("core", Verdict::Warn, found).hint("the machine is too busy, or the disk too slow")
 }
 
-async fn targets(status: &Status) -> Vec<Check> {
+/// All at once: one that does not answer must not keep the others from being looked at.
+async fn targets(agent: &Agent) -> Vec<Check> {
+    let mut tries = Vec::new();
+    for (name, target, _) in agent.forwards.exposed().await.into_iter().take(MAX_TARGETS) {
+        let table = agent.forwards.targets().clone();
+        tries.push(tokio::spawn(async move {
+            let outcome = timeout(TARGET_TIMEOUT, table.probe(&target)).await;
+            target_check(&name, &target, outcome)
+        }));
+    }
     let mut checks = Vec::new();
-    for exposed in status.exposed.iter().take(MAX_TARGETS) {
-        let name = format!("tunnel {}", exposed.name);
-        checks.push(match timeout(TARGET_TIMEOUT, TcpStream::connect(&exposed.target)).await {
-            Ok(Ok(_)) => check(&name, Verdict::Ok, format!("{} accepts connections", exposed.target)),
-            Ok(Err(error)) => check(&name, Verdict::Fail, format!("{}: {error}", exposed.target))
-                .hint("start the service, or take the offer back: snomesh unexpose"),
-            Err(_elapsed) => check(&name, Verdict::Fail, format!("{}: no answer within 1 s", exposed.target)),
-        });
+    for tried in tries {
+        // Only the end of the runtime could cut one off.
+        checks.extend(tried.await.ok());
     }
     checks
 }
 
-fn binds(status: &Status, tunnels: &[Tunnel]) -> Vec<Check> {
-    let bound = status.binds.iter().map(|bind| {
-        let name = format!("bind {}", bind.listen);
-        match tunnels.iter().find(|tunnel| tunnel.name == bind.tunnel && tunnel.chosen) {
-            Some(tunnel) => {
-                check(&name, Verdict::Ok, format!("{} is held by {}", bind.tunnel, tunnel.holder_name))
-            }
-            None => check(&name, Verdict::Fail, format!("nobody that can be reached offers {}", bind.tunnel))
-                .hint(format!("on the node that has it: snomesh expose {} PORT", bind.tunnel)),
+fn target_check(
+    name: &TunnelName,
+    target: &Target,
+    outcome: Result<Result<(), DialTargetError>, Elapsed>,
+) -> Check {
+    let name = format!("tunnel {name}");
+    let hint = match target {
+        Target::Program(_) => "install the program, or take the offer back: snomesh unexpose",
+        Target::Tcp(_) | Target::Udp(_) | Target::Unix(_) => {
+            "start the service, or take the offer back: snomesh unexpose"
         }
-    });
-    bound.collect()
+    };
+    let found = match (target, outcome) {
+        (Target::Tcp(_) | Target::Unix(_), Ok(Ok(()))) => format!("{target} accepts connections"),
+        (Target::Udp(_), Ok(Ok(()))) => format!("{target}: there is a way; nobody has to answer datagrams"),
+        (Target::Program(_), Ok(Ok(()))) => format!("{target} can be started"),
+        (_, Ok(Err(error))) => return check(&name, Verdict::Fail, described(&error)).hint(hint),
+        (_, Err(_elapsed)) => {
+            return check(&name, Verdict::Fail, format!("{target}: no answer within 1 s")).hint(hint);
+        }
+    };
+    check(&name, Verdict::Ok, found)
+}
+
+/// An error with its cause.
+fn described(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+/// Each bind is asked as a visitor would: who would serve.
+async fn binds(agent: &Agent) -> Result<Vec<Check>, Stopped> {
+    let mut checks = Vec::new();
+    for (listen, route) in agent.forwards.binds().await {
+        let (name, destination) = (format!("bind {listen}"), &route.destination);
+        let candidates = agent.forwards.router().resolve(destination, route.policy).await?;
+        checks.push(match candidates.iter().find(|candidate| candidate.refused.is_none()) {
+            Some(found) => check(&name, Verdict::Ok, format!("{destination} is held by {}", found.label)),
+            None => check(&name, Verdict::Fail, format!("nobody that can be reached offers {destination}"))
+                .hint(format!(
+                    "snomesh resolve {destination} --explain; or on the node that has it: snomesh expose"
+                )),
+        });
+    }
+    Ok(checks)
 }
 
 fn udp_buffer() -> Check {

@@ -76,6 +76,8 @@ pub(super) struct Forwards {
     tasks: TaskTracker,
     /// Held over a whole change, so that two changes of one name come one after the other.
     state: Mutex<State>,
+    /// The number of the last change that is in the file. Taken before `state` where both are.
+    saved: Mutex<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +85,8 @@ struct State {
     exposed: BTreeMap<TunnelName, Exposure>,
     /// By where they listen, as text.
     binds: BTreeMap<String, Binding>,
+    /// How often any of that has changed.
+    changes: u64,
 }
 
 #[derive(Debug)]
@@ -197,7 +201,7 @@ impl Forwards {
     /// No forwards yet; what was saved in `file` waits for [`restore`](Self::restore).
     pub(super) fn new(opener: Opener, file: PathBuf) -> Self {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        Self { opener, file, stop, tasks, state: Mutex::default() }
+        Self { opener, file, stop, tasks, state: Mutex::default(), saved: Mutex::default() }
     }
 
     /// Takes up again what held when the node stopped. What does not hold any more is said and left out.
@@ -223,7 +227,8 @@ impl Forwards {
                 tracing::warn!(?name, "a saved exposure is not legal and not taken up");
                 continue;
             };
-            if let Err(error) = self.expose(name, target, attributes).await {
+            let offer = (name, target, attributes);
+            if let Err(error) = self.offer(&mut *self.state.lock().await, offer, Keeper::Forwards).await {
                 tracing::warn!(%error, "a service is not exposed again");
             }
         }
@@ -233,7 +238,9 @@ impl Forwards {
                 tracing::warn!(?listen, "a saved bind is not legal and not taken up");
                 continue;
             };
-            if let Err(error) = self.bind(listen, destination, policy).await {
+            let mut state = self.state.lock().await;
+            if let Err(error) = self.listen(&mut state, listen, (destination, policy), Keeper::Forwards).await
+            {
                 tracing::warn!(%error, "a tunnel is not bound again");
             }
         }
@@ -262,7 +269,8 @@ impl Forwards {
         for listen in &gone {
             if let Some(binding) = state.binds.remove(listen) {
                 self.close(&binding).await;
-                note(format!("bind {listen} taken back"), self.save(&state).map_err(Into::into));
+                state.changes += 1;
+                note(format!("bind {listen} taken back"), Ok(()));
             }
         }
         for (name, (target, attributes)) in &wanted.tunnels {
@@ -285,6 +293,11 @@ impl Forwards {
                 note(format!("bind {listen} to \"{destination}\" made"), outcome.map(drop));
             }
         }
+        let change = state.changes;
+        drop(state);
+        if let Err(error) = self.save(change).await {
+            applied.failed.push(format!("not saved: {error}"));
+        }
         applied
     }
 
@@ -299,7 +312,11 @@ impl Forwards {
         refuse_configured(state.exposed.get(&name).map(|exposure| exposure.keeper), || {
             format!("tunnel \"{name}\"")
         })?;
-        self.offer(&mut state, (name, target, attributes), Keeper::Forwards).await
+        let tunnel = self.offer(&mut state, (name, target, attributes), Keeper::Forwards).await?;
+        let change = state.changes;
+        drop(state);
+        self.save(change).await?;
+        Ok(tunnel)
     }
 
     async fn offer(
@@ -321,7 +338,7 @@ impl Forwards {
             return Err(error.into());
         }
         state.exposed.insert(name, Exposure { target, tunnel, attributes, keeper });
-        self.save(state)?;
+        state.changes += 1;
         Ok(tunnel)
     }
 
@@ -331,6 +348,9 @@ impl Forwards {
         let Some(exposure) = state.exposed.get(name) else { return Ok(false) };
         refuse_configured(Some(exposure.keeper), || format!("tunnel \"{name}\""))?;
         self.withdraw(&mut state, name).await?;
+        let change = state.changes;
+        drop(state);
+        self.save(change).await?;
         Ok(true)
     }
 
@@ -339,7 +359,7 @@ impl Forwards {
             self.opener.mesh.deregister(name.clone(), exposure.tunnel).await?;
             self.opener.targets.withdraw(name);
             state.exposed.remove(name);
-            self.save(state)?;
+            state.changes += 1;
         }
         Ok(())
     }
@@ -353,7 +373,11 @@ impl Forwards {
         policy: Policy,
     ) -> Result<Listen, ForwardError> {
         let mut state = self.state.lock().await;
-        self.listen(&mut state, listen, (destination, policy), Keeper::Forwards).await
+        let bound = self.listen(&mut state, listen, (destination, policy), Keeper::Forwards).await?;
+        let change = state.changes;
+        drop(state);
+        self.save(change).await?;
+        Ok(bound)
     }
 
     async fn listen(
@@ -381,7 +405,7 @@ impl Forwards {
         }
         let binding = Binding { asked: listen, bound: bound.clone(), route, stop, keeper, ended };
         state.binds.insert(bound.to_string(), binding);
-        self.save(state)?;
+        state.changes += 1;
         Ok(bound)
     }
 
@@ -428,7 +452,10 @@ impl Forwards {
         refuse_configured(keeper, || format!("the bind of {listen}"))?;
         let Some(binding) = state.binds.remove(&listen.to_string()) else { return Ok(false) };
         self.close(&binding).await;
-        self.save(&state)?;
+        state.changes += 1;
+        let change = state.changes;
+        drop(state);
+        self.save(change).await?;
         Ok(true)
     }
 
@@ -443,6 +470,11 @@ impl Forwards {
     pub(super) async fn binds(&self) -> Vec<(Listen, Arc<Route>)> {
         let state = self.state.lock().await;
         state.binds.values().map(|binding| (binding.bound.clone(), Arc::clone(&binding.route))).collect()
+    }
+
+    /// What is behind the tunnels that this node offers.
+    pub(super) fn targets(&self) -> &TargetTable {
+        &self.opener.targets
     }
 
     /// Opens streams to the mesh.
@@ -465,15 +497,36 @@ impl Forwards {
         self.tasks.wait().await;
     }
 
-    fn save(&self, state: &State) -> Result<(), FileError> {
+    /// Saves a change, unless somebody has saved it meanwhile along with a later one: changes that come together cost one
+    /// file.
+    async fn save(&self, change: u64) -> Result<(), FileError> {
+        let mut saved = self.saved.lock().await;
+        if *saved >= change {
+            return Ok(());
+        }
+        let (changes, text) = {
+            let state = self.state.lock().await;
+            (state.changes, state.text())
+        };
+        let file = self.file.clone();
+        let written = tokio::task::spawn_blocking(move || files::write(&file, &text, 0o600));
+        written.await.expect("writing a file does not panic")?;
+        *saved = changes;
+        Ok(())
+    }
+}
+
+impl State {
+    /// What of it is kept in the file.
+    fn text(&self) -> String {
         let ours = |keeper: Keeper| keeper == Keeper::Forwards;
-        let exposed = state.exposed.iter().filter(|(_, exposure)| ours(exposure.keeper));
+        let exposed = self.exposed.iter().filter(|(_, exposure)| ours(exposure.keeper));
         let exposed = exposed.map(|(name, exposure)| SavedExposure {
             name: name.to_string(),
             target: exposure.target.to_string(),
             attributes: exposure.attributes.iter().map(|(name, value)| (name.into(), value.into())).collect(),
         });
-        let binds = state.binds.values().filter(|binding| ours(binding.keeper));
+        let binds = self.binds.values().filter(|binding| ours(binding.keeper));
         let binds = binds.map(|binding| SavedBind {
             // A free port stays the same one after a restart; of a range it is again the lowest.
             listen: match &binding.asked {
@@ -484,8 +537,7 @@ impl Forwards {
             policy: Some(binding.route.policy.to_string()),
         });
         let saved = Saved { exposed: exposed.collect(), binds: binds.collect() };
-        let text = serde_json::to_string_pretty(&saved).expect("texts and numbers are JSON");
-        files::write(&self.file, &text, 0o600)
+        serde_json::to_string_pretty(&saved).expect("texts and numbers are JSON")
     }
 }
 

@@ -14,6 +14,7 @@
 mod admin;
 mod agent;
 pub mod api;
+mod census;
 pub mod cli;
 mod client;
 mod config;
@@ -23,6 +24,7 @@ mod demo;
 mod doctor;
 mod files;
 mod forwards;
+mod listing;
 mod metrics;
 mod nearest;
 mod notify;

@@ -9,6 +9,9 @@ use crate::id::TunnelName;
 use crate::mesh::{Policy, Route, RouteError, Stopped};
 use crate::service::{Kind, OpenError, RouteAddress, open};
 
+/// How many names of tunnels are looked through for one that was meant.
+const MAX_SIMILAR: usize = 10_000;
+
 /// Nothing answered.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PingError {
@@ -60,18 +63,27 @@ pub(super) async fn ping(agent: &Agent, target: &str) -> Result<Pong, PingError>
         [node] => return ping_node(agent, &node.node, &node.name).await,
         several => return Err(PingError::Ambiguous { name: target.into(), count: several.len() }),
     }
-    let tunnels = agent.tunnels().await?;
-    if let Some(name) =
-        target.parse::<TunnelName>().ok().filter(|name| tunnels.iter().any(|t| t.name == name.as_str()))
-    {
+    let tunnels = agent.tunnel_names(MAX_SIMILAR).await?;
+    let held = match target.parse::<TunnelName>() {
+        Ok(name) => {
+            agent
+                .mesh
+                .view(move |mesh| {
+                    let held = !mesh.replica().registrations_of(&name).is_empty();
+                    held.then_some(name)
+                })
+                .await?
+        }
+        Err(_no_name) => None,
+    };
+    if let Some(name) = held {
         let route = Route::new(name.into(), Policy::default(), Kind::Stream);
         let asked_at = Instant::now();
         let failed = |source| PingError::NoAnswer { name: target.into(), source };
         agent.forwards.router().open(&route, None).await.map_err(failed)?;
         return Ok(pong("tunnel", target, asked_at));
     }
-    let known =
-        nodes.iter().map(|node| node.name.as_str()).chain(tunnels.iter().map(|tunnel| tunnel.name.as_str()));
+    let known = nodes.iter().map(|node| node.name.as_str()).chain(tunnels.iter().map(String::as_str));
     Err(PingError::NotFound { name: target.into(), near: nearest(target, known).map(str::to_owned) })
 }
 

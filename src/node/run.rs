@@ -260,7 +260,9 @@ impl Node {
             move || alive.as_ref().into_iter().for_each(|alive| alive()),
             stop.clone(),
         ));
-        let agent = Agent { facts, mesh, peers, forwards, keys, metrics, http, controls, stop: stop.clone() };
+        let (counter, stop_agent) = (Arc::default(), stop.clone());
+        let agent =
+            Agent { facts, mesh, peers, forwards, keys, counter, metrics, http, controls, stop: stop_agent };
         let agent = Arc::new(agent);
         if let Some(listen) = config.http {
             agent.http.listen(listen, &agent).await?;

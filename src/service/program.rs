@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::str::FromStr;
@@ -47,6 +48,16 @@ impl fmt::Display for Program {
 }
 
 impl Program {
+    /// Whether there is something to start.
+    pub(super) fn look(&self) -> io::Result<()> {
+        let path = self.words.first().ok_or(io::ErrorKind::InvalidInput)?;
+        let found = std::fs::metadata(path)?;
+        if !found.is_file() || found.permissions().mode() & 0o111 == 0 {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not a program"));
+        }
+        Ok(())
+    }
+
     /// Starts it, with one socket as its input and output, as inetd does. Of the node's environment it gets nothing
     /// but `PATH`.
     pub(super) fn start(&self) -> io::Result<(UnixStream, Running)> {

@@ -343,6 +343,21 @@ impl TargetTable {
         };
     }
 
+    /// Looks whether a target could be reached now. A stream is opened and closed again; of datagrams only the way is known,
+    /// for nobody has to answer them; a program is looked at and not started.
+    ///
+    /// # Errors
+    ///
+    /// [`DialTargetError`], as a visitor would meet it.
+    pub async fn probe(&self, target: &Target) -> Result<(), DialTargetError> {
+        match target {
+            Target::Program(program) => {
+                program.look().map_err(|source| DialTargetError::Connect { target: target.clone(), source })
+            }
+            Target::Tcp(_) | Target::Udp(_) | Target::Unix(_) => self.dial(target).await.map(drop),
+        }
+    }
+
     pub(super) async fn dial(&self, target: &Target) -> Result<Dialled, DialTargetError> {
         let own = self.own.read().unwrap_or_else(PoisonError::into_inner).clone();
         target.dial(&own).await

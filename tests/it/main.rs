@@ -17,6 +17,7 @@ mod demo;
 mod documents;
 mod everyday;
 mod http;
+mod looking;
 mod mesh;
 mod program;
 mod promises;

@@ -7,7 +7,7 @@
 //! | `GET /readyz` | it serves as it should; 503 with reasons if not |
 //! | `GET /v1/status` | [`Status`](super::api::Status) |
 //! | `GET /v1/nodes` | [`NodeList`](super::api::NodeList) |
-//! | `GET /v1/tunnels` | [`TunnelList`](super::api::TunnelList) |
+//! | `GET /v1/tunnels?name=&prefix=&limit=&after=` | [`TunnelList`](super::api::TunnelList), at most 5,000 at a time |
 //! | `PUT /v1/tunnels/{name}` | exposes a service: [`Expose`](super::api::Expose) to [`Exposed`](super::api::Exposed) |
 //! | `DELETE /v1/tunnels/{name}` | takes it back |
 //! | `GET /v1/resolve?to=&policy=&explain=` | which tunnels are meant: [`Resolution`](super::api::Resolution) |
@@ -15,7 +15,7 @@
 //! | `GET /v1/binds` | [`BindList`](super::api::BindList) |
 //! | `POST /v1/binds` | binds a local address: [`Bind`](super::api::Bind), port 0 takes a free one |
 //! | `DELETE /v1/binds/{listen}` | takes it back |
-//! | `GET /v1/attributes?prefix=` | [`AttributeList`](super::api::AttributeList) |
+//! | `GET /v1/attributes?prefix=&limit=&after=` | [`AttributeList`](super::api::AttributeList), at most 5,000 at a time |
 //! | `GET /v1/attributes/{key}` | the bytes of the value; `?format=json`: [`Attribute`](super::api::Attribute) |
 //! | `PUT`, `DELETE /v1/attributes/{key}` | sets it to the bytes of the body, removes it: [`Write`](super::api::Write) |
 //! | `GET /v1/digest` | [`Digest`](super::api::Digest) |

@@ -54,8 +54,9 @@ const fn with(operation: Operation, query: &'static [(&'static str, &'static str
 }
 
 const PREFIX: (&str, &str) = ("prefix", "The beginning of the full names");
-const LIMIT: (&str, &str) = ("limit", "The most that are listed; `next` then says where the rest begins");
-const AFTER: (&str, &str) = ("after", "Only keys after this one");
+const LIMIT: (&str, &str) =
+    ("limit", "The most that are listed, and never more than 5,000; `next` then says where the rest begins");
+const AFTER: (&str, &str) = ("after", "Only what comes after this, which is the `next` of another page");
 const DURABILITY: (&str, &str) =
     ("durability", "disk, the default, or memory: when the write is acknowledged");
 const FROM: (&str, &str) =
@@ -84,7 +85,10 @@ const OPERATIONS: &[Operation] = &[
     change("post", "/v1/shutdown", "End the node in good order", Content::Nothing, "202", Content::Nothing),
     get("/v1/convergence", "How far the state has come everywhere", Content::Json("Convergence")),
     get("/v1/nodes", "All nodes, this one first", Content::Json("NodeList")),
-    get("/v1/tunnels", "All registrations, by name and tunnel", Content::Json("TunnelList")),
+    with(
+        get("/v1/tunnels", "Registrations, by name and tunnel", Content::Json("TunnelList")),
+        &[("name", "Only those of this name"), PREFIX, LIMIT, AFTER],
+    ),
     change(
         "put",
         "/v1/tunnels/{name}",
@@ -400,7 +404,9 @@ mod tests {
             let source = std::fs::read_to_string(file.unwrap().path()).unwrap();
             for rest in source.split(".route(\"").skip(1) {
                 let (path, rest) = rest.split_once('"').unwrap();
-                let handlers = rest.split(".route(").next().unwrap().split(".merge(").next().unwrap();
+                let handlers = [".route(", ".merge(", "\n}"]
+                    .into_iter()
+                    .fold(rest, |rest, end| rest.split(end).next().unwrap());
                 for method in ["get", "put", "post", "delete", "patch"] {
                     if handlers.contains(&format!("{method}(")) {
                         routes.insert((path.replace("{*", "{"), method.to_owned()));

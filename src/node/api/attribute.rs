@@ -4,6 +4,7 @@ use data_encoding::BASE64;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Paged;
 use crate::crdt::Value;
 use crate::replica;
 
@@ -18,6 +19,17 @@ pub struct AttributeList {
     /// The last of these keys, if there are more: ask for those `after` it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next: Option<String>,
+}
+
+impl Paged for AttributeList {
+    fn next(&self) -> Option<&str> {
+        self.next.as_deref()
+    }
+
+    fn append(&mut self, page: Self) {
+        self.attributes.extend(page.attributes);
+        self.next = page.next;
+    }
 }
 
 /// One attribute.

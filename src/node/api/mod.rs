@@ -31,5 +31,14 @@ pub use trust::{Invite, Invited, Reloaded, Revoke, Revoked};
 pub use tunnel::{Bind, BindList, Expose, Exposed, Tunnel, TunnelList};
 pub use typed::{Counter, CounterList, Increment, Members, SetChange, SetList, SetSize};
 
+/// A list that comes in pages.
+pub trait Paged: serde::de::DeserializeOwned {
+    /// What the page after this one comes `after`, if there is one.
+    fn next(&self) -> Option<&str>;
+
+    /// Adds the page after this one.
+    fn append(&mut self, page: Self);
+}
+
 /// The version of the API, which every document names.
 pub const API_VERSION: &str = "v1";

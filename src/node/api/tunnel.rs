@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Bytes;
+use super::{Bytes, Paged};
 use crate::mesh::Policy;
 
 /// `GET /v1/tunnels`.
@@ -14,8 +14,22 @@ use crate::mesh::Policy;
 pub struct TunnelList {
     /// [`API_VERSION`](super::API_VERSION).
     pub api_version: String,
-    /// All registrations, by name and tunnel.
+    /// Registrations, by name and tunnel.
     pub tunnels: Vec<Tunnel>,
+    /// There are more: ask for those `after` this.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next: Option<String>,
+}
+
+impl Paged for TunnelList {
+    fn next(&self) -> Option<&str> {
+        self.next.as_deref()
+    }
+
+    fn append(&mut self, page: Self) {
+        self.tunnels.extend(page.tunnels);
+        self.next = page.next;
+    }
 }
 
 /// One registration of a tunnel.

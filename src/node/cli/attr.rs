@@ -137,7 +137,7 @@ async fn rm(client: &Client, screen: &mut Screen, key: &AttributeKey) -> Result<
 
 async fn ls(client: &Client, screen: &mut Screen, prefix: &str) -> Result<(), Failure> {
     let path = format!("/v1/attributes?prefix={}", encode(prefix));
-    let list: AttributeList = client.get(&path).await?;
+    let list: AttributeList = client.list(&path).await?;
     let mut table = Table::new(&["KEY", "VALUE", "SIBLINGS", "WRITTEN", "BY"]);
     for attribute in &list.attributes {
         let siblings = match attribute.siblings.len() {

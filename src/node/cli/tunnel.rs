@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
 
+use super::attr::encode;
 use super::failure::{Exit, Failure};
 use super::look::{again, age, short, shown};
 use super::screen::{Format, Screen, Table, escape};
@@ -54,7 +55,7 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, tunnels: Tunnels) 
 }
 
 async fn list(client: &Client, attr: &[(String, String)]) -> Result<TunnelList, Failure> {
-    let mut list: TunnelList = client.get("/v1/tunnels").await?;
+    let mut list: TunnelList = client.list("/v1/tunnels").await?;
     let has = |tunnel: &api::Tunnel, (name, value): &(String, String)| {
         tunnel.attributes.get(name).and_then(|found| found.text.as_deref()) == Some(value)
     };
@@ -92,9 +93,10 @@ fn registered(tunnel: &api::Tunnel) -> String {
 }
 
 async fn show(client: &Client, screen: &mut Screen, name: &str) -> Result<(), Failure> {
-    let list: TunnelList = client.get("/v1/tunnels").await?;
-    let found: Vec<_> = list.tunnels.iter().filter(|tunnel| tunnel.name == name).collect();
+    let list: TunnelList = client.list(&format!("/v1/tunnels?name={}", encode(name))).await?;
+    let found = &list.tunnels;
     if found.is_empty() {
+        let list: TunnelList = client.get("/v1/tunnels").await?;
         let near = nearest(name, list.tunnels.iter().map(|tunnel| tunnel.name.as_str()));
         let hint = near.map_or_else(
             || format!("offer one: snomesh expose {name} PORT"),

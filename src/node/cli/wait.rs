@@ -70,12 +70,9 @@ async fn missing(client: &Client, wait: &Wait) -> Result<Option<String>, ClientE
             return Ok(Some(format!("{} of {wanted} nodes", wanted - there)));
         }
     }
-    if !wait.tunnel.is_empty() {
-        let list: TunnelList = client.get("/v1/tunnels").await?;
-        let offered = |name: &&TunnelName| {
-            !list.tunnels.iter().any(|tunnel| tunnel.name == name.as_str() && tunnel.chosen)
-        };
-        if let Some(name) = wait.tunnel.iter().find(offered) {
+    for name in &wait.tunnel {
+        let list: TunnelList = client.list(&format!("/v1/tunnels?name={name}")).await?;
+        if !list.tunnels.iter().any(|tunnel| tunnel.chosen) {
             return Ok(Some(format!("tunnel \"{name}\"")));
         }
     }

@@ -10,8 +10,9 @@ use super::{MAX_LABELS, Metrics, OTHER};
 use crate::gossip::{MemberState, Mesh, Progress};
 use crate::id::NodeId;
 use crate::mesh::{Changes, PROPAGATION_BOUNDS, Stopped, Traffic};
-use crate::node::agent::{Agent, Census};
+use crate::node::agent::Agent;
 use crate::node::api::state_name;
+use crate::node::census::Census;
 use crate::tunnel::{PathStats, Tunnel};
 
 const STATES: [MemberState; 4] =
@@ -21,7 +22,6 @@ const STATES: [MemberState; 4] =
 struct State {
     members: BTreeMap<NodeId, (String, MemberState)>,
     progress: BTreeMap<NodeId, Progress>,
-    census: Census,
 }
 
 /// A peer that this node has a link to.
@@ -40,16 +40,16 @@ pub(in crate::node) async fn scrape(agent: &Agent) -> Result<String, Stopped> {
     let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("crypto", "ring".to_owned())];
     page.gauges("build_info", "What is running", [(version, 1.0)]);
     page.gauge("ready", "Whether the node serves as it should", truth(readiness.reasons.is_empty()));
-    let expiry = agent.facts.certificates.iter();
+    let expiry = agent.certificates().into_iter();
     page.gauges(
         "cert_expiry_timestamp_seconds",
         "When a certificate ends to be valid, in seconds since 1970",
-        expiry.map(|(kind, at)| (vec![("kind", (*kind).to_owned())], *at)),
+        expiry.map(|(kind, at)| (vec![("kind", kind.to_owned())], at)),
     );
     members(&mut page, &state, &agent.mesh.changes());
     peers(&mut page, agent, &state);
     gossip(&mut page, &agent.mesh.traffic(), &agent.mesh.changes());
-    registry(&mut page, &state);
+    registry(&mut page, agent.census().await?);
     forwards(&mut page, agent).await;
     own(&mut page, &agent.metrics);
     if let Some(process) = Process::read() {
@@ -61,7 +61,7 @@ pub(in crate::node) async fn scrape(agent: &Agent) -> Result<String, Stopped> {
 impl State {
     fn of(mesh: &Mesh) -> Self {
         let members = mesh.members().map(|member| (member.node, (member.record.label.clone(), member.state)));
-        Self { members: members.collect(), progress: mesh.progress(), census: Census::of(mesh) }
+        Self { members: members.collect(), progress: mesh.progress() }
     }
 }
 
@@ -198,8 +198,8 @@ fn gossip(page: &mut Page, traffic: &Traffic, changes: &Changes) {
     );
 }
 
-fn registry(page: &mut Page, state: &State) {
-    let Census { attributes, tunnels, nodes, tombstones, siblings } = state.census;
+fn registry(page: &mut Page, census: Census) {
+    let Census { attributes, tunnels, nodes, tombstones, siblings, registrations: _ } = census;
     let kinds = [("attr", attributes), ("tunnel", tunnels), ("node", nodes), ("tombstone", tombstones)];
     page.gauges(
         "registry_entries",

@@ -9,14 +9,15 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 
-use super::{Answer, Body, bytes};
+use super::{Answer, Body, bytes, page};
 use crate::crdt::Value;
 use crate::gossip::Durability;
 use crate::mesh::Written;
 use crate::node::agent::Agent;
 use crate::node::api::{API_VERSION, Attribute, AttributeList, Code, Problem, Write};
+use crate::node::listing;
 use crate::node::nearest::nearest;
-use crate::replica::AttributeKey;
+use crate::replica::{self, AttributeKey};
 
 /// How many keys of the same scope are looked through for one that was meant.
 const MAX_SIMILAR: usize = 1_000;
@@ -31,18 +32,15 @@ async fn attributes(
     State(agent): State<Arc<Agent>>,
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Answer<AttributeList> {
-    let prefix = query.get("prefix").cloned().unwrap_or_default();
-    let limit = query.get("limit").map(|limit| limit.parse::<usize>());
-    let limit = limit.transpose().map_err(|_no_number| Problem::invalid("limit is a number"))?;
-    let limit = limit.unwrap_or(usize::MAX);
-    let after = query.get("after").cloned();
+    let page = page(&query, query.get("prefix").cloned().unwrap_or_default())?;
     let read = agent.mesh.view(move |mesh| {
-        let all = mesh.replica().attributes(&prefix);
-        let mut rest = all
-            .skip_while(|attribute| after.as_ref().is_some_and(|after| attribute.key.to_string() <= *after));
-        let attributes: Vec<_> = rest.by_ref().take(limit).map(|found| Attribute::from(&found)).collect();
-        let next = rest.next().and_then(|_more| attributes.last()).map(|last| last.key.clone());
-        (attributes, next)
+        listing::read(mesh, "attr", &page, |key| {
+            let Some(replica::Path::Attribute(key)) = replica::Path::of(key) else { return None };
+            let found = mesh.replica().attribute(&key)?;
+            let values = std::iter::once(&found.value).chain(&found.siblings);
+            let size = values.map(|value| value.as_bytes().len()).sum();
+            Some((Attribute::from(&found), size))
+        })
     });
     let (attributes, next) = read.await?;
     Ok(Json(AttributeList { api_version: API_VERSION.into(), attributes, next }))
@@ -75,8 +73,10 @@ async fn attribute(
 async fn similar(agent: &Agent, key: String) -> Result<String, Problem> {
     let scope = key.rsplit_once('/').map_or_else(String::new, |(scope, _)| format!("{scope}/"));
     let near = agent.mesh.view(move |mesh| {
+        let family = format!("attr/{scope}");
+        let keys = mesh.replica().store().prefix(&family).take(MAX_SIMILAR);
         let keys: Vec<String> =
-            mesh.replica().attributes(&scope).take(MAX_SIMILAR).map(|found| found.key.to_string()).collect();
+            keys.filter_map(|(key, _)| key.as_str().get(5..)).map(str::to_owned).collect();
         nearest(&key, keys.iter().map(String::as_str)).map(str::to_owned)
     });
     let near = near.await?;

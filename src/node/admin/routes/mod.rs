@@ -9,6 +9,8 @@ mod tunnel;
 mod typed;
 mod watch;
 
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +28,7 @@ use tokio::time::timeout;
 use super::ui;
 use crate::node::agent::Agent;
 use crate::node::api::{API_VERSION, Code, Digest, NodeList, Problem, Status};
+use crate::node::listing::Page;
 
 /// The longest body of a request, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
@@ -101,6 +104,14 @@ async fn nodes(State(agent): State<Arc<Agent>>) -> Answer<NodeList> {
 
 async fn digest(State(agent): State<Arc<Agent>>) -> Answer<Digest> {
     Ok(Json(Digest { api_version: API_VERSION.into(), digest: agent.digest().await? }))
+}
+
+/// Which page of a list a query asks for, of what begins with `prefix`.
+fn page(query: &BTreeMap<String, String>, prefix: String) -> Result<Page, Problem> {
+    let limit = query.get("limit").map(|limit| limit.parse::<NonZeroUsize>());
+    let limit = limit.transpose().map_err(|_no_number| Problem::invalid("limit is a number from 1"))?;
+    let page = Page::new(prefix, query.get("after").cloned(), limit.map(NonZeroUsize::get));
+    page.map_err(|error| Problem::invalid(error.to_string()))
 }
 
 /// The bytes of a body within the limit.

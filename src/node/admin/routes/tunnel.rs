@@ -1,14 +1,15 @@
 //! Tunnels, what this node offers, and what it reaches.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Json;
 use axum::routing::{delete, get, put};
 
-use super::{Answer, Body, json, route};
+use super::{Answer, Body, json, page, route};
 use crate::auth::Act;
 use crate::id::TunnelName;
 use crate::node::agent::Agent;
@@ -24,8 +25,16 @@ pub(super) fn routes() -> Router<Arc<Agent>> {
         .route("/v1/binds/{*listen}", delete(unbind))
 }
 
-async fn tunnels(State(agent): State<Arc<Agent>>) -> Answer<TunnelList> {
-    Ok(Json(TunnelList { api_version: API_VERSION.into(), tunnels: agent.tunnels().await? }))
+async fn tunnels(
+    State(agent): State<Arc<Agent>>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Answer<TunnelList> {
+    let prefix = match query.get("name") {
+        Some(name) => format!("{}/", tunnel_name(name)?),
+        None => query.get("prefix").cloned().unwrap_or_default(),
+    };
+    let (tunnels, next) = agent.tunnels(page(&query, prefix)?).await?;
+    Ok(Json(TunnelList { api_version: API_VERSION.into(), tunnels, next }))
 }
 
 async fn expose(State(agent): State<Arc<Agent>>, Path(name): Path<String>, body: Body) -> Answer<Exposed> {

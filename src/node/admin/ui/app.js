@@ -376,7 +376,7 @@ function drawTunnels() {
   const wanted = matcher($("tunnel-filter").value);
   const fields = (tunnel) => [tunnel.name, tunnel.holderName, tunnel.tunnel, tunnel.holderState, ...Object.entries(tunnel.attributes).map(([name, value]) => `${name}=${shown(value)}`)];
   const rows = known.tunnels.filter((tunnel) => wanted(fields(tunnel)));
-  count($("tunnels-count"), rows.length, known.tunnels.length);
+  count($("tunnels-count"), rows.length, known.tunnels.length, known.moreTunnels);
   $("tunnels-empty").hidden = known.tunnels.length > 0;
   reconcile($("tunnels"), rows.slice(0, MAX_ROWS), (tunnel) => `${tunnel.name} ${tunnel.tunnel}`,
     (tunnel) => {
@@ -522,7 +522,9 @@ const soonOverview = soon(async () => {
 }, 100);
 
 const soonTunnels = soon(async () => {
-  known.tunnels = (await json("/v1/tunnels")).tunnels;
+  const list = await json("/v1/tunnels");
+  known.tunnels = list.tunnels;
+  known.moreTunnels = Boolean(list.next);
   drawTunnels();
   drawNode();
 }, 250);

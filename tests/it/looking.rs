@@ -1,0 +1,101 @@
+//! Looking a node over: long lists, and what is behind its tunnels.
+
+use std::net::UdpSocket;
+use std::os::unix::net::UnixListener;
+
+use crate::http::over_unix;
+use crate::program::Agent;
+
+/// FEATURES P7: a list is read page by page, and the command line reads all of them.
+#[test]
+fn long_lists_come_in_pages_and_the_command_line_joins_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    for name in ["db", "web", "web2"] {
+        a.ok(&["expose", name, "9"]);
+        a.ok(&["attr", "set", name, "1"]);
+    }
+    let page = |path: &str| {
+        let answer = over_unix(&a.admin, &format!("GET {path} HTTP/1.1"), b"");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    };
+    let names = |page: &serde_json::Value| -> Vec<String> {
+        let tunnels = page["tunnels"].as_array().unwrap().iter();
+        tunnels.map(|tunnel| tunnel["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let first = page("/v1/tunnels?limit=2");
+    assert_eq!(names(&first), ["db", "web"]);
+    let next = first["next"].as_str().unwrap();
+    assert!(next.starts_with("web/"), "{next}");
+    let second = page(&format!("/v1/tunnels?limit=2&after={next}"));
+    assert_eq!((names(&second), second.get("next")), (vec!["web2".to_owned()], None));
+    assert!(second["tunnels"][0]["chosen"].as_bool().unwrap());
+    assert_eq!(names(&page("/v1/tunnels?name=web")), ["web"]);
+    assert_eq!(names(&page("/v1/tunnels?prefix=web")), ["web", "web2"]);
+    assert_eq!(page("/v1/attributes?limit=1&after=mesh/db")["attributes"][0]["key"], "mesh/web");
+    for refused in [
+        "tunnels?limit=0",
+        "tunnels?limit=x",
+        "tunnels?after=a%20b",
+        "tunnels?name=A%20b",
+        "attributes?limit=-1",
+    ] {
+        let answer = over_unix(&a.admin, &format!("GET /v1/{refused} HTTP/1.1"), b"");
+        assert_eq!(
+            (answer.status, answer.json()["code"].as_str()),
+            (400, Some("invalid")),
+            "{refused}: {answer:?}"
+        );
+    }
+    assert_eq!(a.ok(&["tunnel", "ls", "-o", "name"]).text(), "db\nweb\nweb2\n");
+    // More than a page: written through one connection at a time, so not many more.
+    let body = vec![b'x'; 60 * 1024];
+    for number in 0..80 {
+        let path = format!("PUT /v1/attributes/mesh/large/{number:02}?durability=memory HTTP/1.1");
+        assert_eq!(over_unix(&a.admin, &path, &body).status, 200);
+    }
+    assert!(page("/v1/attributes?prefix=mesh/large/")["next"].is_string());
+    assert_eq!(a.ok(&["attr", "ls", "mesh/large/", "-o", "name"]).text().lines().count(), 80);
+}
+
+/// FEATURES P7: what is well is said to be well, whatever kind of target it is.
+#[test]
+fn the_doctor_knows_each_kind_of_target() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    let path = directory.path().join("service.sock");
+    let socket = UnixListener::bind(&path).unwrap();
+    let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+    a.ok(&["expose", "socket", &format!("unix:{}", path.display())]);
+    a.ok(&["expose", "datagrams", &format!("udp:{}", datagrams.local_addr().unwrap())]);
+    a.ok(&["expose", "program", "stdio:/bin/cat"]);
+    a.ok(&["bind", "0", "socket@a"]);
+    let verdicts = || -> std::collections::BTreeMap<String, String> {
+        let run = a.run(&["doctor", "-o", "json"]).json();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        run["checks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|check| (text(&check["name"]), text(&check["verdict"])))
+            .collect()
+    };
+    let found = verdicts();
+    for name in ["tunnel socket", "tunnel datagrams", "tunnel program"] {
+        assert_eq!(found[name], "ok", "{found:?}");
+    }
+    let (bind, verdict) = found.iter().find(|(name, _)| name.starts_with("bind ")).unwrap();
+    assert_eq!(verdict, "ok", "{bind}");
+
+    drop(socket);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(directory.path().join("text"), "no program").unwrap();
+    a.ok(&["expose", "program", &format!("stdio:{}", directory.path().join("text").display())]);
+    a.ok(&["expose", "datagrams", "udp:nowhere.invalid:53"]);
+    let found = verdicts();
+    for name in ["tunnel socket", "tunnel datagrams", "tunnel program"] {
+        assert_eq!(found[name], "fail", "{found:?}");
+    }
+    assert_eq!(a.run(&["doctor"]).code, Some(8));
+}

@@ -116,6 +116,18 @@ impl Register {
         cover
     }
 
+    /// The counters by which whoever lacks some of the state is told that it does: what it [covers](Self::cover), and
+    /// the dot of each entry that stands beside a later one of its lane, as a removal does whose author let it go.
+    pub(super) fn places(&self) -> SmallVec<[(Lane, u64); 2]> {
+        let mut places = self.cover();
+        for Dot { lane, counter } in self.entries.iter().map(|entry| &entry.dot) {
+            if !places.iter().any(|(of, place)| of == lane && place == counter) {
+                places.push((lane.clone(), *counter));
+            }
+        }
+        places
+    }
+
     /// Joins one entry to the state. What went is given to `gone`.
     pub fn insert(&mut self, entry: Entry, mut gone: impl FnMut(&Entry)) -> Verdict {
         let mut verdict = Verdict::Live;

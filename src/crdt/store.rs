@@ -337,13 +337,13 @@ impl Store {
             self.registers.insert(key.clone(), Register::default());
         }
         let register = self.registers.get_mut(key).expect("the register was just inserted");
-        let before = register.cover();
+        let before = register.places();
         let mut gone: SmallVec<[(Lane, Option<u128>); 1]> = SmallVec::new();
         change(register, &mut |entry| {
             let digest = entry.value.is_some().then(|| entry.digest());
             gone.push((entry.dot.lane.clone(), digest));
         });
-        let after = register.cover();
+        let after = register.places();
         if register.is_empty() {
             self.registers.remove(key);
         }
@@ -451,8 +451,8 @@ struct DeltaBuilder<'a> {
 impl<'a> DeltaBuilder<'a> {
     /// Adds the keys that cover missing counters, the latest first, or as many as the budget allows.
     ///
-    /// The index finds a key by the greatest counter that it covers. That is a missing one, or one that this
-    /// replica has not seen itself but that a write which it has seen had observed.
+    /// The index finds a key by the greatest counter that it covers, and by the dots of its entries. That is a missing one,
+    /// or one that this replica has not seen itself but that a write which it has seen had observed.
     ///
     /// # Errors
     ///

@@ -46,21 +46,23 @@ fn delta_for(from: &Store, receiver: &CausalContext) -> Delta {
     from.delta(from.lanes.keys(), receiver, usize::MAX)
 }
 
-/// Says whether the index is what it must be: the greatest counter that each key covers, per lane.
+/// Says whether the index is what it must be: the greatest counter that each key covers, per lane, and all dots of its
+/// entries.
 fn assert_index(store: &Store) {
     let shares = store.lanes.iter().map(|(lane, state)| state.hash(lane));
     let digest = shares.fold(0, u128::wrapping_add).to_le_bytes();
     assert_eq!(store.digest(), digest, "the digest is kept true to the state");
     let mut expected: BTreeMap<Lane, BTreeMap<u64, Key>> = BTreeMap::new();
     for (key, register) in &store.registers {
-        for (lane, counter) in register.cover() {
+        let dots = register.entries().iter().map(|entry| (entry.dot.lane.clone(), entry.dot.counter));
+        for (lane, counter) in register.cover().into_iter().chain(dots) {
             expected.entry(lane).or_default().insert(counter, key.clone());
         }
     }
     let indices = store.lanes.iter().filter(|(_, state)| !state.index.is_empty());
     assert!(
         indices.map(|(lane, state)| (lane, &state.index)).eq(&expected),
-        "the index is the registers' cover"
+        "the index is the registers' cover and dots"
     );
     for (lane, state) in &store.lanes {
         let entries = store.registers.iter().flat_map(|(key, register)| {
@@ -656,6 +658,27 @@ fn a_write_after_a_collected_removal_does_not_take_the_removal_from_those_who_ha
     }
     c.collect(usize::MAX, |_| true);
     assert_eq!(c.register(&key(0)), b.register(&key(0)));
+}
+
+/// `sim replay chaos@0xdeadc078` found it: a removal beside a later write of its lane has the lower counter, and whoever
+/// knows the later write and lacks the removal must be brought it all the same.
+#[test]
+fn a_removal_beside_a_later_write_of_its_lane_reaches_whoever_has_only_the_later_one() {
+    let (mut a, mut b, mut c) = (Store::new(), Store::new(), Store::new());
+    put(&mut a, &lane(0), &key(0), Some(value(b"old")));
+    bring(&a, &mut b);
+    put(&mut b, &lane(1), &key(0), None);
+    bring(&b, &mut c);
+    b.collect(usize::MAX, |_| true);
+    put(&mut b, &lane(1), &key(0), Some(value(b"new")));
+    bring(&b, &mut c);
+    let new = b.register(&key(0)).unwrap().entries().iter().cloned().collect();
+    let item = Item { key: key(0), entries: new };
+    a.merge(&Delta { accounted: CausalContext::new(), items: vec![item] }).unwrap();
+    assert_eq!(a.register(&key(0)).unwrap().values().len(), 2);
+    a.merge(&delta_for(&c, &a.context())).unwrap();
+    assert_index(&c);
+    assert_eq!(a, c);
 }
 
 /// A broken memory, or a bug: nothing tells of the entry's death, so it did not die.

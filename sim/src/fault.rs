@@ -578,11 +578,17 @@ impl Faults {
         self.effects().any(|effect| matches!(effect, Effect::Freeze(nodes) if nodes[node]))
     }
 
-    /// When the freezing of a node ends.
+    /// When the freezing of a node ends. One that begins before another ends goes on with it: what waits for the end
+    /// must not wake to wait again, behind what came later.
     pub(crate) fn frozen_until(&self, node: usize) -> Option<Moment> {
+        let freezes = |fault: &&Planned| matches!(&fault.effect, Effect::Freeze(nodes) if nodes[node]);
         let on = self.on.iter().map(|fault| &self.planned[*fault]);
-        let freezing = on.filter(|fault| matches!(&fault.effect, Effect::Freeze(nodes) if nodes[node]));
-        freezing.filter_map(|fault| fault.until).max()
+        let mut until = on.filter(freezes).filter_map(|fault| fault.until).max()?;
+        loop {
+            let longer = |fault: &&Planned| fault.at <= until && fault.until > Some(until);
+            let Some(next) = self.planned.iter().filter(freezes).find(longer) else { return Some(until) };
+            until = next.until.unwrap_or(until);
+        }
     }
 
     /// Whether handshakes with a node fail.
@@ -677,6 +683,18 @@ mod tests {
         assert_eq!((faults.corruption(2), faults.corruption(1)), (0.25, 0.0));
         let faults = on(&format!("[[fault]]\nkind = \"stall\"\n{hit}"));
         assert!(faults.is_stalled(2) && !faults.is_stalled(1));
+    }
+
+    #[test]
+    fn a_freeze_that_begins_before_another_ends_goes_on_with_it() {
+        let freeze = |at: &str, lasts: &str| {
+            format!("[[fault]]\nkind = \"freeze\"\nat = \"{at}\"\nfor = \"{lasts}\"\nnodes = 2\n")
+        };
+        let text = [freeze("3s", "2s"), freeze("1s", "1s"), freeze("2s", "1s"), freeze("7s", "1s")].concat();
+        let mut faults = faults(&text, 4).unwrap();
+        faults.begin(1);
+        assert_eq!(faults.frozen_until(2), Some(Moment(5_000_000_000)));
+        assert_eq!(faults.frozen_until(1), None);
     }
 
     #[test]

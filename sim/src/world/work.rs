@@ -58,6 +58,22 @@ struct Counted {
     dot: Dot,
     /// The sum of all that this life has counted so far.
     sum: i128,
+    /// How far the node's earlier lives had come as far as this one knew: whoever sees this write learns that with it, also
+    /// when the earlier write itself was lost on its way.
+    before: BTreeMap<Lane, usize>,
+}
+
+/// How far each life has come, by the places in `all` of its last write that is known to whoever has seen some of them.
+fn known<'a>(all: &'a [Counted], seen: impl Fn(&Dot) -> bool) -> BTreeMap<&'a Lane, usize> {
+    let mut lives = BTreeMap::new();
+    for (place, counted) in all.iter().enumerate().filter(|(_, counted)| seen(&counted.dot)) {
+        let before = counted.before.iter().map(|(lane, place)| (lane, *place));
+        for (lane, place) in before.chain([(&counted.dot.lane, place)]) {
+            let last = lives.entry(lane).or_insert(place);
+            *last = place.max(*last);
+        }
+    }
+    lives
 }
 
 /// When a write was made.
@@ -172,21 +188,22 @@ impl World<'_> {
             return;
         }
         let Some(dot) = self.reference.last_write(&path.to_key()).cloned() else { return };
+        let Some(process) = &self.nodes[node].process else { return };
         let counted = self.work.counted.entry(key.clone()).or_default();
-        let before = counted.iter().rev().find(|counted| counted.dot.lane == dot.lane);
-        let sum = before.map_or(0, |before| before.sum) + i128::from(by);
-        counted.push(Counted { dot, sum });
+        let last = counted.iter().rev().find(|counted| counted.dot.lane == dot.lane);
+        let sum = last.map_or(0, |last| last.sum) + i128::from(by);
+        let lives = known(counted, |seen| process.seen.contains(&self.reference, seen)).into_iter();
+        let own = lives.filter(|(lane, _)| lane.actor().node == dot.lane.actor().node && **lane != dot.lane);
+        let before = own.map(|(lane, place)| (lane.clone(), place)).collect();
+        counted.push(Counted { dot, sum, before });
     }
 
     /// A counter at a node that is not what the lives that it has heard of had counted.
     pub(super) fn miscounted(&self) -> Option<(usize, String)> {
         self.running().find_map(|(node, process)| {
             self.work.counted.iter().find_map(|(key, all)| {
-                let mut lives: BTreeMap<&Lane, i128> = BTreeMap::new();
-                // The later ones of a life come later.
-                let seen = all.iter().filter(|counted| process.seen.contains(&self.reference, &counted.dot));
-                lives.extend(seen.map(|counted| (&counted.dot.lane, counted.sum)));
-                let expected: i128 = lives.values().sum();
+                let lives = known(all, |dot| process.seen.contains(&self.reference, dot));
+                let expected: i128 = lives.values().map(|place| all[*place].sum).sum();
                 let found = process.mesh.replica().counter(key).unwrap_or(0);
                 let what = || format!("{key} is {found}, what was counted there comes to {expected}");
                 (found != expected).then(|| (node, what()))

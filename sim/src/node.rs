@@ -8,6 +8,7 @@ use snomesh::crdt::{Lane, Revision};
 use snomesh::event::Ring;
 use snomesh::gossip::{Config, Durability, Event, Mesh};
 use snomesh::id::{Actor, Generation, NodeId};
+use snomesh::replica::Address;
 use snomesh::time::{Moment, Now, UnixMillis};
 
 use crate::checker::Seen;
@@ -87,6 +88,10 @@ pub(crate) struct Node {
     pub(crate) clock_stopped_at: Option<Moment>,
     /// How many frames it has received while bits flipped.
     pub(crate) received: u64,
+    /// Whether it ever had a link to another node.
+    pub(crate) has_met: bool,
+    /// Whom its operator told it of, beside the seeds.
+    pub(crate) told_of: Option<usize>,
 }
 
 impl Node {
@@ -111,6 +116,8 @@ impl Node {
             received: 0,
             doubled: false,
             clock_stopped_at: None,
+            has_met: false,
+            told_of: None,
         }
     }
 
@@ -137,7 +144,8 @@ impl Node {
         let mut generator = seed.generator("start", &[number as u64, u64::from(self.life)]);
         self.generation = (self.generation | 0xff) + 1 + crate::random::number(&mut generator, 0, 0xff);
         let actor = Actor { node: self.id, generation: Generation(self.generation) };
-        let config = config_of(number, scenario, &mut generator);
+        let mut config = config_of(number, scenario, &mut generator);
+        config.seeds.extend(self.told_of.map(address_of));
         config.validate().map_err(|error| error.to_string())?;
         let time = self.now(now);
         let mut mesh = Mesh::new(config, actor, crate::random::number(&mut generator, 0, u64::MAX), time);
@@ -195,6 +203,10 @@ fn address(number: usize) -> String {
     format!("n{number}.sim:4400")
 }
 
+fn address_of(number: usize) -> Address {
+    address(number).parse().expect("an address of the simulator is legal")
+}
+
 /// The node at an address, if it is the address of one.
 pub(crate) fn node_at(address: &str) -> Option<usize> {
     address.strip_prefix('n')?.strip_suffix(".sim:4400")?.parse().ok()
@@ -206,11 +218,10 @@ pub(crate) fn config_of(
     scenario: &Scenario,
     generator: &mut crate::random::Generator,
 ) -> Config {
-    let parse = |number| address(number).parse().expect("an address of the simulator is legal");
     let mut config = Config {
         label: format!("n{number}"),
-        addresses: vec![parse(number)],
-        seeds: (0..usize::try_from(scenario.mesh.seeds).unwrap_or(usize::MAX)).map(parse).collect(),
+        addresses: vec![address_of(number)],
+        seeds: (0..usize::try_from(scenario.mesh.seeds).unwrap_or(usize::MAX)).map(address_of).collect(),
         durability: match scenario.durability {
             Durable::Memory => Durability::Memory,
             Durable::Disk => Durability::Disk,

@@ -132,6 +132,25 @@ impl World<'_> {
         }
     }
 
+    /// A node that never met anybody, and whose seeds have all gone for good, cannot find the others, nor they it: its
+    /// operator starts it again with the address of one that runs.
+    pub(super) fn tell_strangers(&mut self) {
+        let seeds = usize::try_from(self.scenario.mesh.seeds).unwrap_or(usize::MAX);
+        let running: Vec<usize> = self.running().map(|(node, _)| node).collect();
+        // A seed that runs is found by everybody.
+        if running.iter().any(|node| *node < seeds) {
+            return;
+        }
+        let (met, strangers): (Vec<usize>, Vec<usize>) =
+            running.into_iter().partition(|node| self.nodes[*node].has_met);
+        let Some(host) = met.iter().chain(&strangers).next().copied() else { return };
+        for node in strangers.into_iter().filter(|node| *node != host) {
+            self.crash(node, DiskFate::Keep);
+            self.nodes[node].told_of = Some(host);
+            self.start(node);
+        }
+    }
+
     pub(super) fn fault_begins(&mut self, fault: usize) {
         let planned = self.faults.planned()[fault].clone();
         self.record(None, Kind::FaultBegins, fault as u64, 0, planned.kind.name().as_bytes());

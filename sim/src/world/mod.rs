@@ -371,6 +371,7 @@ impl<'a> World<'a> {
 
     fn heal(&mut self) {
         self.record(None, Kind::Heal, 0, 0, b"");
+        self.tell_strangers();
         self.queue.push(self.now, Event::Sample);
     }
 

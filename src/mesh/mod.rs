@@ -15,6 +15,7 @@
 //! **Invariant:** every queue between tasks is bounded, and the driver waits for none of them: a peer that does
 //! not read holds up the writer of its own link and nobody else.
 
+mod adopt;
 mod attributes;
 mod changes;
 mod connect;
@@ -31,6 +32,7 @@ mod service;
 mod traffic;
 mod typed;
 
+pub use adopt::{Adoption, Standing};
 pub use attributes::{MeshAttributeError, MeshAttributeRegistry};
 pub use changes::{Changes, PROPAGATION_BOUNDS, Propagation};
 pub use connect::{ConnectError, Connector, DaemonConnector, DialStatus};

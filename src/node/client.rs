@@ -213,6 +213,16 @@ impl Client {
         Ok(EventStream { body, buffer: Vec::new() })
     }
 
+    /// `GET` of bytes that come piece by piece, for as long as they take.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn pieces(&self, path: &str) -> Result<PieceStream, ClientError> {
+        let response = self.in_time(self.send(Method::GET, path, Bytes::new())).await?;
+        Ok(PieceStream { body: accepted(response).await?, timeout: self.timeout })
+    }
+
     /// `POST` that turns the connection into a stream of [`CONNECT_PROTOCOL`].
     ///
     /// # Errors
@@ -338,6 +348,36 @@ impl EventStream {
             }
             if self.buffer.len() > MAX_EVENT {
                 return Err(ClientError::Broken("an event is too long".into()));
+            }
+        }
+    }
+}
+
+/// Bytes as they come.
+#[derive(Debug)]
+pub struct PieceStream {
+    body: Incoming,
+    timeout: Duration,
+}
+
+impl PieceStream {
+    /// The next bytes; nothing at the end.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`], also if nothing comes for as long as an answer may take.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        let after = self.timeout;
+        loop {
+            let frame = timeout(after, self.body.frame()).await;
+            match frame.map_err(|_elapsed| ClientError::TimedOut { after })? {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(ClientError::Broken(error.into())),
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        return Ok(Some(bytes));
+                    }
+                }
             }
         }
     }

@@ -251,6 +251,20 @@ impl NodeFiles {
         node_of_certificate(&certificate).ok_or_else(|| failed(CaError::OtherKey)).map(Some)
     }
 
+    /// The node that it is of, if it is of one already.
+    ///
+    /// # Errors
+    ///
+    /// [`DataDirError::File`], [`DataDirError::Identity`].
+    pub fn known_node(&self) -> Result<Option<NodeId>, DataDirError> {
+        let path = self.file("identity.key");
+        let Some(pem) = files::read_secret(&path)? else { return Ok(None) };
+        let identity = Identity::from_pem(&pem);
+        identity
+            .map(|identity| Some(identity.node_id()))
+            .map_err(|source| DataDirError::Identity { path, source })
+    }
+
     /// Takes what a node of the mesh gave: from now on the directory is that of a node of that mesh.
     ///
     /// # Errors

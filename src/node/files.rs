@@ -3,7 +3,7 @@
 //! A secret that others can read is refused, not repaired: whoever could read it may have done so already.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -114,23 +114,74 @@ pub(super) fn read_secret(path: &Path) -> Result<Option<String>, FileError> {
 
 /// Writes a file as a whole or not at all; it has survived a crash when this returns.
 pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<(), FileError> {
-    let attempt = || -> io::Result<()> {
+    let mut draft = Draft::create(path, mode)?;
+    let written = draft.write_all(text.as_bytes());
+    written.map_err(|source| FileError::Write { path: path.into(), source })?;
+    draft.publish()
+}
+
+/// A file that gets its name only when it is whole. Dropped before that it leaves nothing, and what was there before is
+/// still there.
+#[derive(Debug)]
+pub(super) struct Draft {
+    path: PathBuf,
+    temporary: PathBuf,
+    file: BufWriter<File>,
+    is_published: bool,
+}
+
+impl Draft {
+    /// Begins to write.
+    pub(super) fn create(path: &Path, mode: u32) -> Result<Self, FileError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let directory =
-            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-        let temporary = directory.join(format!(".{name}.new"));
-        if let Err(error) = std::fs::remove_file(&temporary)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(error);
+        let temporary = directory_of(path).join(format!(".{name}.new"));
+        let attempt = || -> io::Result<File> {
+            if let Err(error) = std::fs::remove_file(&temporary)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(error);
+            }
+            OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)
+        };
+        let file = attempt().map_err(|source| FileError::Write { path: path.into(), source })?;
+        Ok(Self { path: path.into(), temporary, file: BufWriter::new(file), is_published: false })
+    }
+
+    /// Gives it its name; it has survived a crash when this returns.
+    pub(super) fn publish(mut self) -> Result<(), FileError> {
+        let mut attempt = || -> io::Result<()> {
+            self.file.flush()?;
+            self.file.get_ref().sync_all()?;
+            std::fs::rename(&self.temporary, &self.path)?;
+            self.is_published = true;
+            File::open(directory_of(&self.path))?.sync_all()
+        };
+        let published = attempt();
+        published.map_err(|source| FileError::Write { path: self.path.clone(), source })
+    }
+}
+
+impl Write for Draft {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.is_published {
+            // What cannot be removed is removed by whoever writes there next.
+            std::fs::remove_file(&self.temporary).ok();
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        File::open(directory)?.sync_all()
-    };
-    attempt().map_err(|source| FileError::Write { path: path.into(), source })
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
 }
 
 /// Makes a directory that only its owner can look into, or checks that it is one.
@@ -189,6 +240,23 @@ mod tests {
 
     fn chmod(path: &Path, mode: u32) {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_draft_that_is_not_finished_leaves_what_was_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("copy");
+        write(&path, "old", 0o600).unwrap();
+        let mut draft = Draft::create(&path, 0o600).unwrap();
+        draft.write_all(b"half").unwrap();
+        drop(draft);
+        assert_eq!(read(&path).unwrap().as_deref(), Some("old"));
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+        let mut draft = Draft::create(&path, 0o600).unwrap();
+        draft.write_all(b"whole").unwrap();
+        draft.publish().unwrap();
+        assert_eq!(read(&path).unwrap().as_deref(), Some("whole"));
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod listing;
 mod metrics;
 mod nearest;
 mod notify;
+mod offline;
 mod parse;
 mod ping;
 mod pipe;
@@ -37,7 +38,7 @@ mod settings;
 mod trust;
 
 pub use admin::{AdminError, HttpError};
-pub use client::{Agent, Client, ClientError, EventStream, Token};
+pub use client::{Agent, Client, ClientError, EventStream, PieceStream, Token};
 pub use config::{DEFAULT_PORT, NodeConfig, StateStore};
 pub use control::{Controls, LogControl, ReloadRequests, Reloaded};
 pub use data_dir::{CaSource, DataDir, DataDirError, NodeFiles, Trust};

@@ -6,6 +6,7 @@
 
 mod counter;
 mod path;
+mod piece;
 mod record;
 mod selector;
 mod set;
@@ -13,6 +14,7 @@ mod state;
 mod view;
 
 pub use path::{AttributeKey, AttributeKeyError, AttributeName, Path, Scope};
+pub use piece::{Piece, Pieces};
 pub use record::{Address, AddressError, Attributes, AttributesError, NodeRecord};
 pub use selector::{Requirement, Selector, SelectorError};
 pub use set::ElementId;

@@ -11,6 +11,7 @@ mod admin;
 mod browser;
 mod compat;
 mod config;
+mod copy;
 mod crash;
 mod dashboard;
 mod demo;

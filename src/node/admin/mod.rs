@@ -18,6 +18,8 @@
 //! | `GET /v1/attributes?prefix=&limit=&after=` | [`AttributeList`](super::api::AttributeList), at most 5,000 at a time |
 //! | `GET /v1/attributes/{key}` | the bytes of the value; `?format=json`: [`Attribute`](super::api::Attribute) |
 //! | `PUT`, `DELETE /v1/attributes/{key}` | sets it to the bytes of the body, removes it: [`Write`](super::api::Write) |
+//! | `GET /v1/state?prefix=` | what the mesh keeps, a [`StateLine`](super::api::StateLine) each |
+//! | `POST /v1/state` | lines of a copy, put back: [`ImportState`](super::api::ImportState) to [`ImportedState`](super::api::ImportedState) |
 //! | `GET /v1/digest` | [`Digest`](super::api::Digest) |
 //! | `GET /v1/events` | server-sent [`Event`](super::api::Event)s from now on |
 //! | `GET /v1/watch/attributes?prefix=` | the attributes, `synced`, then changes; after `lagged` all of it again |

@@ -18,6 +18,8 @@ enum Content {
     Bytes,
     /// For people, or in a format of its own.
     Text(&'static str),
+    /// Documents of that name, a line each.
+    Lines(&'static str),
     /// Server-sent events.
     Events,
 }
@@ -72,6 +74,22 @@ const OPERATIONS: &[Operation] = &[
     get("/metrics", "Metrics for Prometheus", Content::Text("application/openmetrics-text")),
     get("/openapi.json", "This description", Content::Text("application/json")),
     get("/v1/status", "The node, and what it is doing", Content::Json("Status")),
+    with(
+        get(
+            "/v1/state",
+            "What the mesh keeps, a line of JSON each: a StateLine; the last one says that it is whole",
+            Content::Lines("StateLine"),
+        ),
+        &[("prefix", "Only attributes, counters and sets whose full names begin so")],
+    ),
+    change(
+        "post",
+        "/v1/state",
+        "Put lines of a copy back; nothing is written if one of them is no line",
+        Content::Json("ImportState"),
+        "200",
+        Content::Json("ImportedState"),
+    ),
     get("/v1/digest", "The digest of the replicated state", Content::Json("Digest")),
     get("/v1/doctor", "Everything an operator would look at, check by check", Content::Json("Doctor")),
     change(
@@ -328,6 +346,7 @@ fn content(content: Content) -> Value {
             json!({ "application/octet-stream": { "schema": { "type": "string", "format": "binary" } } })
         }
         Content::Text(kind) => json!({ kind: { "schema": text } }),
+        Content::Lines(name) => json!({ "application/x-ndjson": { "schema": reference(name) } }),
         Content::Events => json!({ "text/event-stream": { "schema": reference("Event") } }),
     }
 }
@@ -356,6 +375,8 @@ fn schemas() -> Map<String, Value> {
         Event,
         Expose,
         Exposed,
+        ImportState,
+        ImportedState,
         Increment,
         Invite,
         Invited,
@@ -374,6 +395,7 @@ fn schemas() -> Map<String, Value> {
         SetAcl,
         SetChange,
         SetList,
+        StateLine,
         Status,
         TunnelList,
         UiCode,

@@ -150,7 +150,7 @@ impl Source {
             drop(reader);
         });
         let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
-        (headers, Body::new(Frames { waiting })).into_response()
+        (headers, Body::new(Frames::new(waiting))).into_response()
     }
 }
 
@@ -260,8 +260,14 @@ impl Client {
 }
 
 /// A body that comes piece by piece.
-struct Frames {
+pub(super) struct Frames {
     waiting: mpsc::Receiver<Bytes>,
+}
+
+impl Frames {
+    pub(super) fn new(waiting: mpsc::Receiver<Bytes>) -> Self {
+        Self { waiting }
+    }
 }
 
 impl hyper::body::Body for Frames {

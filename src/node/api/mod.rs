@@ -12,6 +12,7 @@ mod event;
 mod node;
 mod problem;
 mod route;
+mod state;
 mod status;
 mod trust;
 mod tunnel;
@@ -26,6 +27,10 @@ pub use event::Event;
 pub use node::{Node, NodeList, state_name};
 pub use problem::{Code, Problem};
 pub use route::{CONNECT_PROTOCOL, Candidate, Resolution};
+pub use state::{
+    ImportState, ImportedState, KeptAttribute, KeptCounter, KeptElement, KeptPolicy, KeptRevocation,
+    KeptValue, RefusedLine, STATE_FORMAT, StateEnd, StateHead, StateLine, StateLineError,
+};
 pub use status::{Counts, Digest, Seed, Status};
 pub use trust::{Invite, Invited, Reloaded, Revoke, Revoked};
 pub use tunnel::{Bind, BindList, Expose, Exposed, Tunnel, TunnelList};

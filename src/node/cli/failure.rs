@@ -5,7 +5,7 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::node::api::Code;
-use crate::node::{ClientError, DataDirError, StartError};
+use crate::node::{ClientError, DataDirError, FileError, StartError};
 use crate::store::StoreError;
 use crate::tunnel::quic::BindError;
 
@@ -113,6 +113,12 @@ impl Failure {
         self
     }
 
+    /// Gives a hint where there is none.
+    pub(super) fn or_hint(mut self, hint: &str) -> Self {
+        self.hint.get_or_insert_with(|| hint.to_owned());
+        self
+    }
+
     pub(super) fn usage(what: impl Into<String>) -> Self {
         Self::new(Exit::Usage, what)
     }
@@ -208,6 +214,11 @@ impl From<StartError> for Failure {
         };
         Self::hinted(exit, &error, hint)
     }
+}
+
+/// A file that was named cannot be used.
+pub(super) fn file_failure(error: &FileError) -> Failure {
+    Failure::hinted(Exit::Unexpected, error, error.hint())
 }
 
 impl From<io::Error> for Failure {

@@ -17,6 +17,7 @@ mod node;
 mod proxy;
 mod resolve;
 mod screen;
+mod state;
 mod stream;
 mod telemetry;
 mod trust;
@@ -189,6 +190,9 @@ Examples:
     Resolve(resolve::Resolve),
     /// Print what happens, as it happens
     Events,
+    /// A copy of what the mesh keeps, as lines of JSON: write it down, put it back
+    #[command(subcommand)]
+    State(state::State),
     /// The digest of the replicated state: equal on two nodes exactly when their states are
     Digest,
     /// Serve clients of snocat's protocol version 0 (not part of a mesh)
@@ -260,6 +264,11 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
                 return done;
             }
         }
+        Command::State(ref state) => {
+            if let Some(done) = state::offline(&global, state, &mut screen) {
+                return done;
+            }
+        }
         Command::Join(join) => return trust::join(&global, &join, &mut screen),
         Command::Demo(demo) => return demo::run(&global, demo, &mut screen),
         Command::Server(args) => return compat::server(&global, &args, &mut screen),
@@ -299,6 +308,7 @@ async fn ask(
         Command::Ping(ping) => return node::ping(client, screen, ping).await,
         Command::Tunnel(tunnels) => return tunnel::run(client, screen, tunnels).await,
         Command::Watch { prefix } => return stream::watch_tunnels(client, screen, &prefix).await,
+        Command::State(state) => return state::run(client, screen, state).await,
         Command::Digest => look::digest(client, screen).await?,
         Command::Invite(invite) => trust::invite(client, screen, &invite).await?,
         Command::Revoke(revoke) => trust::revoke(client, screen, revoke).await?,

@@ -71,6 +71,11 @@ impl Screen {
         self.format
     }
 
+    /// Whether nothing but the answer is wanted.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// Prints a line.
     pub(super) fn line(&mut self, text: impl AsRef<str>) -> io::Result<()> {
         writeln!(self.out, "{}", text.as_ref())?;

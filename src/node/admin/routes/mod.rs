@@ -4,6 +4,7 @@ mod acl;
 mod attribute;
 mod control;
 mod route;
+mod state;
 mod trust;
 mod tunnel;
 mod typed;
@@ -55,6 +56,7 @@ pub(in crate::node) fn router(agent: Arc<Agent>) -> Router {
         .merge(watch::routes())
         .merge(ui::routes())
         .merge(typed::routes())
+        .merge(state::routes())
         .fallback(async || Problem::not_found("there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             let status = StatusCode::METHOD_NOT_ALLOWED;

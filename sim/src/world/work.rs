@@ -64,7 +64,7 @@ struct Counted {
 }
 
 /// How far each life has come, by the places in `all` of its last write that is known to whoever has seen some of them.
-fn known<'a>(all: &'a [Counted], seen: impl Fn(&Dot) -> bool) -> BTreeMap<&'a Lane, usize> {
+fn known(all: &[Counted], seen: impl Fn(&Dot) -> bool) -> BTreeMap<&Lane, usize> {
     let mut lives = BTreeMap::new();
     for (place, counted) in all.iter().enumerate().filter(|(_, counted)| seen(&counted.dot)) {
         let before = counted.before.iter().map(|(lane, place)| (lane, *place));

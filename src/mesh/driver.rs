@@ -81,6 +81,8 @@ pub struct Driver {
 struct Writer {
     told: oneshot::Sender<Result<Written, CommandError>>,
     written: Written,
+    /// What was asked for: a write in memory waits too when it comes after one that waits for the disk.
+    asked: Durability,
 }
 
 impl Driver {
@@ -293,7 +295,7 @@ impl Driver {
             }
             Some(until) => {
                 let until = self.writers.back().map_or(until, |(last, _)| until.max(*last));
-                self.writers.push_back((until, Writer { told, written }));
+                self.writers.push_back((until, Writer { told, written, asked: durability }));
             }
         }
     }
@@ -307,7 +309,7 @@ impl Driver {
                 if let Some(ticket) = persister.committed(&self.mesh) {
                     self.mesh.handle_persisted(now, ticket);
                     while self.writers.front().is_some_and(|(until, _)| *until <= ticket) {
-                        if let Some((_, Writer { told, written })) = self.writers.pop_front() {
+                        if let Some((_, Writer { told, written, .. })) = self.writers.pop_front() {
                             told.send(Ok(written)).ok();
                         }
                     }
@@ -315,6 +317,10 @@ impl Driver {
                 Storage::Durable
             }
             Report::NoRoom => {
+                // What waits for the disk holds until then, or everything after it would wait along: a full disk must
+                // not keep from writing what need not be durable.
+                let last = self.mesh.last_ticket();
+                self.mesh.handle_persisted(now, last);
                 self.refuse_writers(CommandError::Delayed);
                 Storage::NoRoom
             }
@@ -339,8 +345,9 @@ impl Driver {
     }
 
     fn refuse_writers(&mut self, error: CommandError) {
-        for (_, Writer { told, .. }) in self.writers.drain(..) {
-            told.send(Err(error)).ok();
+        for (_, Writer { told, written, asked }) in self.writers.drain(..) {
+            let in_memory = error == CommandError::Delayed && asked == Durability::Memory;
+            told.send(if in_memory { Ok(written) } else { Err(error) }).ok();
         }
     }
 

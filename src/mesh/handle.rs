@@ -67,9 +67,9 @@ pub enum CommandError {
     /// The disk is full. Reading goes on, and so do writes that need not be durable.
     #[error("the disk is full: no durable write is taken until there is room")]
     NoRoom,
-    /// The disk became full while the write waited for it. It takes effect when there is room, or never if the node
-    /// ends before.
-    #[error("the disk is full: the write takes effect when there is room again")]
+    /// The disk became full while the write waited for it. It holds, becomes durable when there is room, and is lost here if
+    /// the node ends before.
+    #[error("the disk is full: the write holds, and is durable only when there is room again")]
     Delayed,
     /// The disk failed while the write waited for it: it may or may not be there when the node starts again.
     #[error("the disk failed: whether the write is durable is not known")]

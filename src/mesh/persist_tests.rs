@@ -265,6 +265,10 @@ async fn a_full_disk_refuses_writes_and_neither_tunnels_nor_reading_and_recovers
     node.disk.report(Report::NoRoom);
     assert_eq!(answer(caught).await, Err(CommandError::Delayed));
     assert_eq!(*node.mesh.storage().borrow(), Storage::NoRoom);
+    // It holds, or what need not be durable would wait behind it.
+    assert_eq!(node.is("mesh/x").await, Some(value("1")));
+    assert_eq!(answer(node.set("mesh/z", "1", Durability::Memory)).await, Ok(Written::Yes));
+    assert_eq!(node.is("mesh/z").await, Some(value("1")));
     assert_eq!(answer(node.set("mesh/y", "1", Durability::Disk)).await, Err(CommandError::NoRoom));
     let name: crate::id::TunnelName = "web".parse().unwrap();
     let registered = node.mesh.register(name.clone(), TunnelId(1), Attributes::default());
@@ -274,7 +278,7 @@ async fn a_full_disk_refuses_writes_and_neither_tunnels_nor_reading_and_recovers
     node.disk.report(Report::Committed);
     let mut storage = node.mesh.storage();
     timeout(PATIENCE, storage.wait_for(|storage| *storage == Storage::Durable)).await.unwrap().unwrap();
-    // What had been caught has taken effect, what was refused has not.
+    // What had been caught holds still, what was refused does not.
     assert_eq!(node.is("mesh/x").await, Some(value("1")));
     assert_eq!(node.is("mesh/y").await, None);
     let write = node.set("mesh/y", "1", Durability::Disk);

@@ -17,6 +17,7 @@ mod dashboard;
 mod demo;
 mod documents;
 mod everyday;
+mod hardening;
 mod http;
 mod looking;
 mod mesh;

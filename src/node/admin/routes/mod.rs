@@ -132,3 +132,23 @@ fn json<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
     serde_json::from_slice(&bytes(body)?)
         .map_err(|error| Problem::invalid(format!("the body is not what is expected: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+
+    use super::*;
+
+    /// HARDENING C6.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_does_not_begin_in_time_is_not_waited_for() {
+        let slow = Router::<()>::new().route("/slow", get(async || std::future::pending::<()>().await));
+        let service = TowerToHyperService::new(slow.layer(middleware::from_fn(in_time)));
+        let request = Request::get("/slow").body(axum::body::Body::empty()).unwrap();
+        let begun = tokio::time::Instant::now();
+        let response = service.call(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+        assert_eq!(begun.elapsed(), REQUEST_TIMEOUT);
+    }
+}

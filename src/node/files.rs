@@ -44,10 +44,12 @@ pub enum FileError {
         path: PathBuf,
     },
     /// It is no regular file, or no text of a sensible length.
-    #[error("{} is not a text file of at most {MAX_LEN} bytes", .path.display())]
+    #[error("{} is not a text file of at most {max} bytes", .path.display())]
     NotText {
         /// Which one.
         path: PathBuf,
+        /// How long it may be.
+        max: u64,
     },
     /// Others may read it.
     #[error("{} is accessible to others (mode {mode:04o})", .path.display())]
@@ -87,9 +89,14 @@ impl FileError {
 
 /// Reads a text that anybody may know. Nothing if there is no such file.
 pub(super) fn read(path: &Path) -> Result<Option<String>, FileError> {
+    read_up_to(path, MAX_LEN)
+}
+
+/// Like [`read`], for a file that may have so many bytes.
+pub(super) fn read_up_to(path: &Path, max: u64) -> Result<Option<String>, FileError> {
     let failed = |source| FileError::Read { path: path.into(), source };
     match File::open(path) {
-        Ok(file) => text_of(path, file).map(Some),
+        Ok(file) => text_of(path, file, max).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed(error)),
     }
@@ -109,7 +116,7 @@ pub(super) fn read_secret(path: &Path) -> Result<Option<String>, FileError> {
     // Of the open file, so that nobody can exchange it between the judgement and the reading.
     let metadata = file.metadata().map_err(|source| FileError::Read { path: path.into(), source })?;
     judge(path, metadata.uid(), metadata.mode(), 0o600)?;
-    text_of(path, file).map(Some)
+    text_of(path, file, MAX_LEN).map(Some)
 }
 
 /// Writes a file as a whole or not at all; it has survived a crash when this returns.
@@ -220,15 +227,15 @@ fn judge(path: &Path, owner: u32, mode: u32, wanted: u32) -> Result<(), FileErro
     Ok(())
 }
 
-fn text_of(path: &Path, file: File) -> Result<String, FileError> {
+fn text_of(path: &Path, file: File, max: u64) -> Result<String, FileError> {
     let failed = |source| FileError::Read { path: path.into(), source };
-    let not_text = || FileError::NotText { path: path.into() };
+    let not_text = || FileError::NotText { path: path.into(), max };
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(not_text());
     }
     let mut bytes = Vec::new();
-    file.take(MAX_LEN + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > MAX_LEN {
+    file.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > max {
         return Err(not_text());
     }
     String::from_utf8(bytes).ok().ok_or_else(not_text)

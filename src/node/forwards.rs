@@ -22,7 +22,12 @@ use crate::replica::Attributes;
 use crate::service::{
     Declared, Listen, ListenerProxy, OpenError, Refusal, Target, TargetTable, UdpListenerProxy, bind_lowest,
 };
+use crate::store;
+
 use crate::tunnel::{CloseReason, Closed, TunnelStream};
+
+/// The longest file of forwards that is read, in bytes: some hundred thousand of them.
+const MAX_FILE: u64 = 64 * 1024 * 1024;
 
 /// What is needed to open a stream from this node.
 #[derive(Debug, Clone)]
@@ -206,19 +211,13 @@ impl Forwards {
 
     /// Takes up again what held when the node stopped. What does not hold any more is said and left out.
     pub(super) async fn restore(&self) {
-        let saved: Saved = match files::read(&self.file) {
+        let saved: Saved = match files::read_up_to(&self.file, MAX_FILE) {
             Ok(None) => return,
             Ok(Some(text)) => match serde_json::from_str(&text) {
                 Ok(saved) => saved,
-                Err(error) => {
-                    tracing::warn!(file = %self.file.display(), %error, "forwards are damaged and not taken up");
-                    return;
-                }
+                Err(error) => return self.set_aside(&error),
             },
-            Err(error) => {
-                tracing::warn!(%error, "forwards are not taken up");
-                return;
-            }
+            Err(error) => return self.set_aside(&error),
         };
         for SavedExposure { name, target, attributes } in saved.exposed {
             let (Ok(name), Ok(target), Ok(attributes)) =
@@ -243,6 +242,17 @@ impl Forwards {
             {
                 tracing::warn!(%error, "a tunnel is not bound again");
             }
+        }
+    }
+
+    /// What cannot be taken up is not written over by the next change either.
+    fn set_aside(&self, error: &dyn std::error::Error) {
+        match store::set_aside(&self.file) {
+            Ok(aside) => {
+                let aside = aside.unwrap_or_default();
+                tracing::error!(%error, aside = %aside.display(), "forwards cannot be read: they are kept aside");
+            }
+            Err(kept) => tracing::error!(%error, %kept, "forwards cannot be read and are not taken up"),
         }
     }
 
@@ -537,7 +547,7 @@ impl State {
             policy: Some(binding.route.policy.to_string()),
         });
         let saved = Saved { exposed: exposed.collect(), binds: binds.collect() };
-        serde_json::to_string_pretty(&saved).expect("texts and numbers are JSON")
+        serde_json::to_string(&saved).expect("texts and numbers are JSON")
     }
 }
 

@@ -273,7 +273,14 @@ fn every_word_that_is_not_legal_is_refused_with_what_is() {
         assert_eq!(answer.status, status, "{request}: {answer:?}");
         assert_eq!(answer.json()["code"], code, "{request}: {answer:?}");
     }
-    // What only the authority may do, asked of a node without its key.
+}
+
+/// HARDENING C1: what only the authority may do, asked of a node without its key.
+#[test]
+fn a_node_without_the_authoritys_key_does_not_do_what_needs_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    let json = "HTTP/1.1\r\ncontent-type: application/json";
     let c = directory.path().join("c");
     let token = a.ok(&["invite", "-o", "name"]).text();
     let joined = snomesh(&["join", token.trim(), "--data-dir", c.to_str().unwrap()]);
@@ -302,7 +309,7 @@ fn an_answer_that_makes_no_sense_is_an_unexpected_failure() {
     let server = std::thread::spawn(move || {
         for answer in answers {
             let (mut stream, _) = listener.accept().unwrap();
-            stream.read(&mut [0; 4_096]).unwrap();
+            assert!(stream.read(&mut [0; 4_096]).unwrap() > 0);
             stream.write_all(answer).unwrap();
         }
     });
@@ -387,4 +394,38 @@ fn a_full_disk_makes_a_node_read_only_until_there_is_room() {
     for key in &acknowledged {
         assert_eq!(a.run(&["attr", "get", key]).stdout.len(), value.len(), "{key} was acknowledged");
     }
+}
+
+/// FEATURES P10: however many tunnels a node offers, it offers them again; and what cannot be read is not lost.
+#[test]
+fn thousands_of_offers_hold_after_a_restart_and_a_damaged_file_of_them_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("a");
+    let agent = Agent::start(directory.path(), "a", &[]);
+    agent.ok(&["expose", "web", "9", "--attr", "env=prod"]);
+    agent.stop();
+    // As many as it takes to fill more than a mebibyte, written as the node writes them.
+    let file = data.join("forwards.json");
+    let mut saved: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let one = saved["exposed"][0].clone();
+    let offers = (0..12_000).map(|number| {
+        let mut offer = one.clone();
+        offer["name"] = format!("tunnel-with-a-name-of-some-length-{number:05}").into();
+        offer
+    });
+    saved["exposed"] = offers.collect();
+    let text = serde_json::to_string(&saved).unwrap();
+    assert!(text.len() > 1024 * 1024, "{}", text.len());
+    std::fs::write(&file, &text).unwrap();
+    let agent = Agent::start(directory.path(), "a", &[]);
+    assert_eq!(agent.status()["exposed"].as_array().unwrap().len(), 12_000);
+    until("they are found", || agent.status()["tunnels"] == 12_000);
+    agent.stop();
+
+    std::fs::write(&file, &text[..text.len() / 2]).unwrap();
+    let agent = Agent::start(directory.path(), "a", &[]);
+    agent.ok(&["expose", "db", "9"]);
+    assert!(agent.log().contains("forwards cannot be read"), "{}", agent.log());
+    let kept = std::fs::read_to_string(data.join("forwards.damaged-1")).unwrap();
+    assert!(kept == text[..text.len() / 2], "what could not be read is as it was");
 }

@@ -262,8 +262,13 @@ function drawMap() {
       const rtt = node.rttMicros === undefined ? "" : `, round trip ${milliseconds(node.rttMicros / 1000)}`;
       mark(group, "aria-label", `${node.name}, ${node.local ? "this node" : node.state}${rtt}`);
       write(group.children[2], node.local ? "●" : MARKS[node.state] || "");
+      const under = node.local ? "this node" : node.state === "alive" ? "" : node.state;
       write(group.children[3], node.name || short(node.node));
-      write(group.children[4], node.local ? "this node" : node.state === "alive" ? "" : node.state);
+      write(group.children[4], under);
+      // In the upper half the links go down: what is written stands above them.
+      const above = y < 200;
+      mark(group.children[3], "y", above ? (under ? -46 : -31) : 40);
+      mark(group.children[4], "y", above ? -31 : 55);
     });
 }
 

@@ -85,6 +85,22 @@ mod tests {
         doubt.lost(node(1), 1, &config, Moment(0));
         doubt.lost(node(2), 0, &config, Moment(0));
         assert_eq!(doubt.until(), None, "two say nothing");
+        // Three of ten are not most.
+        let mut doubt = Doubt::default();
+        for number in 1..=3 {
+            doubt.lost(node(number), usize::from(10 - number), &config, Moment(0));
+            assert_eq!(doubt.until(), None, "{number} of ten");
+        }
+        // Nor are those that are back.
+        let mut doubt = Doubt::default();
+        doubt.lost(node(1), 2, &config, Moment(0));
+        doubt.lost(node(2), 1, &config, Moment(0));
+        doubt.found(&node(1));
+        doubt.found(&node(2));
+        doubt.lost(node(3), 2, &config, Moment(0));
+        assert_eq!(doubt.until(), None, "two are back");
+        let mut doubt = Doubt::default();
+        doubt.lost(node(1), 1, &config, Moment(0));
         // Whoever flaps is one, however often.
         for _ in 0..9 {
             doubt.found(&node(1));

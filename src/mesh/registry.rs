@@ -133,6 +133,27 @@ mod tests {
         Some((MeshRegistry::new(mesh.handle()), of, mesh))
     });
 
+    /// FEATURES P5: what its holder may not expose is found by nobody who looks.
+    #[tokio::test]
+    async fn a_lookup_passes_over_what_its_holder_may_not_expose() {
+        use crate::auth::test_mesh::TestMesh;
+        use crate::auth::{Policy, SignedPolicy};
+        let mesh = alone();
+        let registry = MeshRegistry::new(mesh.handle());
+        registry.register(registration("web", 1)).await.unwrap();
+        let name = registration("web", 1).name;
+        assert!(registry.lookup(&name).await.unwrap().is_some());
+        let decree = |serial, open| {
+            let policy = Policy { open, ..Policy::default() };
+            let signed = SignedPolicy::sign(&TestMesh::new().ca, serial, crate::time::UnixMillis(1), policy);
+            mesh.handle().access().adopt(&signed.unwrap())
+        };
+        assert!(decree(1, false));
+        assert_eq!(registry.lookup(&name).await.unwrap(), None);
+        assert!(decree(2, true));
+        assert!(registry.lookup(&name).await.unwrap().is_some());
+    }
+
     /// FEATURES S20.
     #[tokio::test]
     async fn a_tunnel_between_nodes_is_not_registered() {

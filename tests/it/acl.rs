@@ -93,10 +93,14 @@ fn a_policy_holds_everywhere_for_whoever_exposes_and_whoever_connects() {
     let check = c.run(&["acl", "check", "c", "connect", "web"]);
     assert_eq!(check.code, Some(5), "{check:?}");
     assert!(check.text().contains("none of them names the node"), "{check:?}");
+    let explained = c.run(&["resolve", "web", "--explain"]).text();
+    assert!(explained.contains("this node may not connect"), "c need not ask to know: {explained}");
     assert_eq!(a.run_reading(&["connect", "web"], Vec::new()).stdout, b"hello");
     // Who may not expose is not found, by anybody, and cannot begin to.
     let explained = a.run(&["resolve", "cam-1", "--explain"]).text();
     assert!(explained.contains("may not expose"), "{explained}");
+    let listed = a.run(&["tunnel", "show", "cam-1", "-o", "json"]).json();
+    assert_eq!(listed["tunnels"][0]["chosen"], false, "it is there, and no lookup finds it: {listed}");
     assert_eq!(a.run(&["connect", "cam-1"]).code, Some(5));
     let refused = b.run(&["expose", "cam-2", &target]);
     assert_eq!(refused.code, Some(5), "{refused:?}");

@@ -15,7 +15,7 @@ use crate::id::NodeId;
 use crate::time::UnixMillis;
 
 /// How far back a certificate begins to hold, for nodes whose clocks are behind.
-const BACKDATED: Duration = Duration::from_secs(60 * 60);
+pub(crate) const BACKDATED: Duration = Duration::from_secs(60 * 60);
 
 /// The authority of one mesh: a key pair and a certificate that all nodes trust. Whoever has its key can make nodes.
 #[derive(Debug)]

@@ -10,17 +10,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rcgen::{CertificateParams, CertificateSigningRequestParams};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
-    SignatureScheme,
-};
+use rustls::{CertificateError, ClientConfig, Error, RootCertStore, ServerConfig};
 
+use super::request::CertificateRequest;
+use super::tls::signatures_by_algorithms;
 use super::token::{MESH_LEN, SECRET_LEN};
 use super::{
     CaError, CredentialsError, Identity, IdentityError, MeshCa, MeshCredentials, NodeCertificate, Token,
@@ -32,7 +30,6 @@ use crate::tunnel::quic::{GUEST_ALPN, node_of_certificate};
 const VERSION: u8 = 1;
 const GRANTED: u8 = 0;
 const REFUSED: u8 = 1;
-const MAX_REQUEST: usize = 4_096;
 const MAX_PEM: usize = 8_192;
 
 /// What a guest asks for.
@@ -40,8 +37,7 @@ const MAX_PEM: usize = 8_192;
 pub struct JoinRequest {
     /// The secret of its invitation.
     pub secret: [u8; SECRET_LEN],
-    /// The certificate request, in DER.
-    request: Vec<u8>,
+    request: CertificateRequest,
 }
 
 /// What a guest is given.
@@ -85,10 +81,7 @@ impl JoinRequest {
     ///
     /// [`IdentityError::Generate`] if the request cannot be signed.
     pub fn new(secret: [u8; SECRET_LEN], identity: &Identity) -> Result<Self, IdentityError> {
-        let request = CertificateParams::default()
-            .serialize_request(identity.key())
-            .map_err(IdentityError::Generate)?;
-        Ok(Self { secret, request: request.der().to_vec() })
+        Ok(Self { secret, request: CertificateRequest::new(identity)? })
     }
 
     /// Its bytes.
@@ -96,7 +89,7 @@ impl JoinRequest {
         let mut writer = Writer::new();
         writer.byte(VERSION);
         writer.raw(&self.secret);
-        writer.bytes(&self.request);
+        self.request.write(&mut writer);
         writer.finish()
     }
 
@@ -112,7 +105,7 @@ impl JoinRequest {
             tag => return Err(Malformed::Unknown { what: "version of a request", tag: tag.into() }),
         }
         let secret = reader.array()?;
-        let request = reader.bytes(MAX_REQUEST, "a certificate request")?.to_vec();
+        let request = CertificateRequest::read(&mut reader)?;
         reader.finish()?;
         Ok(Self { secret, request })
     }
@@ -123,8 +116,7 @@ impl JoinRequest {
     ///
     /// [`CaError::Request`] if the request does not prove that its sender has the key.
     pub fn sign(&self, ca: &MeshCa, validity: Duration) -> Result<NodeCertificate, CaError> {
-        let request = CertificateSigningRequestParams::from_der(&self.request.as_slice().into());
-        ca.sign_key(&request.map_err(CaError::Request)?.public_key, validity.into())
+        self.request.sign(ca, validity.into())
     }
 }
 
@@ -217,7 +209,8 @@ pub fn guest_door_tls(credentials: &MeshCredentials) -> Result<ServerConfig, Cre
 ///
 /// [`CredentialsError::Tls`].
 pub fn guest_tls(token: &Token) -> Result<ClientConfig, CredentialsError> {
-    let verifier = Pinned { mesh: token.mesh, provider: provider() };
+    let algorithms = provider().signature_verification_algorithms;
+    let verifier = Pinned { mesh: token.mesh, algorithms };
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -238,7 +231,7 @@ fn provider() -> Arc<CryptoProvider> {
 #[derive(Debug)]
 struct Pinned {
     mesh: [u8; MESH_LEN],
-    provider: Arc<CryptoProvider>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ServerCertVerifier for Pinned {
@@ -261,32 +254,12 @@ impl ServerCertVerifier for Pinned {
             &roots,
             &[],
             now,
-            self.provider.signature_verification_algorithms.all,
+            self.algorithms.all,
         )?;
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    signatures_by_algorithms!();
 }
 
 #[cfg(test)]
@@ -384,7 +357,7 @@ mod tests {
         MeshCredentials::from_pem(identity, &signed.pem, mesh.ca.certificate_pem()).unwrap().tls().unwrap();
         // A request whose signature is not that of its key.
         let mut forged = request;
-        *forged.request.last_mut().unwrap() ^= 1;
+        *forged.request.der.last_mut().unwrap() ^= 1;
         assert!(matches!(forged.sign(&mesh.ca, TestMesh::VALIDITY), Err(CaError::Request(_))));
     }
 

@@ -12,6 +12,8 @@ mod hello;
 mod identity;
 mod join;
 mod policy;
+mod renew;
+mod request;
 mod revocation;
 mod tls;
 mod token;
@@ -28,6 +30,8 @@ use tokio::time::Instant;
 use crate::id::TunnelName;
 use crate::tunnel::ArcTunnel;
 
+pub(crate) use ca::BACKDATED;
+
 pub use access::Access;
 pub use bearer::{BearerError, BearerSecret, BearerToken, Grant, SecretLength};
 pub use ca::{CaError, MeshCa, NodeCertificate, Validity};
@@ -38,6 +42,7 @@ pub use join::{JoinAnswer, JoinRefusal, JoinRequest, guest_door_tls, guest_tls};
 pub use policy::{
     Act, GroupName, Judgement, Pattern, Policy, PolicyError, Rule, SignPolicyError, SignedPolicy, Who,
 };
+pub use renew::{RenewalError, RenewalRequest};
 pub use revocation::Revocation;
 pub use tls::{CredentialsError, DenyList, MeshCredentials};
 pub use token::{MESH_LEN, SECRET_LEN, Token, TokenError};

@@ -8,9 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
-};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -26,6 +24,35 @@ use crate::clock::WallClock;
 use crate::id::NodeId;
 use crate::time::UnixMillis;
 use crate::tunnel::quic::{ALPN, TlsSettings, expected_node, node_of_certificate};
+
+/// The rest of a [`ServerCertVerifier`] that has `algorithms`: signatures are what they always are.
+macro_rules! signatures_by_algorithms {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &rustls::pki_types::CertificateDer<'_>,
+            signed: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &rustls::pki_types::CertificateDer<'_>,
+            signed: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            self.algorithms.supported_schemes()
+        }
+    };
+}
+
+pub(super) use signatures_by_algorithms;
 
 /// Nodes that are refused whatever their certificates say. Clones are the same list; changes hold for handshakes to
 /// come. Tunnels that stand are for the caller to close.
@@ -106,9 +133,38 @@ impl MeshCredentials {
 
     /// When the node's certificate ends; `None` if it does not say so in a way that is understood.
     pub fn certificate_expires_at(&self) -> Option<UnixMillis> {
+        self.certificate_validity().map(|(_, until)| until)
+    }
+
+    /// From when until when the node's certificate holds.
+    pub fn certificate_validity(&self) -> Option<(UnixMillis, UnixMillis)> {
         let (_, parsed) = x509_parser::parse_x509_certificate(&self.certificate).ok()?;
-        let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
-        Some(UnixMillis(seconds.saturating_mul(1_000)))
+        let millis = |seconds: i64| Some(UnixMillis(u64::try_from(seconds).ok()?.saturating_mul(1_000)));
+        let validity = parsed.validity();
+        Some((millis(validity.not_before.timestamp())?, millis(validity.not_after.timestamp())?))
+    }
+
+    /// Whether one of the authorities has signed the certificate and it holds now: whoever asks others for a
+    /// certificate looks before it shows it.
+    ///
+    /// # Errors
+    ///
+    /// [`CredentialsError::Tls`].
+    pub fn verify(&self) -> Result<(), CredentialsError> {
+        let mut roots = RootCertStore::empty();
+        for authority in &self.authorities {
+            roots.add(authority.clone())?;
+        }
+        let algorithms = ring::default_provider().signature_verification_algorithms;
+        let certificate = ParsedCertificate::try_from(&self.certificate)?;
+        verify_server_cert_signed_by_trust_anchor(
+            &certificate,
+            &roots,
+            &[],
+            UnixTime::now(),
+            algorithms.all,
+        )?;
+        Ok(())
     }
 
     /// Makes the settings of an endpoint.
@@ -229,27 +285,7 @@ impl ServerCertVerifier for ListenerVerifier {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
+    signatures_by_algorithms!();
 }
 
 /// Judges the connecting side: chain and purpose.

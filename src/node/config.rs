@@ -53,6 +53,9 @@ pub struct NodeConfig {
     pub daemon: DaemonConfig,
     /// The mesh's authority.
     pub ca: CaSource,
+    /// How long the certificates hold that this node signs, where it has the authority's key. A node renews its own
+    /// when a third of its time is left.
+    pub certificate_validity: Duration,
     /// Where the replicated state is kept.
     pub store: StateStore,
     /// Sets a state file aside, whatever is in it, and learns the state from the peers: after damage.
@@ -81,6 +84,7 @@ impl NodeConfig {
             controls: Controls::default(),
             daemon: DaemonConfig::default(),
             ca: CaSource::Own,
+            certificate_validity: super::data_dir::NODE_VALIDITY,
             store: StateStore::default(),
             rebuild_from_mesh: false,
             gossip: gossip::Config::default(),

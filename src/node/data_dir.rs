@@ -37,7 +37,7 @@ use crate::tunnel::quic::{certificate_expiry, node_of_certificate};
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long an authority holds: a mesh that outlives it has to move its nodes to another one.
 const CA_VALIDITY: Duration = YEAR.saturating_mul(10);
-/// How long a node's certificate holds after a start.
+/// How long a node's certificate holds, where nobody says so: a node that is away for longer has to be invited again.
 pub(super) const NODE_VALIDITY: Duration = YEAR;
 
 /// Where the mesh's authority comes from.
@@ -289,6 +289,23 @@ impl NodeFiles {
         Ok(())
     }
 
+    /// The node's credentials with another certificate, not looked at yet beyond whose it is.
+    pub(super) fn certified(
+        &self,
+        identity: &Identity,
+        certificate: &str,
+    ) -> Result<MeshCredentials, DataDirError> {
+        let path = self.file("node.crt");
+        let authority = files::read(&self.file("ca.crt"))?.unwrap_or_default();
+        MeshCredentials::from_pem(identity.clone(), certificate, &authority)
+            .map_err(|source| DataDirError::Credentials { path, source })
+    }
+
+    /// Keeps the node's next certificate, for the next start too.
+    pub(super) fn keep_certificate(&self, certificate: &str) -> Result<(), FileError> {
+        files::write(&self.file("node.crt"), certificate, 0o644)
+    }
+
     /// Where the mesh was found when the node joined it.
     ///
     /// # Errors
@@ -358,12 +375,18 @@ impl NodeFiles {
     }
 
     /// The credentials of the node: under the authority of its directory, which is made on the first start, or
-    /// under the one that was named, which the directory then remembers.
+    /// under the one that was named, which the directory then remembers. Where its key is at hand the certificate is a
+    /// new one, which holds for `validity`.
     ///
     /// # Errors
     ///
     /// Any [`DataDirError`] but [`DataDirError::InUse`].
-    pub fn trust(&self, identity: &Identity, source: &CaSource) -> Result<Trust, DataDirError> {
+    pub fn trust(
+        &self,
+        identity: &Identity,
+        source: &CaSource,
+        validity: Duration,
+    ) -> Result<Trust, DataDirError> {
         let authority = match source {
             CaSource::Own => self.own_authority()?,
             CaSource::Files { certificate, key } => self.named_authority(certificate, key.as_deref())?,
@@ -374,7 +397,7 @@ impl NodeFiles {
         let ca = ca.map_err(failed)?;
         let certificate = match &ca {
             Some(ca) => {
-                let signed = ca.sign(identity, NODE_VALIDITY).map_err(failed)?;
+                let signed = ca.sign(identity, validity).map_err(failed)?;
                 files::write(&path, &signed.pem, 0o644)?;
                 signed.pem
             }
@@ -483,15 +506,18 @@ mod tests {
     fn two_directories_share_one_authority_and_the_second_remembers_it() {
         let directory = tempfile::tempdir().unwrap();
         let (a, b) = (open(&directory.path().join("a")), open(&directory.path().join("b")));
-        let first = a.trust(&a.identity().unwrap(), &CaSource::Own).unwrap();
+        let first = a.trust(&a.identity().unwrap(), &CaSource::Own, NODE_VALIDITY).unwrap();
         let identity = b.identity().unwrap();
         let without_key = files(a.file("ca.crt"), None);
-        assert!(matches!(b.trust(&identity, &without_key), Err(DataDirError::NoCertificate { .. })));
+        assert!(matches!(
+            b.trust(&identity, &without_key, NODE_VALIDITY),
+            Err(DataDirError::NoCertificate { .. })
+        ));
         let with_key = files(a.file("ca.crt"), Some(a.file("ca.key")));
-        assert_eq!(b.trust(&identity, &with_key).unwrap().mesh, first.mesh);
+        assert_eq!(b.trust(&identity, &with_key, NODE_VALIDITY).unwrap().mesh, first.mesh);
         assert!(!b.file("ca.key").exists());
-        assert_eq!(b.trust(&identity, &CaSource::Own).unwrap().mesh, first.mesh);
-        assert_eq!(b.trust(&identity, &without_key).unwrap().mesh, first.mesh);
+        assert_eq!(b.trust(&identity, &CaSource::Own, NODE_VALIDITY).unwrap().mesh, first.mesh);
+        assert_eq!(b.trust(&identity, &without_key, NODE_VALIDITY).unwrap().mesh, first.mesh);
     }
 
     #[test]
@@ -499,10 +525,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (a, b) = (open(&directory.path().join("a")), open(&directory.path().join("b")));
         for data in [&a, &b] {
-            data.trust(&data.identity().unwrap(), &CaSource::Own).unwrap();
+            data.trust(&data.identity().unwrap(), &CaSource::Own, NODE_VALIDITY).unwrap();
         }
         let other = files(a.file("ca.crt"), Some(a.file("ca.key")));
-        let refused = b.trust(&b.identity().unwrap(), &other);
+        let refused = b.trust(&b.identity().unwrap(), &other, NODE_VALIDITY);
         assert!(matches!(refused, Err(DataDirError::OtherMesh { .. })));
     }
 
@@ -512,15 +538,18 @@ mod tests {
         let (a, b) = (open(&directory.path().join("a")), open(&directory.path().join("b")));
         let c = open(&directory.path().join("c"));
         for data in [&a, &b] {
-            data.trust(&data.identity().unwrap(), &CaSource::Own).unwrap();
+            data.trust(&data.identity().unwrap(), &CaSource::Own, NODE_VALIDITY).unwrap();
         }
         let mixed = files(a.file("ca.crt"), Some(b.file("ca.key")));
-        let refused = c.trust(&c.identity().unwrap(), &mixed);
+        let refused = c.trust(&c.identity().unwrap(), &mixed, NODE_VALIDITY);
         assert!(matches!(refused, Err(DataDirError::Authority { source: CaError::OtherKey, .. })));
         let absent = files(a.file("nothing.crt"), None);
-        assert!(matches!(c.trust(&c.identity().unwrap(), &absent), Err(DataDirError::Missing { .. })));
+        assert!(matches!(
+            c.trust(&c.identity().unwrap(), &absent, NODE_VALIDITY),
+            Err(DataDirError::Missing { .. })
+        ));
         std::fs::remove_file(b.file("ca.crt")).unwrap();
-        let refused = b.trust(&b.identity().unwrap(), &CaSource::Own);
+        let refused = b.trust(&b.identity().unwrap(), &CaSource::Own, NODE_VALIDITY);
         assert!(matches!(refused, Err(DataDirError::LoneKey { .. })));
     }
 }

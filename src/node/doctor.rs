@@ -138,7 +138,8 @@ fn certificates(agent: &Agent) -> Check {
         ..=7.0 => check("certificates", Verdict::Warn, found),
         _ => return check("certificates", Verdict::Ok, found),
     }
-    .hint("a node renews its own at every start while ca.key is at hand")
+    .hint("a node asks its peers for the next one when a third of the time is left: is one linked that has ca.key? the log \
+           says what they answer")
 }
 
 fn policy(agent: &Agent, status: &Status) -> Check {

@@ -18,7 +18,7 @@ use super::agent::{Agent, Facts};
 use super::files::FileError;
 use super::forwards::{Applied, Forwards, Opener, Wanted};
 use super::metrics::Metrics;
-use super::trust::{Keys, Policies, Revocations, keep_door};
+use super::trust::{Keys, Policies, RenewalService, Revocations, keep_certificate, keep_door};
 use super::{DataDir, DataDirError, NodeConfig, NodeFiles, StateStore, pulse};
 use crate::auth::{CredentialsError, MutualTls};
 use crate::clock::WallClock;
@@ -140,7 +140,7 @@ impl Node {
     pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
         let data_dir = DataDir::open(&config.data_dir)?;
         let identity = data_dir.identity()?;
-        let trust = data_dir.trust(&identity, &config.ca)?;
+        let trust = data_dir.trust(&identity, &config.ca, config.certificate_validity)?;
         let endpoint = endpoint(&config, trust.credentials.tls()?)?;
         let listen = endpoint.local_addr().map_err(StartError::Address)?;
         let socket = AdminSocket::bind(&config.admin_path())?;
@@ -184,7 +184,7 @@ impl Node {
         )?;
         let mesh = trust.mesh;
         let files = NodeFiles::clone(&data_dir);
-        let keys = Keys::new(files, config.ca.clone(), trust, endpoint.clone(), advertised.clone())?;
+        let keys = Keys::new(files, &config, trust, endpoint.clone(), advertised.clone())?;
         let door = keys.open_door().map_err(|error| StartError::Door { what: error.to_string() })?;
         let keys = Arc::new(keys);
         let facts = Facts {
@@ -221,6 +221,7 @@ impl Node {
         let peers = builder.peers();
         let services = ServiceRegistry::new()
             .with(driver.service())
+            .with(RenewalService::new(Arc::clone(&keys)))
             .with(guarded(TargetService::new(targets.clone()), &mesh))
             .with(guarded(RouteService::new(peers.clone()), &mesh));
         let daemon: Daemon = builder
@@ -248,6 +249,7 @@ impl Node {
             tracing::error!("{failed}");
         }
         tasks.spawn(policies.keep(mesh.clone(), stop.clone()));
+        tasks.spawn(keep_certificate(Arc::clone(&keys), peers.clone(), Arc::clone(&metrics), stop.clone()));
         tasks.spawn(revocations.keep(mesh.clone(), peers.clone(), stop.clone()));
         if let Some(guests) = door {
             tasks.spawn(keep_door(guests, Arc::clone(&keys), stop.clone()));

@@ -1,6 +1,7 @@
 //! Who belongs to a mesh: invitations, joining, revocation, certificates.
 
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::program::{Agent, Run, snomesh, snomesh_reading, until};
 
@@ -150,4 +151,33 @@ fn a_new_certificate_is_shown_from_now_on_and_no_tunnel_is_dropped() {
     let refused = b.run(&["cert", "reload"]);
     assert_eq!(refused.code, Some(7), "{refused:?}");
     assert_eq!(b.linked(), 2);
+}
+
+/// FEATURES P5: a node without the authority's key gets its next certificate from one that has it, and nothing is cut.
+#[test]
+fn a_certificate_is_renewed_over_the_mesh_before_it_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start_with(directory.path(), "a", &[], &[("SNOMESH_CERT_TTL", "12s")]);
+    let b = joined(directory.path(), "b", &a);
+    until("they are linked", || a.linked() == 1 && b.linked() == 1);
+    let mut events = b.follow(&["events", "-o", "jsonl"]);
+    let ends = |agent: &Agent| agent.status()["certificateExpiresAt"].as_u64().unwrap();
+    let before = (ends(&a), ends(&b), std::fs::read_to_string(b.file("node.crt")).unwrap());
+    until("both have another one", || ends(&a) > before.0 && ends(&b) > before.1);
+    assert!(!directory.path().join("b/ca.key").exists());
+    let kept = std::fs::read_to_string(b.file("node.crt")).unwrap();
+    assert_ne!(kept, before.2);
+    // Who joins when the first ones have ended sees valid ones, at the door for guests too.
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    until("the first ones have ended", || now() > u128::from(before.0.max(before.1)));
+    let c = joined(directory.path(), "c", &a);
+    until("all are linked", || [&a, &b, &c].iter().all(|agent| agent.linked() == 2));
+    a.ok(&["attr", "set", "last", "1"]);
+    loop {
+        let event = events.line();
+        assert!(!event.contains("link_down"), "{event}");
+        if event.contains("mesh/last") {
+            break;
+        }
+    }
 }

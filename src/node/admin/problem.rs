@@ -95,7 +95,9 @@ impl From<KeysError> for Problem {
             KeysError::Policy(_) => Self::invalid(title),
             KeysError::Changed { .. } => Self::new(StatusCode::CONFLICT, Code::Conflict, title)
                 .hint("look at it, and try again: snomesh acl show"),
-            KeysError::Itself | KeysError::TooMany => Self::new(StatusCode::CONFLICT, Code::Conflict, title),
+            KeysError::Itself | KeysError::TooMany | KeysError::NoLater => {
+                Self::new(StatusCode::CONFLICT, Code::Conflict, title)
+            }
             KeysError::Command(error) => error.into(),
             KeysError::DataDir(error) => {
                 let problem = Self::new(StatusCode::CONFLICT, Code::Conflict, title);
@@ -105,7 +107,10 @@ impl From<KeysError> for Problem {
                 }
             }
             KeysError::Credentials(_) => Self::new(StatusCode::CONFLICT, Code::Conflict, title),
-            KeysError::File(_) | KeysError::Endpoint(_) | KeysError::Authority(_) => Self::bug(title),
+            KeysError::File(_)
+            | KeysError::Endpoint(_)
+            | KeysError::Authority(_)
+            | KeysError::Identity(_) => Self::bug(title),
         }
     }
 }

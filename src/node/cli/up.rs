@@ -168,6 +168,7 @@ fn node_config(settings: &Settings, controls: Controls) -> Result<NodeConfig, Fa
             }
             None => CaSource::Own,
         },
+        certificate_validity: settings.cert_ttl,
         store: if settings.in_memory { StateStore::Memory } else { StateStore::Disk },
         drain_timeout: settings.drain_timeout,
         daemon: DaemonConfig {

@@ -34,6 +34,8 @@ pub(super) struct Metrics {
     readers: AtomicI64,
     /// Reloads of the configuration, by how they went: taken over, refused.
     reloads: [AtomicU64; 2],
+    /// Renewals of the node's certificate, by how they went: renewed, failed.
+    renewals: [AtomicU64; 2],
     /// Whether the last reload was refused.
     reload_failed: AtomicU64,
     /// Requests to the admin API that were refused before they were looked at, by reason.
@@ -62,6 +64,11 @@ impl Metrics {
     pub(super) fn reader(self: &std::sync::Arc<Self>) -> Reader {
         self.readers.fetch_add(1, Ordering::Relaxed);
         Reader(std::sync::Arc::clone(self))
+    }
+
+    /// The node's certificate was renewed, or was not.
+    pub(super) fn renewed(&self, outcome: Result<(), ()>) {
+        self.renewals[usize::from(outcome.is_err())].fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn reloaded(&self, taken_over: Result<(), ()>) {

@@ -247,6 +247,11 @@ fn own(page: &mut Page, metrics: &Metrics) {
     let readers = metrics.readers.load(Ordering::Relaxed) as f64;
     page.gauge("event_subscribers", "Readers of events at the admin API", readers);
     page.counters(
+        "cert_renewals",
+        "Attempts to renew the node's certificate",
+        pair("result", ["ok", "failed"], &metrics.renewals),
+    );
+    page.counters(
         "config_reloads",
         "Reloads of the configuration",
         pair("result", ["ok", "refused"], &metrics.reloads),

@@ -164,6 +164,7 @@ fn settle(
     let store = values.one("registry.store", |text| Ok(text.to_owned()));
     let ca = values.one("identity.ca", path);
     let ca_key = values.one("identity.ca_key", path);
+    let cert_ttl = values.one("identity.cert_ttl", parse::duration);
     let admin = values.one("admin.unix", path);
     let token_file = values.one("admin.token_file", path);
     let max_tunnels = values.one("limits.max_tunnels", count);
@@ -192,6 +193,7 @@ fn settle(
         advertise,
         ca,
         ca_key,
+        cert_ttl: cert_ttl.expect(held),
         in_memory: store.as_deref() == Some("memory"),
         admin,
         http: http.flatten(),

@@ -104,6 +104,7 @@ pub(in crate::node) struct Settings {
     pub(in crate::node) advertise: Vec<Address>,
     pub(in crate::node) ca: Option<PathBuf>,
     pub(in crate::node) ca_key: Option<PathBuf>,
+    pub(in crate::node) cert_ttl: Duration,
     /// Whether the state is kept in memory alone.
     pub(in crate::node) in_memory: bool,
     pub(in crate::node) admin: Option<PathBuf>,

@@ -82,6 +82,13 @@ pub(in crate::node) const SETTINGS: &[Setting] = &[
     setting("identity.ca_key", Kind::Text, "SNOMESH_CA_KEY", "Its private key, for the first start")
         .flag("ca_key"),
     setting(
+        "identity.cert_ttl",
+        Kind::Time,
+        "SNOMESH_CERT_TTL",
+        "How long the certificates hold that this node signs, if it has the authority's key",
+    )
+    .or("8760h"),
+    setting(
         "registry.store",
         Kind::Word(&["disk", "memory"]),
         "SNOMESH_STORE",

@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 use super::Keys;
 use crate::auth::{JoinAnswer, JoinRefusal, JoinRequest};
 use crate::clock::WallClock;
-use crate::node::data_dir::NODE_VALIDITY;
 use crate::tunnel::quic::Guest;
 
 /// Answers guests one after another until the node stops.
@@ -48,7 +47,7 @@ fn judge(keys: &Keys, request: &[u8]) -> Result<JoinAnswer, JoinRefusal> {
     let request = JoinRequest::decode(request).map_err(|_malformed| JoinRefusal::Request)?;
     let authority = keys.authority().ok_or(JoinRefusal::Unable)?;
     // Signed before the secret is spent: a request that proves nothing must not cost anybody an invitation.
-    let signed = request.sign(&authority, NODE_VALIDITY).map_err(|_unproven| JoinRefusal::Request)?;
+    let signed = request.sign(&authority, keys.validity).map_err(|_unproven| JoinRefusal::Request)?;
     if keys.denied.contains(signed.node) {
         return Err(JoinRefusal::Revoked);
     }

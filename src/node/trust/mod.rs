@@ -4,6 +4,7 @@ mod door;
 mod follow;
 mod invitations;
 mod policies;
+mod renewal;
 mod revocations;
 #[cfg(test)]
 mod testing;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::NodeConfig;
 use super::data_dir::{CaSource, DataDirError, NodeFiles, Trust};
 use super::files::FileError;
 use crate::auth::{
@@ -30,6 +32,7 @@ use crate::tunnel::quic::{BindError, Guest, QuicEndpoint};
 pub(super) use door::keep_door;
 pub(super) use invitations::Invitations;
 pub(super) use policies::Policies;
+pub(super) use renewal::{RenewalService, keep_certificate};
 pub(super) use revocations::Revocations;
 
 /// The longest that an invitation holds: after that it is forgotten rather than kept secret.
@@ -47,6 +50,8 @@ pub(super) struct Keys {
     trust: Mutex<Trust>,
     invitations: Invitations,
     addresses: Vec<Address>,
+    /// How long the certificates hold that this node signs.
+    validity: Duration,
 }
 
 /// The node could not do with its keys what was asked. Nothing has changed.
@@ -68,6 +73,12 @@ pub(super) enum KeysError {
     /// The certificates do not serve for TLS.
     #[error("the certificates cannot be used")]
     Credentials(#[from] CredentialsError),
+    /// The node's own key cannot sign.
+    #[error(transparent)]
+    Identity(crate::auth::IdentityError),
+    /// What was given as the next certificate ends no later than the present one.
+    #[error("the certificate that was given ends no later than the present one")]
+    NoLater,
     /// The endpoint does not take them.
     #[error(transparent)]
     Endpoint(#[from] BindError),
@@ -108,7 +119,7 @@ impl From<SignPolicyError> for KeysError {
 impl Keys {
     pub(super) fn new(
         files: NodeFiles,
-        source: CaSource,
+        config: &NodeConfig,
         trust: Trust,
         endpoint: QuicEndpoint,
         addresses: Vec<Address>,
@@ -116,13 +127,14 @@ impl Keys {
         Ok(Self {
             invitations: Invitations::open(files.file("invitations.json"))?,
             files,
-            source,
+            source: config.ca.clone(),
             identity: trust.credentials.identity.clone(),
             mesh: trust.mesh,
             endpoint,
             denied: trust.credentials.denied.clone(),
             trust: Mutex::new(trust),
             addresses,
+            validity: config.certificate_validity,
         })
     }
 
@@ -177,11 +189,37 @@ impl Keys {
     /// Reads the certificates again, or makes a new one where the authority's key is at hand. Connections to come use
     /// them; those that stand are not touched.
     pub(super) fn reload(&self) -> Result<(), KeysError> {
-        let mut trust = self.files.trust(&self.identity, &self.source)?;
+        let mut trust = self.files.trust(&self.identity, &self.source, self.validity)?;
         trust.credentials.denied = self.denied.clone();
-        self.endpoint.replace_tls(trust.credentials.tls()?)?;
+        self.show(&trust)?;
         *self.trust.lock().unwrap_or_else(PoisonError::into_inner) = trust;
         tracing::info!("certificates reloaded");
+        Ok(())
+    }
+
+    /// Shows the certificate from now on, to members and to guests.
+    fn show(&self, trust: &Trust) -> Result<(), KeysError> {
+        let tls = trust.credentials.tls()?;
+        if trust.authority.is_some() {
+            self.endpoint.renew_guest_tls(guest_door_tls(&trust.credentials)?)?;
+        }
+        Ok(self.endpoint.replace_tls(tls)?)
+    }
+
+    /// Takes the certificate that another node signed. Connections to come use it; those that stand are not touched.
+    fn install(&self, certificate: &str) -> Result<(), KeysError> {
+        let mut trust = self.trust();
+        let present =
+            std::mem::replace(&mut trust.credentials, self.files.certified(&self.identity, certificate)?);
+        trust.credentials.denied = self.denied.clone();
+        trust.credentials.authorities.clone_from(&present.authorities);
+        trust.credentials.verify()?;
+        if trust.credentials.certificate_expires_at() <= present.certificate_expires_at() {
+            return Err(KeysError::NoLater);
+        }
+        self.files.keep_certificate(certificate)?;
+        self.show(&trust)?;
+        *self.trust.lock().unwrap_or_else(PoisonError::into_inner) = trust;
         Ok(())
     }
 

@@ -160,6 +160,15 @@ impl QuicEndpoint {
         Ok(self.door.open(tls)?)
     }
 
+    /// Gives the door other TLS settings, if it is open; who is on the threshold is not turned away.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::Tls`].
+    pub fn renew_guest_tls(&self, tls: rustls::ServerConfig) -> Result<(), BindError> {
+        Ok(self.door.renew(tls)?)
+    }
+
     /// Where the socket is bound.
     ///
     /// # Errors

@@ -83,13 +83,20 @@ impl Default for Door {
 impl Door {
     /// Opens it, or opens it with other settings.
     pub(super) fn open(&self, tls: rustls::ServerConfig) -> Result<mpsc::Receiver<Guest>, UnfitTls> {
-        let crypto = QuicServerConfig::try_from(tls)?;
-        let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-        config.migration(false).transport_config(Arc::new(transport()));
+        let config = settings(tls)?;
         let (guests, arrived) = mpsc::channel(MAX_GUESTS);
-        let open = Open { config: Arc::new(config), guests };
+        let open = Open { config, guests };
         *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some(open);
         Ok(arrived)
+    }
+
+    /// Has other settings from now on, if it is open.
+    pub(super) fn renew(&self, tls: rustls::ServerConfig) -> Result<(), UnfitTls> {
+        let config = settings(tls)?;
+        if let Some(open) = self.open.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            open.config = config;
+        }
+        Ok(())
     }
 
     /// Whether an attempt says that it is a guest's.
@@ -117,6 +124,13 @@ impl Door {
             }
         });
     }
+}
+
+fn settings(tls: rustls::ServerConfig) -> Result<Arc<quinn::ServerConfig>, UnfitTls> {
+    let crypto = QuicServerConfig::try_from(tls)?;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    config.migration(false).transport_config(Arc::new(transport()));
+    Ok(Arc::new(config))
 }
 
 async fn hear(

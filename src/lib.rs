@@ -29,6 +29,8 @@ pub mod wire;
 #[cfg(feature = "net")]
 pub mod auth;
 #[cfg(feature = "net")]
+mod causes;
+#[cfg(feature = "net")]
 pub mod clock;
 #[cfg(feature = "net")]
 pub mod daemon;

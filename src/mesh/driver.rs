@@ -20,6 +20,7 @@ use super::persist::Persister;
 use super::service::GossipService;
 use super::traffic::Counters;
 use crate::auth::Access;
+use crate::causes::in_one_line;
 use crate::clock::WallClock;
 use crate::crdt::Corrupt;
 use crate::daemon::Events;
@@ -462,7 +463,7 @@ impl Driver {
 
     /// Remembers how an attempt went, and says so once, not at every attempt.
     fn note_dial(&self, address: Address, error: Option<&ConnectError>) {
-        let error = error.map(describe);
+        let error = error.map(|error| in_one_line(error));
         let mut dials = self.handle.shared.dials.lock().unwrap_or_else(PoisonError::into_inner);
         let status = dials.entry(address.clone()).or_insert(DialStatus { address, failures: 0, error: None });
         match &error {
@@ -498,20 +499,6 @@ async fn report(persister: &mut Option<Persister>) -> Report {
         Some(persister) => persister.report().await,
         None => std::future::pending().await,
     }
-}
-
-/// An error and its causes in one line.
-fn describe(error: &ConnectError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 fn now(started_at: Instant, clock: &WallClock) -> Now {

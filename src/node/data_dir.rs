@@ -217,6 +217,12 @@ impl DataDir {
     }
 }
 
+/// Whether a process has the directory, as far as we may know.
+pub(super) fn is_locked(path: &Path) -> bool {
+    let lock = File::open(path.join("lock"));
+    lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
 impl Deref for DataDir {
     type Target = NodeFiles;
 

@@ -173,3 +173,14 @@ fn a_node_goes_into_the_background_once_it_serves() {
     assert_eq!(run(&["status"]).code, Some(3));
     assert!(directory.path().join("a.log").exists());
 }
+
+/// When `down` says that the node has ended, another one may have its directory.
+#[test]
+fn a_directory_is_free_when_its_node_has_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    let b = Agent::join(directory.path(), "b", &a);
+    a.ok(&["wait", "--nodes", "2", "--timeout", "60s"]);
+    b.ok(&["down"]);
+    std::fs::File::open(b.data_dir.join("lock")).unwrap().try_lock().unwrap();
+}

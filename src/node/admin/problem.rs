@@ -7,6 +7,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::http::HttpError;
+use crate::causes::in_one_line;
 use crate::mesh::{CommandError, RouteError, Stopped};
 use crate::node::api::{Code, Problem};
 use crate::node::forwards::ForwardError;
@@ -166,7 +167,7 @@ impl From<CommandError> for Problem {
 
 impl From<RouteError> for Problem {
     fn from(error: RouteError) -> Self {
-        let title = described(&error);
+        let title = in_one_line(&error);
         match error {
             RouteError::Stopped(stopped) => stopped.into(),
             RouteError::NotFound { destination } => Self::not_found(title).hint(format!(
@@ -181,19 +182,6 @@ impl From<RouteError> for Problem {
             }
         }
     }
-}
-
-/// An error and its causes in one line.
-fn described(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if !text.ends_with(&cause.to_string()) {
-            text = format!("{text}: {cause}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 impl From<ForwardError> for Problem {

@@ -1,14 +1,16 @@
 //! `snomesh debug`, `snomesh ui` and `snomesh down`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Subcommand;
 
-use super::failure::Failure;
+use super::failure::{Exit, Failure};
 use super::parse;
 use super::screen::{Format, Screen};
 use crate::node::Client;
-use crate::node::api::{LogLevel, LogState, UiLink};
+use crate::node::api::{LogLevel, LogState, Status, UiLink};
+use crate::node::data_dir::is_locked;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Debug {
@@ -51,11 +53,21 @@ pub(super) async fn ui(client: &Client, screen: &mut Screen) -> Result<(), Failu
     Ok(())
 }
 
-/// Ends the node, and waits until it has gone.
+/// How long the node may take to drain and to leave its directory, once it answers no more.
+const MAX_DRAIN: Duration = Duration::from_secs(60);
+
+/// Ends the node, and waits until it has gone and another one may have its directory.
 pub(super) async fn down(client: &Client, screen: &mut Screen) -> Result<(), Failure> {
+    let status: Status = client.get("/v1/status").await?;
     client.post_empty("/v1/shutdown").await?;
-    while client.get_bytes("/healthz").await.is_ok() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    let gone = async {
+        while client.get_bytes("/healthz").await.is_ok() || is_locked(Path::new(&status.data_dir)) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    if tokio::time::timeout(MAX_DRAIN, gone).await.is_err() {
+        let what = format!("the node ends and has not ended after {} s", MAX_DRAIN.as_secs());
+        return Err(Failure::new(Exit::TimedOut, what).hint("its log says what it waits for"));
     }
     Ok(screen.done("the node has said good-bye and ended")?)
 }

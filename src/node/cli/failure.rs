@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
+pub(in crate::node) use crate::causes::in_one_line as describe;
 use crate::node::api::Code;
 use crate::node::{ClientError, DataDirError, FileError, StartError};
 use crate::store::StoreError;
@@ -126,20 +127,6 @@ impl Failure {
     fn hinted(exit: Exit, error: &dyn Error, hint: Option<String>) -> Self {
         Self { exit, what: describe(error), hint }
     }
-}
-
-/// An error and its causes in one line, none of them twice.
-pub(in crate::node) fn describe(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 impl From<ClientError> for Failure {

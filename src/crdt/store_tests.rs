@@ -681,6 +681,24 @@ fn a_removal_beside_a_later_write_of_its_lane_reaches_whoever_has_only_the_later
     assert_eq!(a, c);
 }
 
+/// What a peer had not seen when it was compared with is not dead there, however far its floors have come since.
+#[test]
+fn what_a_peer_had_not_seen_is_not_dead_there() {
+    let mut store = Store::new();
+    let dot = put(&mut store, &lane(0), &key(0), Some(value(b"v")));
+    let mut with = Reconciliation {
+        delta: Delta::default(),
+        floors: CausalContext::from_iter([(lane(0), RangeSet::up_to(1))]),
+        horizon: Timestamp::default(),
+        dead: vec![(key(0), dot)],
+    };
+    store.reconcile(&with).unwrap();
+    assert_eq!(store.len(), 1);
+    with.delta.accounted = with.floors.clone();
+    store.reconcile(&with).unwrap();
+    assert!(store.is_empty());
+}
+
 /// A broken memory, or a bug: nothing tells of the entry's death, so it did not die.
 #[test]
 fn what_was_lost_comes_back_and_is_counted() {

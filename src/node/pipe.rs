@@ -42,15 +42,22 @@ pub(super) enum PipeError {
 struct Writer<W>(Mutex<W>);
 
 impl<W: AsyncWrite + Unpin> Writer<W> {
-    async fn data(&self, chunks: &[Bytes]) -> io::Result<()> {
-        let len: usize = chunks.iter().map(Bytes::len).sum();
-        let len = u32::try_from(len).map_err(|_long| io::ErrorKind::InvalidData)?;
+    /// Writes what the chunks hold and leaves them empty, in as many frames as it takes.
+    async fn data(&self, chunks: &mut [Bytes]) -> io::Result<()> {
         let mut writer = self.0.lock().await;
-        writer.write_u32(len).await?;
-        for chunk in chunks {
-            writer.write_all(chunk).await?;
+        loop {
+            let len = chunks.iter().map(Bytes::len).sum::<usize>().min(MAX_FRAME);
+            if len == 0 {
+                return writer.flush().await;
+            }
+            writer.write_u32(u32::try_from(len).map_err(|_long| io::ErrorKind::InvalidData)?).await?;
+            let mut left = len;
+            for chunk in chunks.iter_mut() {
+                let part = chunk.split_to(left.min(chunk.len()));
+                left -= part.len();
+                writer.write_all(&part).await?;
+            }
         }
-        writer.flush().await
     }
 
     async fn mark(&self, mark: u32) -> io::Result<()> {
@@ -138,7 +145,7 @@ async fn to_socket<S: AsyncRead + AsyncWrite>(
             }
         };
         match read {
-            Ok(Some(filled)) => writer.data(&chunks[..filled]).await?,
+            Ok(Some(filled)) => writer.data(&mut chunks[..filled]).await?,
             Ok(None) => return Ok(writer.mark(0).await?),
             Err(ReadError::Reset(_) | ReadError::Stopped | ReadError::Closed(_)) => {
                 return Err(PipeError::Reset);
@@ -178,7 +185,7 @@ async fn send_input<W: AsyncWrite + Unpin>(
         };
         match read {
             0 => return writer.mark(0).await.map_err(broken),
-            _ => writer.data(&[buffer.freeze()]).await.map_err(broken)?,
+            _ => writer.data(&mut [buffer.freeze()]).await.map_err(broken)?,
         }
     }
 }
@@ -218,6 +225,22 @@ mod tests {
     use super::*;
     use crate::tunnel::duplex::DuplexTunnel;
     use crate::tunnel::{TunnelDownlink, TunnelUplink};
+
+    #[tokio::test]
+    async fn chunks_that_are_too_many_for_a_frame_become_several() {
+        let (near, mut far) = duplex(1024 * 1024);
+        let writer = Writer(Mutex::new(near));
+        let bytes = |at: usize, len: usize| (at..at + len).map(|at| at.to_le_bytes()[0]).collect::<Bytes>();
+        let mut chunks = [bytes(0, 50_000), bytes(50_000, 0), bytes(50_000, 200_000), bytes(250_000, 1)];
+        writer.data(&mut chunks).await.unwrap();
+        writer.data(&mut [Bytes::new()]).await.unwrap();
+        writer.mark(0).await.unwrap();
+        let mut read = Vec::new();
+        while let Frame::Data(data) = read_frame(&mut far).await.unwrap() {
+            read.extend_from_slice(&data);
+        }
+        assert!(read == bytes(0, 250_001));
+    }
 
     /// A command line's input and output, the far end of its stream, and how its command ends.
     struct Rig {

@@ -69,6 +69,8 @@ pub struct Mesh {
     next_ticket: u64,
     /// The digest of the state as it was at that revision.
     digest: Option<(Revision, [u8; 16])>,
+    /// How often a registration or an attribute of tunnels has changed.
+    tunnels_changed: u64,
     /// The tunnels that this node holds, to be registered again in a new life.
     held: BTreeMap<(TunnelName, TunnelId), Attributes>,
     leaving: bool,
@@ -117,6 +119,7 @@ impl Mesh {
             durability: config.durability,
             next_ticket: 0,
             digest: None,
+            tunnels_changed: 0,
             held: BTreeMap::new(),
             leaving: false,
             reborn_at: None,
@@ -374,6 +377,12 @@ impl Mesh {
     /// What this node thinks of every other.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.members.iter()
+    }
+
+    /// Grows whenever what is registered, or an attribute that tunnels have, changes: what was found out of both holds as
+    /// long as it stays.
+    pub fn tunnels_changed(&self) -> u64 {
+        self.tunnels_changed
     }
 
     /// The tunnels of a name whose holders are not down, the last registered first.

@@ -8,7 +8,7 @@ use crate::crdt::{Corrupt, Delta, Lane};
 use crate::gossip::timer::Timer;
 use crate::gossip::{Alarm, CloseReason, Durability, Event, LinkId, Member, Origin, Output, Record};
 use crate::id::NodeId;
-use crate::replica::Path;
+use crate::replica::{Path, Scope};
 use crate::time::Now;
 
 /// How long consequences of records wait for more of them in a large mesh.
@@ -81,6 +81,16 @@ impl Mesh {
         self.timers.set_by(Timer::Announce, now.monotone + self.config.announce_interval);
         let mut stale = Vec::new();
         for path in self.replica.take_changed() {
+            let of_tunnels = match &path {
+                Path::Registration { .. } => true,
+                Path::Attribute(key) => matches!(key.scope, Scope::Tunnel(_)),
+                Path::Node(_)
+                | Path::Revocation(_)
+                | Path::Policy
+                | Path::Counter { .. }
+                | Path::Element { .. } => false,
+            };
+            self.tunnels_changed += u64::from(of_tunnels);
             let event = match path {
                 Path::Node(node) => {
                     self.observe_record(now, node);

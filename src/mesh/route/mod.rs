@@ -6,8 +6,8 @@ mod resolve;
 mod shortcut;
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
@@ -64,6 +64,8 @@ pub struct Route {
     /// What goes over them.
     pub kind: Kind,
     opened: AtomicUsize,
+    /// What a selector meets; read in the driver.
+    matches: Arc<Mutex<resolve::Matches>>,
 }
 
 /// Why no stream was opened. No byte of it went anywhere.
@@ -100,7 +102,8 @@ impl Route {
     /// A route that has not been taken yet.
     pub fn new(destination: Destination, policy: Policy, kind: Kind) -> Self {
         // Begins anywhere, so that routes that are taken once are spread as well.
-        Self { destination, policy, kind, opened: AtomicUsize::new(rand::random_range(0..1 << 16)) }
+        let opened = AtomicUsize::new(rand::random_range(0..1 << 16));
+        Self { destination, policy, kind, opened, matches: Arc::default() }
     }
 
     fn turn(&self, source: Option<IpAddr>) -> Turn {
@@ -153,7 +156,7 @@ impl Router {
         policy: Policy,
     ) -> Result<Vec<Candidate>, Stopped> {
         let turn = Turn { random: rand::random(), ..Turn::default() };
-        let found = self.find(destination, policy, turn).await?;
+        let found = self.find(destination, policy, turn, None).await?;
         Ok(found.into_iter().map(|(candidate, _)| candidate).collect())
     }
 
@@ -192,7 +195,8 @@ impl Router {
     ) -> Result<Vec<(Candidate, Detours)>, Stopped> {
         let (turn, until) = (route.turn(source), Instant::now() + WAY_TIMEOUT);
         loop {
-            let mut found = self.find(&route.destination, route.policy, turn).await?;
+            let matches = Some(Arc::clone(&route.matches));
+            let mut found = self.find(&route.destination, route.policy, turn, matches).await?;
             let lost = found.iter().find(|(found, _)| found.refused == Some(Refused::NoWay));
             let lost = lost.map(|(found, _)| found.registration.holder.node);
             let may_not =
@@ -218,11 +222,14 @@ impl Router {
         destination: &Destination,
         policy: Policy,
         turn: Turn,
+        matches: Option<Arc<Mutex<resolve::Matches>>>,
     ) -> Result<Vec<(Candidate, Detours)>, Stopped> {
         let label = self.local.as_ref().map_or_else(|| "".into(), |(label, _)| Arc::clone(label));
         let sought = destination.clone();
         let access = self.mesh.access().clone();
-        let seen = self.mesh.view(move |mesh| resolve::seen(mesh, &access, &label, &sought)).await?;
+        let seen =
+            self.mesh.view(move |mesh| resolve::seen(mesh, &access, &label, &sought, matches.as_deref()));
+        let seen = seen.await?;
         let mut detours = std::collections::BTreeMap::new();
         let mut candidates = Vec::with_capacity(seen.len());
         for resolve::Seen { mut candidate, neighbours, addresses } in seen {

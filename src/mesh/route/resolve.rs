@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Destination;
@@ -9,7 +10,7 @@ use super::shortcut::MAX_ADDRESSES;
 use crate::auth::{Access, Act};
 use crate::gossip::{Member, MemberState, Mesh};
 use crate::id::{NodeId, TunnelName};
-use crate::replica::{Address, Registration, Requirement};
+use crate::replica::{Address, Registration, Requirement, Selector};
 
 /// The most tunnels that an explanation lists.
 const MAX_CANDIDATES: usize = 1_024;
@@ -96,18 +97,81 @@ pub(super) struct Seen {
     pub(super) addresses: Vec<(NodeId, Address)>,
 }
 
-/// The tunnels of the name, or all that a selector was held against; those that are refused too.
-pub(super) fn seen(mesh: &Mesh, access: &Access, own_label: &str, destination: &Destination) -> Vec<Seen> {
+/// A tunnel, all its attributes, and what of the selector they do not meet.
+#[derive(Debug, Clone)]
+struct Tunnel {
+    registration: Registration,
+    attributes: BTreeMap<String, Vec<u8>>,
+    unmet: Option<Requirement>,
+}
+
+/// The tunnels that meet the selector of one destination, so that not every stream there is held against all tunnels of the
+/// mesh. What was found holds until a registration or an attribute of tunnels changes.
+#[derive(Debug, Default)]
+pub(super) struct Matches {
+    met: Vec<Tunnel>,
+    /// What the mesh said of its tunnels when that was found.
+    of: Option<u64>,
+    /// How many tunnels the selector was held against so far.
+    compared: usize,
+}
+
+impl Matches {
+    fn look(&mut self, mesh: &Mesh, selector: &Selector) -> Vec<Tunnel> {
+        let now = mesh.tunnels_changed();
+        if self.of != Some(now) {
+            let all = tunnels(mesh, mesh.replica().registrations(), Some(selector));
+            self.compared += all.len();
+            self.met = all.into_iter().filter(|tunnel| tunnel.unmet.is_none()).collect();
+            self.of = Some(now);
+        }
+        self.met.clone()
+    }
+}
+
+fn tunnels(
+    mesh: &Mesh,
+    registrations: impl IntoIterator<Item = Registration>,
+    selector: Option<&Selector>,
+) -> Vec<Tunnel> {
     let mut overlays: BTreeMap<TunnelName, BTreeMap<String, Vec<u8>>> = BTreeMap::new();
-    let registrations: Vec<Registration> = match destination {
-        Destination::Name { name, .. } => mesh.replica().registrations_of(name),
-        Destination::Selector(_) => mesh.replica().registrations().collect(),
+    let registrations = registrations.into_iter();
+    let tunnels = registrations.map(|registration| {
+        let mut attributes: BTreeMap<String, Vec<u8>> =
+            registration.attributes.iter().map(|(name, value)| (name.to_owned(), value.to_vec())).collect();
+        let overlay =
+            overlays.entry(registration.name.clone()).or_insert_with(|| overlay(mesh, &registration.name));
+        attributes.extend(overlay.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let unmet = selector
+            .and_then(|selector| selector.unmet(|name| attributes.get(name).map(Vec::as_slice)).cloned());
+        Tunnel { registration, attributes, unmet }
+    });
+    tunnels.collect()
+}
+
+/// The tunnels of the name; or all that a selector was held against, those that are refused too; or, where those that met
+/// it are remembered, these alone.
+pub(super) fn seen(
+    mesh: &Mesh,
+    access: &Access,
+    own_label: &str,
+    destination: &Destination,
+    remembered: Option<&Mutex<Matches>>,
+) -> Vec<Seen> {
+    let found = match (destination, remembered) {
+        (Destination::Name { name, .. }, _) => tunnels(mesh, mesh.replica().registrations_of(name), None),
+        (Destination::Selector(selector), None) => {
+            tunnels(mesh, mesh.replica().registrations(), Some(selector))
+        }
+        (Destination::Selector(selector), Some(remembered)) => {
+            remembered.lock().unwrap_or_else(PoisonError::into_inner).look(mesh, selector)
+        }
     };
     let own = mesh.actor().node;
     let members: BTreeMap<NodeId, &Member> = mesh.members().map(|member| (member.node, member)).collect();
     let linked: BTreeSet<NodeId> = mesh.linked().collect();
     let mut refused = 0;
-    let seen = registrations.into_iter().filter_map(|registration| {
+    let seen = found.into_iter().filter_map(|Tunnel { registration, attributes, unmet }| {
         let holder = registration.holder.node;
         let member = members.get(&holder);
         let label = match member {
@@ -116,19 +180,11 @@ pub(super) fn seen(mesh: &Mesh, access: &Access, own_label: &str, destination: &
             None => String::new(),
         };
         let state = member.map(|member| member.state);
-        let mut attributes: BTreeMap<String, Vec<u8>> =
-            registration.attributes.iter().map(|(name, value)| (name.to_owned(), value.to_vec())).collect();
-        let overlay =
-            overlays.entry(registration.name.clone()).or_insert_with(|| overlay(mesh, &registration.name));
-        attributes.extend(overlay.iter().map(|(name, value)| (name.clone(), value.clone())));
         let unmet = match destination {
             Destination::Name { node: Some(node), .. } if !node.means(holder, &label) => {
                 Some(Refused::OtherNode)
             }
-            Destination::Name { .. } => None,
-            Destination::Selector(selector) => selector
-                .unmet(|name| attributes.get(name).map(Vec::as_slice))
-                .map(|requirement| Refused::Unmet(requirement.clone())),
+            Destination::Name { .. } | Destination::Selector(_) => unmet.map(Refused::Unmet),
         };
         let refused_by_state = match state {
             Some(MemberState::Down) => Some(Refused::Down),
@@ -184,4 +240,66 @@ fn addresses(
 fn overlay(mesh: &Mesh, name: &TunnelName) -> BTreeMap<String, Vec<u8>> {
     let attributes = mesh.replica().attributes_of(name).into_iter();
     attributes.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crdt::Value;
+    use crate::gossip::Config;
+    use crate::id::{Actor, Generation, TunnelId};
+    use crate::replica::{AttributeKey, Attributes};
+    use crate::time::{Moment, Now, UnixMillis};
+
+    const NOW: Now = Now { monotone: Moment(0), wall: UnixMillis(1) };
+
+    fn mesh() -> Mesh {
+        let actor = Actor { node: NodeId::from_bytes([1; 32]), generation: Generation(1) };
+        Mesh::new(Config::default(), actor, 1, NOW)
+    }
+
+    fn register(mesh: &mut Mesh, number: u64, colour: &str) {
+        let attributes = [("colour".to_owned(), colour.as_bytes().to_vec())].into();
+        let attributes = Attributes::new(attributes).unwrap();
+        let name = format!("t{number}").parse().unwrap();
+        mesh.register(NOW, &name, TunnelId(number), &attributes).unwrap();
+    }
+
+    fn set(mesh: &mut Mesh, key: &str, value: &str) {
+        let key: AttributeKey = key.parse().unwrap();
+        mesh.set(NOW, &key, Value::try_from(value.as_bytes()).unwrap()).unwrap();
+    }
+
+    /// A selector is held against the tunnels of the mesh when they have changed, and not for each visitor.
+    #[test]
+    fn a_selector_is_held_against_all_tunnels_once_per_change_of_theirs() {
+        let mut mesh = mesh();
+        (0..100).for_each(|number| register(&mut mesh, number, if number < 3 { "red" } else { "blue" }));
+        let destination: Destination = "colour=red".parse().unwrap();
+        let remembered = Mutex::new(Matches::default());
+        let visit = |mesh: &Mesh| {
+            let access = Access::default();
+            let names = |remembered| {
+                let seen = seen(mesh, &access, "", &destination, remembered).into_iter();
+                let meant = seen.filter(|seen| seen.candidate.refused.is_none());
+                meant.map(|seen| seen.candidate.registration.name.to_string()).collect::<Vec<_>>()
+            };
+            let found = names(Some(&remembered));
+            assert_eq!(found, names(None), "what is remembered is what is");
+            (found.len(), remembered.lock().unwrap().compared)
+        };
+        assert_eq!(visit(&mesh), (3, 100));
+        assert_eq!(visit(&mesh), (3, 100));
+        // What has nothing to do with tunnels changes nothing.
+        set(&mut mesh, "mesh/colour", "red");
+        assert_eq!(visit(&mesh), (3, 100));
+        register(&mut mesh, 100, "red");
+        assert_eq!((visit(&mesh), visit(&mesh)), ((4, 201), (4, 201)));
+        set(&mut mesh, "tunnel/t7/colour", "red");
+        set(&mut mesh, "tunnel/t0/colour", "blue");
+        set(&mut mesh, "tunnel/t1/colour", "blue");
+        assert_eq!((visit(&mesh), visit(&mesh)), ((3, 302), (3, 302)));
+        mesh.deregister(NOW, &"t7".parse().unwrap(), TunnelId(7)).unwrap();
+        assert_eq!((visit(&mesh), visit(&mesh)), ((2, 402), (2, 402)));
+    }
 }

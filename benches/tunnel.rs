@@ -1,7 +1,11 @@
 //! What a tunnel costs: the same work over TCP alone, a bare quinn stream, one hop and two hops of this program.
 //!
-//! `cargo bench --bench tunnel [-- --quick]`. Everything in one process on loopback, so the processor time of a path
-//! includes the load generator, which the first row has alone; compare rows of one run. A few minutes.
+//! `cargo bench --bench tunnel [-- --quick] [--bulk]`. Everything in one process on loopback, so the processor time of a path
+//! includes the load generator, which the first row has alone; compare rows of one run. A few minutes; with `--bulk` only
+//! what is measured in bytes per second.
+//!
+//! There are two bare streams: one with quinn's own settings, whose datagrams have 1,452 bytes at most, and one that may
+//! find out that loopback carries as much as this program tries, 6,000.
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot run may say so in any way")]
 #![allow(clippy::cast_possible_truncation, reason = "parts of a buffer fit into a usize")]
@@ -166,10 +170,21 @@ fn credentials(ca: &MeshCa) -> MeshCredentials {
     MeshCredentials::from_pem(identity, &signed.pem, ca.certificate_pem()).unwrap()
 }
 
-/// A quinn endpoint with its own defaults, apart from as many streams as are wanted.
-async fn bare_quinn(ca: &MeshCa) -> quinn::Connection {
+/// What this program tries as a datagram, see `tunnel/quic/config.rs`.
+const LARGE: u16 = 6_000;
+
+/// A quinn endpoint with its own defaults, apart from as many streams as are wanted, and from the size of datagrams where
+/// one is given.
+async fn bare_quinn(ca: &MeshCa, payload: Option<u16>) -> quinn::Connection {
     let mut transport = quinn::TransportConfig::default();
     transport.max_concurrent_bidi_streams(quinn::VarInt::from_u32(10_000));
+    let mut endpoint = quinn::EndpointConfig::default();
+    if let Some(payload) = payload {
+        let mut discovery = quinn::MtuDiscoveryConfig::default();
+        discovery.upper_bound(payload);
+        transport.mtu_discovery_config(Some(discovery));
+        endpoint.max_udp_payload_size(payload).unwrap();
+    }
     let transport = Arc::new(transport);
     let tls = credentials(ca).tls().unwrap();
     let mut server =
@@ -177,8 +192,11 @@ async fn bare_quinn(ca: &MeshCa) -> quinn::Connection {
     server.transport_config(Arc::clone(&transport));
     let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls.client).unwrap()));
     client.transport_config(transport);
-    let listening = quinn::Endpoint::server(server, any()).unwrap();
-    let dialling = quinn::Endpoint::client(any()).unwrap();
+    let bind = |server| {
+        let socket = std::net::UdpSocket::bind(any()).unwrap();
+        quinn::Endpoint::new(endpoint.clone(), server, socket, Arc::new(quinn::TokioRuntime)).unwrap()
+    };
+    let (listening, dialling) = (bind(Some(server)), bind(None));
     let connecting = dialling.connect_with(client, listening.local_addr().unwrap(), "any.snomesh").unwrap();
     let accepting = async { listening.accept().await.unwrap().await.unwrap() };
     let (near, far) = tokio::join!(async { connecting.await.unwrap() }, accepting);
@@ -366,7 +384,35 @@ async fn settle() {
     println!("(does not come to rest)");
 }
 
-async fn run(quick: bool) {
+/// Speeds and processor times of each way, by kind of load.
+type Measured = Vec<Vec<(Vec<f64>, Vec<f64>)>>;
+
+/// The medians, and how ours compare with either bare stream.
+fn print_bulk(ways: &[(&str, Way)], measured: &mut Measured) {
+    let mut bare: Vec<Vec<(f64, f64)>> = Vec::new();
+    for (number, (name, _)) in ways.iter().enumerate() {
+        let row: Vec<(f64, f64)> =
+            measured[number].iter_mut().map(|(speed, used)| (median(speed), median(used))).collect();
+        let cells: Vec<String> = row.iter().map(|(speed, used)| format!("{speed:.2} ({used:.2})")).collect();
+        print!("{name:<12}");
+        cells.iter().for_each(|cell| print!(" {cell:>16}"));
+        println!();
+        match number {
+            0 => {}
+            1 | 2 => bare.push(row),
+            _ => {
+                for (bare, what) in bare.iter().zip(["  ÷ bare", "  ÷ large"]) {
+                    let ratios = row.iter().zip(bare).map(|((speed, _), (bare, _))| speed / bare);
+                    print!("{what:<12}");
+                    ratios.for_each(|ratio| print!(" {ratio:>16.2}"));
+                    println!();
+                }
+            }
+        }
+    }
+}
+
+async fn run(quick: bool, bulk_only: bool) {
     let (total, rounds, time) = if quick { (32 << 20, 1, 300) } else { (256 << 20, 3, 1_500) };
     let time = Duration::from_millis(time);
     let listener = TcpListener::bind(any()).await.unwrap();
@@ -382,13 +428,19 @@ async fn run(quick: bool) {
     let (a, b, c) = (node(&ca, service), node(&ca, service), node(&ca, service));
     let (a_b, _b_c) = (join(&a, &b).await, join(&b, &c).await);
     let tunnel = a_b.clone();
+    // What a connection of its own would give gossip: other sockets, at the same two cores.
+    let (d, e) = (node(&ca, service), node(&ca, service));
+    let apart = join(&d, &e).await;
     let ways = [
         ("direct TCP", Way::Tcp(service)),
-        ("bare quinn", Way::Quinn(bare_quinn(&ca).await)),
+        ("bare quinn", Way::Quinn(bare_quinn(&ca, None).await)),
+        ("bare, large", Way::Quinn(bare_quinn(&ca, Some(LARGE)).await)),
         ("one hop", door(a_b.clone(), "/target/service".into()).await),
         ("two hops", door(a_b, format!("/via/{}/target/service", c.2)).await),
     ];
-    idle_memories(&ways, if quick { 100 } else { 1_000 }).await;
+    if !bulk_only {
+        idle_memories(&ways, if quick { 100 } else { 1_000 }).await;
+    }
     println!("{} MiB, medians of {rounds}: Gbit/s (processor s/GiB)", total >> 20);
     println!("{:<12} {:>16} {:>16} {:>16} {:>16}", "", "1 up", "32 up", "1 down", "32 down");
     let kinds = [(1, true), (32, true), (1, false), (32, false)];
@@ -402,29 +454,9 @@ async fn run(quick: bool) {
             }
         }
     }
-    let mut bare = Vec::new();
-    for (number, (name, _)) in ways.iter().enumerate() {
-        let row: Vec<(f64, f64)> =
-            measured[number].iter_mut().map(|(speed, used)| (median(speed), median(used))).collect();
-        let cells: Vec<String> = row.iter().map(|(speed, used)| format!("{speed:.2} ({used:.2})")).collect();
-        print!("{name:<12}");
-        cells.iter().for_each(|cell| print!(" {cell:>16}"));
-        println!();
-        match number {
-            1 => bare = row,
-            2.. => {
-                let ratios: Vec<String> = row
-                    .iter()
-                    .zip(&bare)
-                    .map(|((speed, _), (bare, _))| format!("{:.2}", speed / bare))
-                    .collect();
-                println!(
-                    "{:<12} {:>16} {:>16} {:>16} {:>16}",
-                    "  ÷ quinn", ratios[0], ratios[1], ratios[2], ratios[3]
-                );
-            }
-            _ => {}
-        }
+    print_bulk(&ways, &mut measured);
+    if bulk_only {
+        return;
     }
     for (name, way) in &ways {
         println!("{name:<12} {:.0} opens/s, 16 at a time", opens(way, time).await);
@@ -432,7 +464,8 @@ async fn run(quick: bool) {
     for (name, way) in &ways {
         pings(name, way, way, time).await;
     }
-    pings("gossip", &Way::Ahead(tunnel), &ways[2].1, time).await;
+    pings("gossip", &Way::Ahead(tunnel), &ways[3].1, time).await;
+    pings("gossip apart", &Way::Ahead(apart), &ways[3].1, time).await;
 }
 
 fn main() {
@@ -440,8 +473,9 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
-    let quick = std::env::args().any(|argument| argument == "--quick");
+    let asked = |flag: &str| std::env::args().any(|argument| argument == flag);
+    let (quick, bulk_only) = (asked("--quick"), asked("--bulk"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(run(quick));
+    runtime.block_on(run(quick, bulk_only));
     runtime.shutdown_background();
 }

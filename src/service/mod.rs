@@ -4,6 +4,7 @@
 //! serves; a [`ServiceRegistry`] is several of them in order, and a service itself.
 
 pub mod address;
+mod alone;
 mod client;
 mod datagram;
 mod listener;

@@ -11,11 +11,12 @@ use std::process::ExitStatus;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::alone::Alone;
 use super::socket::LocalSocket;
 use crate::tunnel::{Closed, ReadError, RecvHalf, SendHalf, Stopped, StreamCode, TunnelStream, WriteError};
 
-/// The most that one read takes from a socket.
-const MAX_READ: usize = 64 * 1024;
+/// The most that one read takes from a socket: less costs more turns of the task, more is not faster.
+const MAX_READ: usize = 256 * 1024;
 /// Where the size of reads begins and what an idle connection holds at most.
 const MIN_READ: usize = 2 * 1024;
 /// The most chunks that go out in one vectored write.
@@ -79,8 +80,8 @@ async fn join(
     upload: impl Future<Output = Result<(), SpliceError>>,
     download: impl Future<Output = Result<(), SpliceError>>,
 ) -> Result<(), SpliceError> {
-    let mut upload = pin!(upload);
-    let mut download = pin!(download);
+    let (upload, download) = (pin!(upload), pin!(download));
+    let (mut upload, mut download) = (Alone::new(upload), Alone::new(download));
     tokio::select! {
         ended = &mut upload => {
             ended?;
@@ -109,7 +110,9 @@ async fn upload(
     loop {
         // Idle connections, of which there are many, hold nothing.
         buffer = if size > MIN_READ { buffer } else { BytesMut::new() };
+        // While data flows the end of the other side is told by writing; to ask for it costs the connection's lock.
         let readable = tokio::select! {
+            biased;
             readable = socket.readable() => readable,
             stopped = &mut stopped => return ended_by(stopped),
         };

@@ -8,8 +8,10 @@
 use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use tokio::time::timeout;
 
 use super::alone::Alone;
 use super::socket::LocalSocket;
@@ -39,6 +41,9 @@ pub enum SpliceError {
     /// The stream's tunnel ended.
     #[error("tunnel ended")]
     Closed(#[from] Closed),
+    /// Whoever is behind the connection read nothing for long, and the tunnel's other streams needed the memory.
+    #[error("nobody reads, and others need the memory")]
+    Stalled,
     /// The program behind the connection failed, whatever it had said until then.
     #[error("program failed: {0}")]
     Program(ExitStatus),
@@ -157,7 +162,8 @@ async fn download(recv: &mut RecvHalf, socket: &LocalSocket) -> Result<(), Splic
     loop {
         let Some(filled) = recv.read_chunks(batch.room()).await? else { break };
         let bytes: usize = batch.filled(filled).iter().map(Bytes::len).sum();
-        match write_vectored(socket, batch.filled(filled)).await {
+        let write = write_vectored(socket, batch.filled(filled));
+        match patiently(recv, write).await.ok_or(SpliceError::Stalled)? {
             Ok(()) => batch.adapt(filled),
             // Whoever is behind it has read enough; what comes back may still be good. TCP would have said so by a reset.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe && socket.is_unix() => {
@@ -198,6 +204,30 @@ impl Batch {
             self.chunks.resize((room * 4).min(MAX_CHUNKS), Bytes::new());
         } else if filled < MIN_CHUNKS && room > MIN_CHUNKS {
             *self = Self::new();
+        }
+    }
+}
+
+/// How often a write that stalls is asked whether it may go on.
+const STALL_CHECK: Duration = Duration::from_secs(1);
+
+/// Passes on what has come over a stream; `None` if that takes so long that the stream has to give way to others.
+async fn patiently<T>(recv: &RecvHalf, write: impl Future<Output = T>) -> Option<T> {
+    let mut stall = None;
+    unless(write, |since| stall.get_or_insert_with(|| recv.stall()).gives_way(since)).await
+}
+
+/// Waits for a future that may be given up; every second it is asked whether it has to, with the time that has passed.
+async fn unless<T>(future: impl Future<Output = T>, mut given_up: impl FnMut(Duration) -> bool) -> Option<T> {
+    let mut future = pin!(future);
+    let mut since = Duration::ZERO;
+    loop {
+        if let Ok(done) = timeout(STALL_CHECK, &mut future).await {
+            return Some(done);
+        }
+        since += STALL_CHECK;
+        if given_up(since) {
+            return None;
         }
     }
 }
@@ -273,10 +303,44 @@ async fn forward(recv: &mut RecvHalf, send: &mut SendHalf) {
             Err(ReadError::Reset(code)) => return send.reset(code),
             Err(ReadError::Closed(_) | ReadError::Stopped) => return send.reset(StreamCode::RESET),
         };
-        match send.write_chunks(batch.filled(filled)).await {
+        let Some(written) = patiently(recv, send.write_chunks(batch.filled(filled))).await else {
+            recv.stop(StreamCode::TIMED_OUT);
+            return send.reset(StreamCode::TIMED_OUT);
+        };
+        match written {
             Ok(()) => batch.adapt(filled),
             Err(WriteError::Stopped(code)) => return recv.stop(code),
             Err(WriteError::Closed(_) | WriteError::Ended) => return recv.stop(StreamCode::RESET),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_stalls_goes_in_the_second_in_which_it_has_to_and_not_before() {
+        let (begin, mut asked) = (Instant::now(), 0);
+        let given_up = unless(pending::<()>(), |since| {
+            asked += 1;
+            since >= Duration::from_secs(5)
+        });
+        assert_eq!(given_up.await, None);
+        assert_eq!((begin.elapsed(), asked), (Duration::from_secs(5), 5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_goes_on_is_never_asked() {
+        let slow = async {
+            tokio::time::sleep(Duration::from_millis(999)).await;
+            1
+        };
+        assert_eq!(unless(slow, |_| unreachable!("within the second")).await, Some(1));
+        assert_eq!(unless(ready(2), |_| unreachable!("at once")).await, Some(2));
     }
 }

@@ -37,7 +37,7 @@ pub use close::{CloseReason, Closed};
 pub use dynamic::ArcTunnel;
 pub use source::TunnelSource;
 pub use stream::{
-    IncomingStreams, ReadError, ReadExactError, RecvHalf, SendHalf, Stopped, StreamCode, TunnelStream,
+    IncomingStreams, ReadError, ReadExactError, RecvHalf, SendHalf, Stall, Stopped, StreamCode, TunnelStream,
     WriteError,
 };
 

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -11,7 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::close::Closed;
 use super::duplex::{DuplexIncoming, PipeReader, PipeWriter};
-use super::quic::{QuicIncomingStreams, QuicRecv, QuicSend};
+use super::quic::{QuicIncomingStreams, QuicRecv, QuicSend, QuicStall};
 
 /// Why a stream was reset or stopped: a number that travels to the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -284,6 +285,20 @@ pub struct RecvHalf {
     progress: Progress,
 }
 
+/// A stream that has data which is not taken, see [`RecvHalf::stall`]. Many of them at a time use up what a connection, or
+/// all connections of an endpoint, may buffer, and then all other streams stand still.
+#[derive(Debug)]
+pub struct Stall(Option<QuicStall>);
+
+impl Stall {
+    /// Whether a stream that has made no progress for so long has to be given up for the sake of the others: after a
+    /// minute if such streams pin more than half of what may be buffered, after five seconds if they pin nearly all of it,
+    /// else never. Never in memory, where every stream has a buffer of its own.
+    pub fn gives_way(&mut self, since: Duration) -> bool {
+        self.0.as_mut().is_some_and(|stall| stall.gives_way(since))
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
     Open,
@@ -349,6 +364,14 @@ impl RecvHalf {
             filled += chunk.len();
         }
         Ok(())
+    }
+
+    /// Says that what has come cannot be passed on at the moment, until the answer is dropped.
+    pub fn stall(&self) -> Stall {
+        Stall(match &self.kind {
+            RecvKind::Quic(quic) => Some(quic.stall()),
+            RecvKind::Duplex(_) => None,
+        })
     }
 
     /// Refuses to read on: the peer's writes fail with the code. Does nothing after the end.

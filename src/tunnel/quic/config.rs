@@ -22,7 +22,7 @@ pub const ALPN: &[u8] = b"snomesh/1";
 const IDLE_TIMEOUT_MILLIS: u32 = 15_000;
 /// How often an idle tunnel shows that it lives. Each endpoint adds up to two seconds, so that they spread.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(3);
-/// What one stream may buffer before its reader has to read.
+/// What one stream may buffer before its reader has to read: it keeps a path of 10 ms at 800 Mbit/s busy.
 pub(super) const STREAM_WINDOW: u32 = 1024 * 1024;
 /// What a connection may buffer before its peer has authenticated: enough for a hello.
 pub(super) const UNPROVEN_WINDOW: u32 = 64 * 1024;
@@ -54,9 +54,11 @@ pub struct QuicConfig {
     pub ignore_above: usize,
     /// The most that one connection may buffer, in bytes, however many streams it has.
     ///
-    /// Below 8 MiB few stalled readers can stop all streams of a tunnel; times the number of tunnels it is what
-    /// hostile peers can pin in memory.
+    /// Below 8 MiB few stalled readers can stop all streams of a tunnel.
     pub max_connection_window: NonZeroU32,
+    /// What all connections of the endpoint may buffer together, in bytes: what hostile peers can pin in memory, and as
+    /// much again while shares change. However many there are, each gets 1 MiB.
+    pub max_receive_windows: u64,
     /// Addresses of peers that are known beforehand: they may connect as often as they like. Others get slower from
     /// the ninth attempt of their network within ten seconds, and no answer from the sixty-first within a minute.
     pub known: BTreeSet<IpAddr>,
@@ -69,6 +71,7 @@ impl Default for QuicConfig {
             retry_above: 64,
             ignore_above: 512,
             max_connection_window: const { NonZeroU32::new(128 * 1024 * 1024).expect("not zero") },
+            max_receive_windows: 512 * 1024 * 1024,
             known: BTreeSet::new(),
         }
     }

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
+use super::budget::Budget;
 use super::config::{QuicConfig, TlsSettings, UnfitTls, client_config, endpoint_config, server_config};
 use super::guest::{Door, Guest};
 use super::newcomers::{Newcomers, Treatment};
@@ -28,6 +29,7 @@ pub struct QuicEndpoint {
     endpoint: quinn::Endpoint,
     client: Arc<Mutex<quinn::ClientConfig>>,
     config: QuicConfig,
+    budget: Arc<Budget>,
     door: Door,
 }
 
@@ -134,7 +136,8 @@ impl QuicEndpoint {
         let endpoint =
             quinn::Endpoint::new_with_abstract_socket(own, Some(server), socket, Arc::new(TokioRuntime))
                 .map_err(BindError::Drive)?;
-        Ok(Self { endpoint, client, config, door: Door::default() })
+        let budget = Arc::new(Budget::new(config.max_receive_windows));
+        Ok(Self { endpoint, client, config, budget, door: Door::default() })
     }
 
     /// Takes other TLS settings for connections to come; those that stand are not touched. The endpoint's own keys
@@ -218,7 +221,7 @@ impl QuicEndpoint {
                 Closed::TimedOut => DialError::TimedOut { address },
                 source => DialError::Handshake { address, source },
             })?;
-        Ok(QuinnTunnel::new(connection, Side::Connect, self.config.max_connection_window))
+        Ok(QuinnTunnel::new(connection, Side::Connect, self.config.max_connection_window, &self.budget))
     }
 
     /// Closes all connections of the endpoint and takes no more.
@@ -295,11 +298,11 @@ impl QuicIncoming {
     fn handshake(&mut self, attempt: Incoming) {
         let config = &self.endpoint.config;
         let timeout = config.handshake_timeout;
-        let max_window = config.max_connection_window;
+        let (max_window, budget) = (config.max_connection_window, Arc::clone(&self.endpoint.budget));
         let remote = attempt.remote_address();
         self.handshakes.spawn(async move {
             match tokio::time::timeout(timeout, attempt.into_future()).await {
-                Ok(Ok(connection)) => Some(QuinnTunnel::new(connection, Side::Listen, max_window)),
+                Ok(Ok(connection)) => Some(QuinnTunnel::new(connection, Side::Listen, max_window, &budget)),
                 Ok(Err(error)) => {
                     // Bounded by how many attempts of one network are taken, and what tells the operator of a wrong authority.
                     info!(%remote, %error, "handshake failed");

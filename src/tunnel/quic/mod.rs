@@ -10,6 +10,7 @@
 //! Everything else that is random about an endpoint is drawn from the `SecureRandom` of the cryptographic provider that
 //! its [`TlsSettings`] were made with: there is one source of randomness, and whoever brings a provider brings it.
 
+mod budget;
 mod config;
 mod endpoint;
 mod gate;
@@ -31,4 +32,4 @@ pub use peer::{certificate_expiry, expected_node, node_of_certificate};
 pub use tunnel::QuinnTunnel;
 
 pub(super) use stream::{QuicRecv, QuicSend};
-pub(super) use tunnel::QuicIncomingStreams;
+pub(super) use tunnel::{QuicIncomingStreams, QuicStall};

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use quinn::{StoppedError, VarInt};
 use tokio::io::ReadBuf;
 
-use super::tunnel::{Opener, Shared};
+use super::tunnel::{Opener, QuicStall, Shared};
 use crate::tunnel::stream::{ReadError, Stopped, StreamCode, WriteError};
 
 /// A stream's place in the books of its tunnel; both halves hold it, and so they hold the tunnel.
@@ -116,6 +116,10 @@ pub(in crate::tunnel) struct QuicRecv {
 impl QuicRecv {
     pub(super) fn new(stream: quinn::RecvStream, slot: Arc<StreamSlot>) -> Self {
         Self { stream, slot }
+    }
+
+    pub(in crate::tunnel) fn stall(&self) -> QuicStall {
+        QuicStall::new(&self.slot.shared)
     }
 
     pub(in crate::tunnel) async fn read_chunk(&mut self, max: usize) -> Result<Option<Bytes>, ReadError> {

@@ -237,6 +237,68 @@ async fn readers_that_stall_stop_no_other_stream() {
     assert_eq!(read, CHUNK.len() + 1);
 }
 
+/// HARDENING B13: what stalls goes when the others need the memory, and only as much of it as has to.
+#[tokio::test]
+async fn of_streams_that_stall_as_many_give_way_as_pin_too_much() {
+    const MIB: u32 = 1024 * 1024;
+    let seconds = std::time::Duration::from_secs;
+    let mesh = TestMesh::new();
+    let config = QuicConfig {
+        max_connection_window: std::num::NonZeroU32::new(4 * MIB).unwrap(),
+        ..QuicConfig::default()
+    };
+    let near_end = endpoint_of(&mesh.credentials());
+    let far_end = QuicEndpoint::bind(any_port(), config, mesh.credentials().tls().unwrap()).unwrap();
+    let (near, far) = connect(&near_end, &far_end).await;
+    far.allow_streams(1024);
+    let mut streams = Vec::new();
+    for _ in 0..6 {
+        streams.push(stream(&near, &far).await);
+    }
+    let stall = |number: usize| streams[number].1.recv.stall();
+    let (mut first, mut second) = (stall(0), stall(1));
+    assert!(!first.gives_way(seconds(1_000)), "two of four: there is as much beside them");
+    let mut third = stall(2);
+    assert!(!first.gives_way(seconds(59)));
+    assert!(first.gives_way(seconds(60)) && first.gives_way(seconds(0)), "three of four, and it stays so");
+    assert!(!second.gives_way(seconds(60)), "the first has made room");
+    let (mut fourth, mut fifth) = (stall(3), stall(4));
+    assert!(!third.gives_way(seconds(4)));
+    assert!(third.gives_way(seconds(5)), "all of four: the others are about to stand still");
+    assert!(!fourth.gives_way(seconds(5)));
+    // One that goes on makes room as well.
+    drop(second);
+    assert!(!fourth.gives_way(seconds(60)) && !fifth.gives_way(seconds(60)));
+}
+
+/// HARDENING B13: the budget of an endpoint is that of all its connections.
+#[tokio::test]
+async fn streams_that_stall_give_way_to_those_of_other_connections() {
+    let minute = std::time::Duration::from_secs(60);
+    let mesh = TestMesh::new();
+    let config = QuicConfig { max_receive_windows: 16 * 1024 * 1024, ..QuicConfig::default() };
+    let near_end = endpoint_of(&mesh.credentials());
+    let far_end = QuicEndpoint::bind(any_port(), config, mesh.credentials().tls().unwrap()).unwrap();
+    let (one, one_far) = connect(&near_end, &far_end).await;
+    let (other, other_far) = connect(&near_end, &far_end).await;
+    let mut streams = Vec::new();
+    for (near, far) in [(&one, &one_far), (&other, &other_far)] {
+        far.allow_streams(1024);
+        for _ in 0..5 {
+            streams.push(stream(near, far).await);
+        }
+    }
+    let mut stalls: Vec<_> = streams[..8].iter().map(|(_, accepted)| accepted.recv.stall()).collect();
+    assert!(stalls.iter_mut().all(|stall| !stall.gives_way(minute)), "half of it");
+    stalls.push(streams[8].1.recv.stall());
+    assert!(stalls[0].gives_way(minute) && stalls[1..].iter_mut().all(|stall| !stall.gives_way(minute)));
+    // The other one has more than half of its own, smaller window pinned now, whatever the first does.
+    stalls.push(streams[9].1.recv.stall());
+    stalls.drain(..5);
+    let give_way = stalls.iter_mut().filter_map(|stall| stall.gives_way(minute).then_some(())).count();
+    assert_eq!(give_way, 1);
+}
+
 #[tokio::test]
 async fn closing_an_endpoint_tells_all_its_peers_why() {
     let mesh = TestMesh::new();

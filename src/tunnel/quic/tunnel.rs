@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use quinn::{ConnectionError, SendDatagramError, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 
+use super::budget::{Budget, patience};
 use super::config::{STREAM_WINDOW, UNPROVEN_WINDOW};
 use super::peer::node_of_certificate;
 use super::stream::{QuicRecv, QuicSend, StreamSlot};
@@ -25,9 +26,10 @@ use crate::tunnel::{
 /// the limit grows with use.
 const FIRST_STREAMS: u32 = 100;
 /// Streams beyond the active ones for which the connection's window has room.
-const SPARE_STREAMS: u32 = 8;
-/// The connection's window changes in steps of so many streams, not with each.
-const WINDOW_STEP: u32 = 16;
+const SPARE_STREAMS: u32 = 4;
+/// The connection's window changes in steps of so many streams, not with each. A neighbour in the mesh that has nothing but
+/// its link gets one step.
+const WINDOW_STEP: u32 = 8;
 
 /// A QUIC connection. Clones are handles of the same connection.
 #[derive(Debug, Clone)]
@@ -45,6 +47,7 @@ pub(super) struct Shared {
     first: Arc<CloseCell>,
     turn: Arc<Semaphore>,
     max_window: NonZeroU32,
+    budget: Arc<Budget>,
     books: Mutex<Books>,
 }
 
@@ -58,12 +61,27 @@ struct Books {
     /// Streams that the peer may have now, and at most; zero until it has authenticated.
     permitted: u32,
     ceiling: u32,
-    /// The connection's receive window.
+    /// The connection's receive window, and what it would be without limits and other connections.
     window: u32,
+    wanted: u32,
+    /// Streams that have data and whose readers take none of it.
+    stalled: u32,
+}
+
+impl Books {
+    /// What the streams that stall may hold of the window.
+    fn pinned(&self) -> u64 {
+        u64::from(self.window).min(u64::from(self.stalled) * u64::from(STREAM_WINDOW))
+    }
 }
 
 impl QuinnTunnel {
-    pub(super) fn new(connection: quinn::Connection, side: Side, max_window: NonZeroU32) -> Self {
+    pub(super) fn new(
+        connection: quinn::Connection,
+        side: Side,
+        max_window: NonZeroU32,
+        budget: &Arc<Budget>,
+    ) -> Self {
         let first = Arc::new(CloseCell::new());
         let watched = (connection.clone(), Arc::clone(&first));
         // Ends with the connection, which ends with the last handle: see the `Drop` of `Shared`.
@@ -78,6 +96,7 @@ impl QuinnTunnel {
             .and_then(|chain| node_of_certificate(chain.first()?));
         let remote = connection.remote_address();
         let remote = std::net::SocketAddr::new(remote.ip().to_canonical(), remote.port());
+        budget.enter(UNPROVEN_WINDOW);
         let books = Mutex::new(Books { window: UNPROVEN_WINDOW, ..Books::default() });
         Self {
             shared: Arc::new(Shared {
@@ -88,6 +107,7 @@ impl QuinnTunnel {
                 first,
                 turn: Arc::new(Semaphore::new(1)),
                 max_window,
+                budget: Arc::clone(budget),
                 books,
             }),
         }
@@ -152,27 +172,87 @@ impl Shared {
     /// Changes the books and then what the connection allows, so that stalled readers cannot use up the connection's
     /// window while there is memory left for more.
     fn change_books(&self, change: impl FnOnce(&mut Books)) {
-        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut books = self.books();
+        let pinned = books.pinned();
         change(&mut books);
-        if books.ceiling == 0 {
-            return;
+        if books.ceiling > 0 {
+            self.allow(&mut books);
         }
+        if books.pinned() != pinned {
+            self.budget.pin(pinned, books.pinned());
+        }
+    }
+
+    fn allow(&self, books: &mut Books) {
         if books.permitted < books.ceiling && books.accepted >= books.permitted / 4 * 3 {
             books.permitted =
                 books.permitted.saturating_mul(2).clamp(FIRST_STREAMS.min(books.ceiling), books.ceiling);
             self.connection.set_max_concurrent_bi_streams(VarInt::from_u32(books.permitted));
         }
         let steps = (books.active + SPARE_STREAMS).next_multiple_of(WINDOW_STEP);
-        let window = steps.saturating_mul(STREAM_WINDOW).min(self.max_window.get());
+        books.wanted = steps.saturating_mul(STREAM_WINDOW);
+        let window = books.wanted.min(self.max_window.get());
         if window > books.window || window < books.window / 2 {
-            books.window = window;
-            self.connection.set_receive_window(VarInt::from_u32(window));
+            let window = self.budget.share(books.window, window);
+            if window != books.window {
+                books.window = window;
+                self.connection.set_receive_window(VarInt::from_u32(window));
+            }
+        }
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long a stream may stall: as long as it likes while there is memory for others beside it.
+    fn patience(&self, books: &Books) -> Option<Duration> {
+        let scarce = books.wanted > books.window;
+        let here = scarce.then(|| patience(books.pinned(), books.window.into())).flatten();
+        here.into_iter().chain(self.budget.patience()).min()
+    }
+}
+
+/// A stream that has data and whose reader takes none of it; counted until this is dropped.
+#[derive(Debug)]
+pub(in crate::tunnel) struct QuicStall {
+    shared: Arc<Shared>,
+    counted: bool,
+}
+
+impl QuicStall {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        shared.change_books(|books| books.stalled += 1);
+        Self { shared: Arc::clone(shared), counted: true }
+    }
+
+    /// Of several only as many are told so as have to go.
+    pub(in crate::tunnel) fn gives_way(&mut self, since: Duration) -> bool {
+        let patience = self.shared.patience(&self.shared.books());
+        if self.counted && patience.is_some_and(|patience| since >= patience) {
+            self.uncount();
+        }
+        !self.counted
+    }
+
+    fn uncount(&mut self) {
+        self.counted = false;
+        self.shared.change_books(|books| books.stalled -= 1);
+    }
+}
+
+impl Drop for QuicStall {
+    fn drop(&mut self) {
+        if self.counted {
+            self.uncount();
         }
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        let books = self.books.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.budget.leave(books.window, books.pinned());
         self.close(CloseReason::Dropped);
     }
 }
@@ -275,7 +355,7 @@ impl Tunnel for QuinnTunnel {
     }
 
     fn streams(&self) -> usize {
-        let active = self.shared.books.lock().unwrap_or_else(PoisonError::into_inner).active;
+        let active = self.shared.books().active;
         usize::try_from(active).unwrap_or(usize::MAX)
     }
 

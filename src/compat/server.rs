@@ -173,11 +173,31 @@ impl Server {
         public: PublicPorts,
         config: DaemonConfig,
     ) -> Result<Self, ServerError> {
+        let server = Self::bind(listen, tls, public, config)?;
+        server.serve();
+        Ok(server)
+    }
+
+    /// Takes the UDP address and serves nobody yet: dropped, nothing of it is left.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`].
+    pub(crate) fn bind(
+        listen: SocketAddr,
+        tls: TlsSettings,
+        public: PublicPorts,
+        config: DaemonConfig,
+    ) -> Result<Self, ServerError> {
         let endpoint = QuicEndpoint::bind(listen, QuicConfig::default(), tls)?;
         let daemon = daemon(ServiceRegistry::new().with(DemandProxy::new(public)), config);
-        let (accepting, incoming) = (daemon.clone(), endpoint.incoming());
-        tokio::spawn(async move { accepting.run(incoming).await });
         Ok(Self { endpoint, daemon })
+    }
+
+    /// Begins to take clients.
+    pub(crate) fn serve(&self) {
+        let (accepting, incoming) = (self.daemon.clone(), self.endpoint.incoming());
+        tokio::spawn(async move { accepting.run(incoming).await });
     }
 
     /// Where it listens.

@@ -9,6 +9,7 @@ use std::time::Instant;
 use data_encoding::HEXLOWER;
 use tokio_util::sync::CancellationToken;
 
+use super::CompatConfig;
 use super::admin::Http;
 use super::api::{self, API_VERSION, state_name};
 use super::census::{Census, Counter};
@@ -19,11 +20,13 @@ use super::metrics::Metrics;
 use super::trust::Keys;
 use crate::auth::Act;
 use crate::clock::WallClock;
+use crate::compat::{PublicPorts, Server};
 use crate::daemon::PeersView;
 use crate::gossip::{Member, MemberState, Mesh, Progress};
 use crate::id::{Generation, NodeId, TunnelId, TunnelName};
 use crate::mesh::{MeshHandle, PROPAGATION_BOUNDS, Stopped, Storage};
 use crate::replica::{Address, Path, Registration};
+use crate::service::Listen;
 use crate::tunnel::Tunnel;
 
 /// What does not change while a node runs.
@@ -42,6 +45,23 @@ pub(super) struct Facts {
     pub(super) started_at: Instant,
     /// What each certificate was for at the start, and when it ends to be valid, in seconds since 1970.
     pub(super) certificates: Vec<(&'static str, f64)>,
+    /// How clients of snocat are served, if they are.
+    pub(super) compat: Option<CompatFacts>,
+}
+
+/// How clients of snocat are served.
+#[derive(Debug, Clone)]
+pub(super) struct CompatFacts {
+    pub(super) listen: SocketAddr,
+    pub(super) public: PublicPorts,
+    pub(super) clients: PeersView,
+}
+
+impl CompatFacts {
+    pub(super) fn of((server, config): (&Server, &CompatConfig)) -> Self {
+        let listen = server.local_addr().unwrap_or(config.listen);
+        Self { listen, public: config.public.clone(), clients: server.peers() }
+    }
 }
 
 /// The running node.
@@ -114,6 +134,11 @@ impl Agent {
             seeds,
             exposed: exposed.collect(),
             binds: self.binds().await,
+            compat: facts.compat.as_ref().map(|compat| api::Compat {
+                listen: compat.listen.to_string(),
+                public: Listen::Ports(compat.public.ip, compat.public.ports.clone()).to_string(),
+                clients: compat.clients.len(),
+            }),
         })
     }
 

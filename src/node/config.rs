@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::forwards::Wanted;
 use super::{CaSource, Controls};
+use crate::compat::PublicPorts;
 use crate::daemon::DaemonConfig;
 use crate::gossip;
 use crate::replica::Address;
@@ -22,6 +23,20 @@ pub enum StateStore {
     Disk,
     /// Nowhere: a restart learns it from the peers.
     Memory,
+}
+
+/// How a node serves clients of snocat's protocol version 0. They prove nothing and become no part of the mesh: whoever
+/// reaches the address is granted a public port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompatConfig {
+    /// The UDP address to listen on for them: not the node's own. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The certificate that they are shown, PEM or DER.
+    pub certificate: PathBuf,
+    /// Its private key, PEM or DER.
+    pub key: PathBuf,
+    /// What they are granted.
+    pub public: PublicPorts,
 }
 
 /// The settings of a [`Node`](super::Node).
@@ -47,6 +62,8 @@ pub struct NodeConfig {
     pub token_file: Option<PathBuf>,
     /// What it offers and binds from the start, as its configuration wants it.
     pub(super) wanted: Wanted,
+    /// Whether and how clients of snocat are served. `None`: not at all.
+    pub compat: Option<CompatConfig>,
     /// What the node can be told while it runs.
     pub controls: Controls,
     /// Limits of the daemon; its `drain_timeout` is the one below.
@@ -81,6 +98,7 @@ impl NodeConfig {
             http: None,
             token_file: None,
             wanted: Wanted::default(),
+            compat: None,
             controls: Controls::default(),
             daemon: DaemonConfig::default(),
             ca: CaSource::Own,

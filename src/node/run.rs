@@ -14,14 +14,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admin::{self, AdminError, AdminSocket, Http, HttpError};
-use super::agent::{Agent, Facts};
+use super::agent::{Agent, CompatFacts, Facts};
 use super::files::FileError;
 use super::forwards::{Applied, Forwards, Opener, Wanted};
 use super::metrics::Metrics;
 use super::trust::{Keys, Policies, RenewalService, Revocations, keep_certificate, keep_door};
-use super::{DataDir, DataDirError, NodeConfig, NodeFiles, StateStore, pulse};
+use super::{CompatConfig, DataDir, DataDirError, NodeConfig, NodeFiles, StateStore, pulse};
 use crate::auth::{CredentialsError, MutualTls};
 use crate::clock::WallClock;
+use crate::compat;
 use crate::daemon::{DaemonConfig, Drained, ModularDaemon};
 use crate::gossip::{self, ConfigError};
 use crate::id::{Actor, Generation, NodeId};
@@ -75,6 +76,8 @@ pub struct Node {
     /// Writes the state file; ends with the driver.
     disk: Option<std::thread::JoinHandle<()>>,
     admin: JoinHandle<()>,
+    /// For clients of snocat, where they are served.
+    compat: Option<compat::Server>,
     tasks: TaskTracker,
     /// Unlocked when everything else has ended.
     data_dir: DataDir,
@@ -126,6 +129,9 @@ pub enum StartError {
     /// The admin API cannot be had over TCP.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// Clients of snocat cannot be served.
+    #[error("snocat's clients cannot be served")]
+    Compat(#[from] compat::ServerError),
     /// The protocol's settings cannot work together.
     #[error("the settings cannot work together")]
     Gossip(#[from] ConfigError),
@@ -143,6 +149,7 @@ impl Node {
         let trust = data_dir.trust(&identity, &config.ca, config.certificate_validity)?;
         let endpoint = endpoint(&config, trust.credentials.tls()?)?;
         let listen = endpoint.local_addr().map_err(StartError::Address)?;
+        let compat = config.compat.as_ref().map(|compat| bind_compat(&config, compat)).transpose()?;
         let socket = AdminSocket::bind(&config.admin_path())?;
 
         let state = open_state(&config, &data_dir)?;
@@ -199,13 +206,18 @@ impl Node {
             data_dir: config.data_dir.clone(),
             started_at: Instant::now(),
             certificates: data_dir.certificates(),
+            compat: compat.as_ref().zip(config.compat.as_ref()).map(CompatFacts::of),
         };
         let parts =
             Parts { data_dir, endpoint, socket, driver, disk, facts, keys, revocations, policies, door };
-        Self::compose(&config, parts).await
+        Self::compose(&config, parts, compat).await
     }
 
-    async fn compose(config: &NodeConfig, parts: Parts) -> Result<Self, StartError> {
+    async fn compose(
+        config: &NodeConfig,
+        parts: Parts,
+        compat: Option<compat::Server>,
+    ) -> Result<Self, StartError> {
         let Parts { data_dir, endpoint, socket, driver, disk, facts, keys, revocations, policies, door } =
             parts;
         let mesh = driver.handle();
@@ -271,8 +283,9 @@ impl Node {
         }
         let router = admin::numbered(admin::router(Arc::clone(&agent)));
         let admin = tokio::spawn(admin::serve(socket, router, stop.clone()));
+        compat.iter().for_each(compat::Server::serve);
         tracing::info!(node = %agent.facts.node, listen = %agent.facts.listen, "node started");
-        Ok(Self { agent, daemon, endpoint, stop, stop_driver, driver, disk, admin, tasks, data_dir })
+        Ok(Self { agent, daemon, endpoint, stop, stop_driver, driver, disk, admin, compat, tasks, data_dir })
     }
 
     /// The node's id.
@@ -298,6 +311,11 @@ impl Node {
     /// The socket of its admin API.
     pub fn admin_path(&self) -> &Path {
         &self.agent.facts.admin
+    }
+
+    /// The UDP address for clients of snocat, if they are served.
+    pub fn compat_addr(&self) -> Option<SocketAddr> {
+        self.compat.as_ref()?.local_addr().ok()
     }
 
     /// Makes another configuration hold, as far as that needs no restart.
@@ -337,7 +355,12 @@ impl Node {
     pub async fn shutdown(self) -> Drained {
         self.stop.cancel();
         self.say_goodbye().await;
-        let drained = self.daemon.shutdown().await;
+        let compat = async {
+            if let Some(compat) = self.compat {
+                compat.shutdown().await;
+            }
+        };
+        let (drained, ()) = tokio::join!(self.daemon.shutdown(), compat);
         self.agent.forwards.stop().await;
         self.stop_driver.cancel();
         for task in [self.driver, self.admin] {
@@ -406,6 +429,13 @@ fn restore(
     let thread = std::thread::Builder::new().name("snomesh-disk".into());
     let thread = thread.spawn(move || state.keep(&tail)).map_err(StartError::Thread)?;
     Ok((driver, thread))
+}
+
+/// Takes the address for clients of snocat.
+fn bind_compat(config: &NodeConfig, compat: &CompatConfig) -> Result<compat::Server, compat::ServerError> {
+    let tls = compat::server_tls(&compat.certificate, &compat.key)?;
+    let daemon = DaemonConfig { drain_timeout: config.drain_timeout, ..config.daemon.clone() };
+    compat::Server::bind(compat.listen, tls, compat.public.clone(), daemon)
 }
 
 /// Puts the mesh's policy before a service of this node.

@@ -8,7 +8,7 @@ use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::program::{snomesh, until};
+use crate::program::{Agent, snomesh, until};
 
 /// A command that goes on, and what it prints.
 struct Running {
@@ -148,4 +148,90 @@ fn what_fails_ends_with_a_code_and_says_why() {
         assert_eq!(run.code, Some(code), "{run:?}");
         assert!(run.stdout.is_empty() && run.stderr.contains("error:"), "{run:?}");
     }
+}
+
+/// What `[compat]` says, without the certificate's files.
+fn section(listen: &str, path: &str, public: &str) -> String {
+    format!(
+        "[compat]\nlisten = \"{listen}\"\ncert = \"{path}.pem\"\nkey = \"{path}.key\"\npublic = \"{public}\"\n"
+    )
+}
+
+/// FEATURES S26: an existing client reaches a node, which is one of a mesh beside that.
+#[test]
+fn a_node_serves_clients_of_the_original_where_its_configuration_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("it").to_str().unwrap().to_owned();
+    assert_eq!(snomesh(&["cert", &path, "--san", "tunnel.example"]).code, Some(0));
+    let file = directory.path().join("s.toml");
+    let limits = "[limits]\ndrain_timeout = \"500ms\"\n";
+    std::fs::write(&file, section("127.0.0.1:0", &path, "127.0.0.1:20000-60000") + limits).unwrap();
+    let node = Agent::start(directory.path(), "a", &["-c", file.to_str().unwrap()]);
+    let neighbour = Agent::join(directory.path(), "b", &node);
+    assert_eq!(neighbour.status()["compat"], serde_json::Value::Null);
+    let quic = node.status()["compat"]["listen"].as_str().unwrap().to_owned();
+    assert_ne!(quic, node.listen.to_string());
+
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = service.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for visitor in service.incoming() {
+            visitor.unwrap().write_all(b"made public").unwrap();
+        }
+    });
+    let certificate = format!("{path}.pem");
+    let args = ["client", "--authority", &certificate, "--driver", &quic, "--driver-san", "tunnel.example"];
+    let mut client = Running::start(&[&args[..], &["--target", &target]].concat());
+    let line = client.line();
+    let public: SocketAddr = line.split_whitespace().find_map(|word| word.parse().ok()).unwrap();
+    let mut heard = String::new();
+    TcpStream::connect(public).unwrap().read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "made public");
+
+    let status = node.status();
+    assert_eq!(status["compat"]["clients"], 1);
+    assert_eq!(status["compat"]["public"], "127.0.0.1:20000-60000");
+    // It proves nothing, so it is nobody in the mesh.
+    assert_eq!((&status["tunnels"], &status["nodes"]["alive"]), (&0.into(), &1.into()));
+    assert!(node.ok(&["status"]).text().contains(&format!("snocat      udp/{quic}")));
+
+    // A node that stops takes the port back, although a visitor and a client are there.
+    let _visitor = TcpStream::connect(public).unwrap();
+    node.stop();
+    assert!(TcpStream::connect(public).is_err());
+    drop(client);
+}
+
+#[test]
+fn a_section_that_cannot_serve_starts_nothing_and_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("it").to_str().unwrap().to_owned();
+    assert_eq!(snomesh(&["cert", &path, "--san", "x"]).code, Some(0));
+    let held = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let taken = held.local_addr().unwrap().to_string();
+    let file = directory.path().join("s.toml");
+    let with = |args: &[&str], text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let data = directory.path().join("data");
+        let common = ["-c", file.to_str().unwrap(), "--data-dir", data.to_str().unwrap()];
+        snomesh(&[args, &common].concat())
+    };
+    let up = ["up", "--listen", "127.0.0.1:0"];
+    let good = section("127.0.0.1:0", &path, "127.0.0.1:8000-8099");
+    let missing = section("127.0.0.1:0", "/nowhere", "127.0.0.1:8000-8099");
+    for (run, code, why) in [
+        (with(&["config", "check"], &missing), 10, "cannot read /nowhere.pem"),
+        (with(&up, &missing), 10, "snomesh cert PATH"),
+        (with(&up, &section(&taken, &path, "127.0.0.1:8000")), 7, "compat.listen"),
+        (with(&["config", "check"], &good.replace("8000-8099", "0")), 10, "compat.public"),
+        (with(&["config", "check"], &good.replace("cert =", "#")), 10, "needs compat.cert beside it"),
+    ] {
+        assert_eq!(run.code, Some(code), "{run:?}");
+        assert!(run.stderr.contains(why), "{run:?}");
+    }
+    assert_eq!(with(&["config", "check", "--strict"], &good).code, Some(0));
+    let open = good.replace("127.0.0.1:0\"", "0.0.0.0:9090\"");
+    let warned = with(&["config", "check", "--strict"], &open);
+    assert_eq!(warned.code, Some(8), "{warned:?}");
+    assert!(warned.stderr.contains("whoever reaches it"), "{warned:?}");
 }

@@ -31,7 +31,7 @@ pub use state::{
     ImportState, ImportedState, KeptAttribute, KeptCounter, KeptElement, KeptPolicy, KeptRevocation,
     KeptValue, RefusedLine, STATE_FORMAT, StateEnd, StateHead, StateLine, StateLineError,
 };
-pub use status::{Counts, Digest, Seed, Status};
+pub use status::{Compat, Counts, Digest, Seed, Status};
 pub use trust::{Invite, Invited, Reloaded, Revoke, Revoked};
 pub use tunnel::{Bind, BindList, Expose, Exposed, Tunnel, TunnelList};
 pub use typed::{Counter, CounterList, Increment, Members, SetChange, SetList, SetSize};

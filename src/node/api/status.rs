@@ -56,6 +56,21 @@ pub struct Status {
     pub exposed: Vec<Exposed>,
     /// Which tunnels it lets local programs reach, and where.
     pub binds: Vec<Bind>,
+    /// How clients of snocat are served, where they are.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub compat: Option<Compat>,
+}
+
+/// How clients of snocat's protocol are served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Compat {
+    /// The UDP address that they call.
+    pub listen: String,
+    /// The ports that they are granted.
+    pub public: String,
+    /// How many there are.
+    pub clients: usize,
 }
 
 /// How many other nodes there are, by what this one thinks of them.

@@ -20,6 +20,8 @@ use crate::node::files;
 use crate::service::Listen;
 use crate::tunnel::quic::TlsSettings;
 
+/// What to do where there is none that serves.
+pub(super) const NO_CERTIFICATE: &str = "make a certificate: snomesh cert PATH --san NAME";
 /// How long a client waits before it tries again, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
@@ -87,8 +89,7 @@ fn target(text: &str) -> Result<TcpAddress, String> {
 
 impl From<compat::CompatTlsError> for Failure {
     fn from(error: compat::CompatTlsError) -> Self {
-        Self::new(Exit::Configuration, describe(&error))
-            .hint("make a certificate: snomesh cert PATH --san NAME")
+        Self::new(Exit::Configuration, describe(&error)).hint(NO_CERTIFICATE)
     }
 }
 

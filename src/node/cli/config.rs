@@ -6,6 +6,7 @@ use super::Global;
 use super::failure::{Exit, Failure};
 use super::screen::{Color, Format, Screen, Table, remark};
 use super::up::{Files, load, sources};
+use crate::compat::server_tls;
 use crate::node::Client;
 use crate::node::api::Reload;
 use crate::node::settings::{Settings, default_file, show};
@@ -52,6 +53,9 @@ pub(super) fn run(global: &Global, config: &Config, screen: &mut Screen) -> Opti
 
 fn check(global: &Global, files: &Files, strict: bool, screen: &mut Screen) -> Result<Exit, Failure> {
     let settings = load(&sources(global, files), global.color)?;
+    if let Some(compat) = &settings.compat {
+        server_tls(&compat.certificate, &compat.key)?;
+    }
     let warnings = warnings(&settings);
     for warning in &warnings {
         remark(global.color, warning);
@@ -75,6 +79,9 @@ fn warnings(settings: &Settings) -> Vec<String> {
     }
     if settings.listen.ip().is_loopback() && settings.seeds.iter().any(|seed| !is_local(seed.as_str())) {
         warnings.push("quic.listen is loopback, from where no other machine can be reached".into());
+    }
+    if settings.compat.as_ref().is_some_and(|compat| !compat.listen.ip().is_loopback()) {
+        warnings.push("compat.listen is open: whoever reaches it is granted a public port".into());
     }
     if settings.drain_timeout.as_secs() > 60 {
         warnings.push("limits.drain_timeout is longer than service managers wait by default".into());

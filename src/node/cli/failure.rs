@@ -4,7 +4,9 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
+use super::compat::NO_CERTIFICATE;
 pub(in crate::node) use crate::causes::in_one_line as describe;
+use crate::compat::ServerError;
 use crate::node::api::Code;
 use crate::node::{ClientError, DataDirError, FileError, StartError};
 use crate::store::StoreError;
@@ -193,6 +195,13 @@ impl From<StartError> for Failure {
             StartError::Credentials(_) | StartError::Endpoint(_) | StartError::Gossip(_) => {
                 (Exit::Configuration, None)
             }
+            StartError::Compat(ServerError::Endpoint(BindError::Socket { source, .. }))
+                if source.kind() == io::ErrorKind::AddrInUse =>
+            {
+                (Exit::Conflict, Some("choose another address as compat.listen".into()))
+            }
+            StartError::Compat(ServerError::Endpoint(_)) => (Exit::Configuration, None),
+            StartError::Compat(_) => (Exit::Configuration, Some(NO_CERTIFICATE.into())),
             StartError::Store(inner @ StoreError::InUse { .. }) => (Exit::Conflict, inner.hint()),
             StartError::Store(inner @ StoreError::Newer { .. }) => (Exit::Configuration, inner.hint()),
             StartError::Store(inner) => (Exit::Disk, inner.hint()),

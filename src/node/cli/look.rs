@@ -97,6 +97,10 @@ fn for_people(status: &Status, screen: &mut Screen) -> Result<(), Failure> {
     for bind in &status.binds {
         screen.line(format!("binds       {} → {}", bind.listen, bind.tunnel))?;
     }
+    if let Some(compat) = &status.compat {
+        let clients = counted(compat.clients, "client");
+        screen.line(format!("snocat      udp/{}, grants {}, {clients}", compat.listen, compat.public))?;
+    }
     for seed in status.seeds.iter().filter(|seed| seed.reached) {
         screen.line(format!("joined      {}", seed.address))?;
     }

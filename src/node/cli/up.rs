@@ -178,6 +178,7 @@ fn node_config(settings: &Settings, controls: Controls) -> Result<NodeConfig, Fa
             ..DaemonConfig::default()
         },
         wanted: wanted(settings),
+        compat: settings.compat.clone(),
         controls,
         ..NodeConfig::new(&settings.name, data_dir)
     })
@@ -306,12 +307,16 @@ fn announce(node: &Node, name: &str, screen: &mut Screen) -> Result<(), Failure>
             "listen": node.listen_addr().to_string(),
             "admin": admin.to_string(),
             "dataDir": data.to_string(),
+            "compat": node.compat_addr().map(|address| address.to_string()),
         });
         return Ok(screen.line(document.to_string())?);
     }
     screen.done(format!("identity   {} ({name}), {data}", id.short()))?;
     screen.done(format!("mesh       {}", node.mesh_id().short()))?;
     screen.done(format!("listening  udp/{}", node.listen_addr()))?;
+    if let Some(compat) = node.compat_addr() {
+        screen.done(format!("snocat     udp/{compat}"))?;
+    }
     screen.done(format!("admin      unix:{admin}"))?;
     Ok(())
 }

@@ -10,9 +10,10 @@ use std::str::FromStr;
 use super::file::{self, At, Contents, Item};
 use super::table::{self, Kind, SETTINGS};
 use super::{BindSetting, Chosen, Fault, Origin, Settings, TunnelSetting};
+use crate::compat::PublicPorts;
 use crate::id::TunnelName;
 use crate::mesh::{DestinationError, ParsePolicyError, Policy};
-use crate::node::parse;
+use crate::node::{CompatConfig, parse};
 use crate::replica::Attributes;
 use crate::service::Listen;
 
@@ -171,6 +172,7 @@ fn settle(
     let max_tunnels_per_node = values.one("limits.max_tunnels_per_node", count);
     let max_streams = values.one("limits.max_streams", count);
     let drain_timeout = values.one("limits.drain_timeout", parse::duration);
+    let compat = compat(&mut values);
     if let (Some(_), None, Some(chosen)) = (&ca_key, &ca, chosen.get("identity.ca_key")) {
         faults.push(fault(&chosen.origin, "identity.ca_key needs identity.ca beside it".into()));
     }
@@ -198,6 +200,7 @@ fn settle(
         admin,
         http: http.flatten(),
         token_file,
+        compat,
         log_level: log_level.expect(held),
         log_format: log_format.expect(held),
         max_tunnels: max_tunnels.expect(held),
@@ -207,6 +210,30 @@ fn settle(
         tunnels,
         binds,
     })
+}
+
+/// Either nothing of it or all.
+fn compat(values: &mut Values<'_>) -> Option<CompatConfig> {
+    const KEYS: [&str; 4] = ["compat.listen", "compat.cert", "compat.key", "compat.public"];
+    let says = |chosen: &&Chosen| chosen.texts.iter().any(|text| !text.is_empty());
+    let set = |key: &str| values.chosen.get(key).filter(says);
+    let (there, chosen) = KEYS.iter().find_map(|key| Some((key, set(key)?)))?;
+    for missing in KEYS.iter().filter(|key| set(key).is_none()) {
+        let what = format!("{there} needs {missing} beside it");
+        values.faults.push(fault(&chosen.origin, what));
+    }
+    let path = |text: &str| Ok(PathBuf::from(text));
+    let listen = values.one("compat.listen", parse::listen);
+    let certificate = values.one("compat.cert", path);
+    let key = values.one("compat.key", path);
+    let public = values.one("compat.public", |text| match text.parse::<Listen>() {
+        Ok(Listen::Ports(ip, ports)) => Ok(PublicPorts { ip, ports }),
+        Ok(Listen::Tcp(one)) if one.port() > 0 => {
+            Ok(PublicPorts { ip: one.ip(), ports: one.port()..=one.port() })
+        }
+        _ => Err("is IP:FIRST-LAST or IP:PORT, an IPv6 in brackets".to_owned()),
+    });
+    Some(CompatConfig { listen: listen?, certificate: certificate?, key: key?, public: public? })
 }
 
 /// What was chosen, and what is wrong with it.

@@ -23,6 +23,7 @@ pub(in crate::node) use merge::{Sources, default_file};
 
 use crate::id::TunnelName;
 use crate::mesh::{Destination, Policy};
+use crate::node::CompatConfig;
 use crate::replica::{Address, Attributes};
 use crate::service::{Listen, Target};
 
@@ -110,6 +111,7 @@ pub(in crate::node) struct Settings {
     pub(in crate::node) admin: Option<PathBuf>,
     pub(in crate::node) http: Option<SocketAddr>,
     pub(in crate::node) token_file: Option<PathBuf>,
+    pub(in crate::node) compat: Option<CompatConfig>,
     pub(in crate::node) log_level: String,
     pub(in crate::node) log_format: String,
     pub(in crate::node) max_tunnels: NonZeroUsize,

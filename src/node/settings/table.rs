@@ -116,6 +116,25 @@ pub(in crate::node) const SETTINGS: &[Setting] = &[
         "SNOMESH_ADMIN_TOKEN_FILE",
         "The file of that token; made if it is missing",
     ),
+    setting(
+        "compat.listen",
+        Kind::Text,
+        "SNOMESH_COMPAT_LISTEN",
+        "The UDP address to listen on for snocat's clients: IP:PORT or PORT; none come without it",
+    ),
+    setting(
+        "compat.cert",
+        Kind::Text,
+        "SNOMESH_COMPAT_CERT",
+        "The certificate that they are shown, PEM or DER: snomesh cert makes one",
+    ),
+    setting("compat.key", Kind::Text, "SNOMESH_COMPAT_KEY", "Its private key"),
+    setting(
+        "compat.public",
+        Kind::Text,
+        "SNOMESH_COMPAT_PUBLIC",
+        "The TCP ports that they are granted, lowest first: IP:FIRST-LAST or IP:PORT",
+    ),
     setting("log.level", Kind::Text, "SNOMESH_LOG", "What is logged: a level, or TARGET=LEVEL with commas")
         .or("warn,snomesh=info")
         .live(),

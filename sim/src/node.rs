@@ -88,8 +88,6 @@ pub(crate) struct Node {
     pub(crate) clock_stopped_at: Option<Moment>,
     /// How many frames it has received while bits flipped.
     pub(crate) received: u64,
-    /// Whether it ever had a link to another node.
-    pub(crate) has_met: bool,
     /// Whom its operator told it of, beside the seeds.
     pub(crate) told_of: Option<usize>,
 }
@@ -116,7 +114,6 @@ impl Node {
             received: 0,
             doubled: false,
             clock_stopped_at: None,
-            has_met: false,
             told_of: None,
         }
     }

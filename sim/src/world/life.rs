@@ -132,22 +132,30 @@ impl World<'_> {
         }
     }
 
-    /// A node that never met anybody, and whose seeds have all gone for good, cannot find the others, nor they it: its
-    /// operator starts it again with the address of one that runs.
+    /// Nodes whose seeds have all gone for good, and that know nobody who runs and are known to nobody, cannot find the
+    /// others, nor they them: an operator starts one of them again with the address of one that runs.
     pub(super) fn tell_strangers(&mut self) {
         let seeds = usize::try_from(self.scenario.mesh.seeds).unwrap_or(usize::MAX);
-        let running: Vec<usize> = self.running().map(|(node, _)| node).collect();
-        // A seed that runs is found by everybody.
-        if running.iter().any(|node| *node < seeds) {
-            return;
+        let knows = |one: usize, other: usize| {
+            let process = self.nodes[one].process.as_ref();
+            let mut members = process.into_iter().flat_map(|process| process.mesh.members());
+            other < seeds || members.any(|member| member.node == self.nodes[other].id)
+        };
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        for (node, _) in self.running() {
+            let is_related =
+                |group: &Vec<usize>| group.iter().any(|other| knows(node, *other) || knows(*other, node));
+            let (related, mut apart): (Vec<_>, Vec<_>) = groups.into_iter().partition(is_related);
+            apart.push(related.into_iter().flatten().chain([node]).collect());
+            groups = apart;
         }
-        let (met, strangers): (Vec<usize>, Vec<usize>) =
-            running.into_iter().partition(|node| self.nodes[*node].has_met);
-        let Some(host) = met.iter().chain(&strangers).next().copied() else { return };
-        for node in strangers.into_iter().filter(|node| *node != host) {
-            self.crash(node, DiskFate::Keep);
-            self.nodes[node].told_of = Some(host);
-            self.start(node);
+        groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
+        let firsts: Vec<usize> = groups.iter().filter_map(|group| group.first().copied()).collect();
+        let Some((host, strangers)) = firsts.split_first() else { return };
+        for node in strangers {
+            self.crash(*node, DiskFate::Keep);
+            self.nodes[*node].told_of = Some(*host);
+            self.start(*node);
         }
     }
 

@@ -106,7 +106,6 @@ impl World<'_> {
         };
         let (link, id) = (link_of(connection, end), self.nodes[peer].id);
         self.record(Some(node), Kind::LinkUp, peer as u64, link.0, b"");
-        self.nodes[node].has_met |= peer != node;
         self.feed(node, |mesh, now| mesh.link_up(now, link, id, side));
     }
 

@@ -638,10 +638,8 @@ fn keys_that_come_and_go_leave_nothing_behind() {
     assert_eq!(store.floors(), CausalContext::from_iter([(author, RangeSet::up_to(20_000))]));
 }
 
-/// The fetching of `gossip` found it: who lets a removal go forgets what it covered, and yet writes later in the same
-/// lane.
-#[test]
-fn a_write_after_a_collected_removal_does_not_take_the_removal_from_those_who_have_it() {
+/// A has a value; B has removed it, let the removal go and written the key anew; C has all that B wrote, the removal too.
+fn removed_let_go_and_written_anew() -> [Store; 3] {
     let (mut a, mut b, mut c) = (Store::new(), Store::new(), Store::new());
     put(&mut a, &lane(0), &key(0), Some(value(b"old")));
     bring(&a, &mut b);
@@ -650,6 +648,14 @@ fn a_write_after_a_collected_removal_does_not_take_the_removal_from_those_who_ha
     b.collect(usize::MAX, |_| true);
     put(&mut b, &lane(1), &key(0), Some(value(b"new")));
     bring(&b, &mut c);
+    [a, b, c]
+}
+
+/// The fetching of `gossip` found it: who lets a removal go forgets what it covered, and yet writes later in the same
+/// lane.
+#[test]
+fn a_write_after_a_collected_removal_does_not_take_the_removal_from_those_who_have_it() {
+    let [mut a, b, mut c] = removed_let_go_and_written_anew();
     // B is gone; C alone knows that the first value is dead.
     bring(&c, &mut a);
     for store in [&a, &c] {
@@ -664,14 +670,7 @@ fn a_write_after_a_collected_removal_does_not_take_the_removal_from_those_who_ha
 /// knows the later write and lacks the removal must be brought it all the same.
 #[test]
 fn a_removal_beside_a_later_write_of_its_lane_reaches_whoever_has_only_the_later_one() {
-    let (mut a, mut b, mut c) = (Store::new(), Store::new(), Store::new());
-    put(&mut a, &lane(0), &key(0), Some(value(b"old")));
-    bring(&a, &mut b);
-    put(&mut b, &lane(1), &key(0), None);
-    bring(&b, &mut c);
-    b.collect(usize::MAX, |_| true);
-    put(&mut b, &lane(1), &key(0), Some(value(b"new")));
-    bring(&b, &mut c);
+    let [mut a, b, c] = removed_let_go_and_written_anew();
     let new = b.register(&key(0)).unwrap().entries().iter().cloned().collect();
     let item = Item { key: key(0), entries: new };
     a.merge(&Delta { accounted: CausalContext::new(), items: vec![item] }).unwrap();

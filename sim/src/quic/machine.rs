@@ -248,10 +248,10 @@ struct Witness {
 }
 
 impl TunnelObserver for Witness {
-    fn joined(&self, _: &Peer) {
+    fn joined(&self, peer: &Peer) {
         let mut shared = self.network.lock();
         let now = shared.now();
-        shared.joined.push((now, self.number));
+        shared.joined.push((now, self.number, peer.node));
     }
 
     fn left(&self, _: &Peer, closed: &Closed) {

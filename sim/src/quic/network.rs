@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
+use snomesh::id::NodeId;
 use snomesh::time::Moment;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
@@ -101,8 +102,8 @@ pub(super) struct Shared {
     pub(super) trace: Trace,
     /// How many records there are.
     pub(super) events: u64,
-    /// When which node took a tunnel to another for authenticated.
-    pub(super) joined: Vec<(Moment, usize)>,
+    /// When which node took a tunnel to which other for authenticated.
+    pub(super) joined: Vec<(Moment, usize, Option<NodeId>)>,
 }
 
 impl Network {

@@ -96,14 +96,12 @@ fn misjudged(world: &World<'_>, said: &Said) -> Option<String> {
 }
 
 /// A node has at most one tunnel to another that runs, and none to one that does not. One more may be there for a
-/// moment, when a seed is looked at; the seed may be the node itself.
+/// moment each time that a seed is looked at, which both may do at once; the seed may be the node itself.
 fn linked_wrongly(world: &World<'_>, node: usize) -> Option<String> {
     let process = world.machines[node].process.as_ref()?;
     world.machines.iter().enumerate().find_map(|(other, machine)| {
         let (tunnels, runs) = (process.peers.node(machine.id).len(), machine.process.is_some());
-        // Of a tunnel to itself a node has both ends.
-        let greeted = if other == node { 2 } else { 1 };
-        let most = usize::from(other != node) + greeted * usize::from(world.greets(node));
+        let most = usize::from(other != node) + world.greets(node, machine.id);
         let right = tunnels == 0 || (tunnels <= most && runs);
         (!right).then(|| format!("n{node} has {tunnels} tunnels to n{other}, which runs: {runs}"))
     })

@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use snomesh::gossip::Mesh;
+use snomesh::id::NodeId;
 use snomesh::mesh::{CommandError, MeshHandle, Written};
 use snomesh::replica::{Attributes, WriteError};
 use snomesh::time::Moment;
@@ -305,15 +306,18 @@ impl<'a> World<'a> {
         let (delta, control) = self.frames_sent();
         let late = self.rehearsal.times.deadline.since(Moment(0)).saturating_sub(GREETING);
         let shared = self.around.network.lock();
-        let hellos = shared.joined.iter().filter(|(at, _)| at.since(Moment(0)) >= late).count() as u64;
+        let hellos = shared.joined.iter().filter(|(at, ..)| at.since(Moment(0)) >= late).count() as u64;
         delta - self.frames.0 + (control - self.frames.1).saturating_sub(hellos)
     }
 
-    /// Whether a node has a tunnel that is so new that its link may still be found to be one too many.
-    pub(super) fn greets(&self, node: usize) -> bool {
+    /// How many tunnels a node has got to a peer that are so new that their links may still be found to be too many.
+    pub(super) fn greets(&self, node: usize, peer: NodeId) -> usize {
         let shared = self.around.network.lock();
         let now = shared.now();
-        shared.joined.iter().any(|(at, who)| *who == node && now.since(*at) < GREETING)
+        let new = |(at, who, whom): &&(Moment, usize, Option<NodeId>)| {
+            *who == node && *whom == Some(peer) && now.since(*at) < GREETING
+        };
+        shared.joined.iter().filter(new).count()
     }
 
     /// The nodes that run.

@@ -121,6 +121,36 @@ impl<E> Ring<E> {
 }
 
 /// An event that changes a state.
+///
+/// ```
+/// use std::collections::BTreeMap;
+///
+/// use snomesh::event::{Feed, Published};
+///
+/// #[derive(Clone, Debug)]
+/// struct Moved(&'static str, u32);
+///
+/// impl Published for Moved {
+///     type State = BTreeMap<&'static str, u32>;
+///     type Key = &'static str;
+///     type Latest = u32;
+///
+///     fn apply(&self, places: &mut Self::State) {
+///         places.insert(self.0, self.1);
+///     }
+///
+///     fn latest(&self, places: &Self::State) -> Option<(&'static str, u32)> {
+///         places.get(self.0).map(|place| (self.0, *place))
+///     }
+/// }
+///
+/// let mut feed = Feed::new(8.try_into().unwrap());
+/// feed.publish(Moved("cart", 3));
+/// let (snapshot, mut cursor) = feed.subscribe_with_snapshot();
+/// feed.publish(Moved("cart", 4));
+/// assert_eq!(snapshot.state["cart"], 3);
+/// assert!(matches!(feed.poll(&mut cursor), Ok(Some((_, Moved("cart", 4))))));
+/// ```
 pub trait Published: Clone {
     /// What the events change, as far as a publisher keeps it for those who come late; `()` if it does not.
     type State: Clone + Default + fmt::Debug;

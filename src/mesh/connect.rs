@@ -14,6 +14,43 @@ use crate::tunnel::quic::{DialError, QuicEndpoint};
 use crate::tunnel::{ArcTunnel, CloseReason, TunnelControl};
 
 /// Makes tunnels to other nodes: the production one dials by QUIC, tests may join duplex tunnels.
+///
+/// One that keeps a node from dialling some addresses:
+///
+/// ```
+/// use snomesh::id::NodeId;
+/// use snomesh::mesh::{ConnectError, Connector};
+/// use snomesh::replica::Address;
+/// use snomesh::tunnel::ArcTunnel;
+///
+/// struct Apart<C>(C, Vec<Address>);
+///
+/// impl<C: Connector> Connector for Apart<C> {
+///     async fn connect(
+///         &self,
+///         address: &Address,
+///         expect: Option<NodeId>,
+///     ) -> Result<(ArcTunnel, NodeId), ConnectError> {
+///         if self.1.contains(address) {
+///             return Err(ConnectError::Resolve(std::io::ErrorKind::NotFound.into()));
+///         }
+///         self.0.connect(address, expect).await
+///     }
+/// }
+///
+/// # struct Anybody;
+/// # impl Connector for Anybody {
+/// #     async fn connect(&self, _: &Address, node: Option<NodeId>) -> Result<(ArcTunnel, NodeId), ConnectError> {
+/// #         let (near, _far) = snomesh::tunnel::duplex::DuplexTunnel::pair();
+/// #         Ok((ArcTunnel::new(near), node.unwrap_or(NodeId::from_bytes([1; 32]))))
+/// #     }
+/// # }
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let (near, far): (Address, Address) = ("10.0.0.1:7667".parse().unwrap(), "10.0.0.2:7667".parse().unwrap());
+/// let apart = Apart(Anybody, vec![far.clone()]);
+/// assert!(apart.connect(&near, None).await.is_ok() && apart.connect(&far, None).await.is_err());
+/// # });
+/// ```
 pub trait Connector: Send + Sync + 'static {
     /// Reaches whoever listens at `address`, and gives back a tunnel whose peer has proved who it is.
     ///

@@ -23,6 +23,38 @@ use crate::tunnel::{ArcTunnel, WriteError};
 const FORWARD_TIMEOUT: Duration = Duration::from_millis(4_500);
 
 /// Finds tunnels that this daemon holds at this moment.
+///
+/// The daemon's own is [`PeersView`](crate::daemon::PeersView). Another may show less, here a single tunnel to whoever
+/// asks for its name:
+///
+/// ```
+/// use snomesh::id::{NodeId, TunnelId, TunnelName};
+/// use snomesh::service::{RouteService, TunnelLookup};
+/// use snomesh::tunnel::{ArcTunnel, duplex::DuplexTunnel};
+///
+/// struct Only(TunnelId, TunnelName, ArcTunnel);
+///
+/// impl TunnelLookup for Only {
+///     fn tunnel(&self, id: TunnelId) -> Option<(TunnelName, ArcTunnel)> {
+///         (id == self.0).then(|| (self.1.clone(), self.2.clone()))
+///     }
+///
+///     fn named(&self, name: &TunnelName) -> Option<ArcTunnel> {
+///         (*name == self.1).then(|| self.2.clone())
+///     }
+///
+///     fn node(&self, _: NodeId) -> Option<ArcTunnel> {
+///         None
+///     }
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let (near, _far) = DuplexTunnel::pair();
+/// let only = Only(TunnelId(1), "web".parse().unwrap(), ArcTunnel::new(near));
+/// assert!(only.named(&"web".parse().unwrap()).is_some() && only.named(&"db".parse().unwrap()).is_none());
+/// let _forwarder = RouteService::new(only);
+/// # });
+/// ```
 pub trait TunnelLookup: Send + Sync {
     /// The tunnel with this id, and its name.
     fn tunnel(&self, id: TunnelId) -> Option<(TunnelName, ArcTunnel)>;

@@ -229,7 +229,7 @@ impl Reference {
     /// # Errors
     ///
     /// [`Checker::Dots`] if the name was used before, [`Checker::Causality`] if its stamp is not above all that
-    /// it had seen.
+    /// it says its author had seen; what it has to say is [`check_observed`](Self::check_observed)'s to judge.
     pub(crate) fn author(
         &mut self,
         seen: &Seen,
@@ -265,7 +265,10 @@ impl Reference {
             let write = &self.writes[write.index()];
             past.union(&write.past);
             past.insert(write.number);
-            latest = latest.max(write.stamp);
+            // What its author had let go it need not outdo: nobody reads it any more.
+            if entry.covers(&write.dot) {
+                latest = latest.max(write.stamp);
+            }
         }
         let number = u32::try_from(self.by_key[key].len()).expect("far fewer writes are simulated");
         let write = WriteId(u32::try_from(self.writes.len()).expect("far fewer writes are simulated"));

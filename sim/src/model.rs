@@ -15,7 +15,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use snomesh::crdt::{CausalContext, Delta, Dot, Entry, Reconciliation, Value};
+use snomesh::crdt::{CausalContext, Delta, Dot, Entry, Reconciliation, Row, Value};
 use snomesh::id::{Actor, Generation, NodeId};
 use snomesh::replica::{AttributeKey, Path, Replica};
 use snomesh::time::UnixMillis;
@@ -374,7 +374,7 @@ impl State {
             let register = replica.store().register(&Path::Attribute(key(number)).to_key());
             for (place, write) in self.writes.iter().enumerate().filter(|(_, write)| write.key == number) {
                 let wanted = seen & !dead & (1 << place) != 0;
-                let found = register.is_some_and(|register| register.entry(&write.dot).is_some());
+                let found = register.as_ref().is_some_and(|register| register.entry(&write.dot).is_some());
                 // A removal that everybody has seen may be forgotten; a value must be there or not.
                 if (write.puts || found) && wanted != found {
                     let how = if found { "still holds" } else { "does not hold" };
@@ -389,10 +389,11 @@ impl State {
     fn same_state(&self, one: usize, other: usize) -> bool {
         let (here, there) = (self.replicas[one].store(), self.replicas[other].store());
         let collected = self.collections > 0;
-        let values = here.prefix("").map(|(key, register)| (key, register.values()));
-        let others = there.prefix("").map(|(key, register)| (key, register.values()));
-        let same = values.filter(|(_, values)| !values.is_empty());
-        let same = same.eq(others.filter(|(_, values)| !values.is_empty()));
+        let values = |row: Row<'_>| {
+            let values: Vec<Entry> = row.register().values().into_iter().cloned().collect();
+            (!values.is_empty()).then(|| (row.key(), values))
+        };
+        let same = here.prefix("").filter_map(values).eq(there.prefix("").filter_map(values));
         here.digest() == there.digest() && same && (collected || here.prefix("").eq(there.prefix("")))
     }
 
@@ -402,9 +403,9 @@ impl State {
             feed_context(&mut hasher, &replica.store().context());
             feed_context(&mut hasher, &replica.store().floors());
             hasher.update(&replica.store().horizon().0.to_le_bytes());
-            for (key, register) in replica.store().prefix("") {
-                hasher.update(key.as_str().as_bytes());
-                for entry in register.entries() {
+            for row in replica.store().prefix("") {
+                hasher.update(row.name().as_bytes());
+                for entry in row.register().entries() {
                     hasher.update(&entry.checksum.to_le_bytes());
                 }
             }

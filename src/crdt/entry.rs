@@ -21,6 +21,11 @@ impl Key {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// A text that was a key before.
+    pub(super) fn again(text: &str) -> Self {
+        Self(text.into())
+    }
 }
 
 impl FromStr for Key {
@@ -79,6 +84,11 @@ impl Value {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// Bytes that were a value before.
+    pub(super) fn again(bytes: &[u8]) -> Self {
+        Self(bytes.into())
+    }
 }
 
 impl TryFrom<&[u8]> for Value {
@@ -123,6 +133,16 @@ impl Observed {
         lanes.sort_by(|(lane, counter), (other, greater)| lane.cmp(other).then(greater.cmp(counter)));
         lanes.dedup_by(|(lane, _), (kept, _)| lane == kept);
         Self(lanes.into())
+    }
+
+    /// What was sorted before.
+    pub(super) fn again(lanes: Vec<(Lane, u64)>) -> Self {
+        Self(lanes.into())
+    }
+
+    /// Whether nothing was seen.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The highest counter seen of `lane`, zero if none.
@@ -214,12 +234,17 @@ impl Entry {
     /// hashed again whenever a sum changes. Spread by two rounds of multiplying and folding, each of which loses
     /// nothing: two entries of one lane never have the same digest.
     pub(super) fn digest(&self) -> u128 {
-        const ODD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
-        let name = u128::from(self.dot.counter) << 64 | u128::from(self.checksum);
-        let mut digest = (self.dot.lane.tag() ^ name).wrapping_mul(ODD);
-        digest = (digest ^ (digest >> 67)).wrapping_mul(ODD);
-        digest ^ (digest >> 61)
+        digest(&self.dot.lane, self.dot.counter, self.checksum)
     }
+}
+
+/// The [digest](Entry::digest) of an entry, by what it is made of.
+pub(super) fn digest(lane: &Lane, counter: u64, checksum: u32) -> u128 {
+    const ODD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+    let name = u128::from(counter) << 64 | u128::from(checksum);
+    let mut digest = (lane.tag() ^ name).wrapping_mul(ODD);
+    digest = (digest ^ (digest >> 67)).wrapping_mul(ODD);
+    digest ^ (digest >> 61)
 }
 
 #[cfg(test)]

@@ -37,9 +37,19 @@ pub enum Verdict {
 }
 
 impl Register {
+    /// The state of a key with a single entry.
+    pub(super) fn of(entry: Entry) -> Self {
+        Self { entries: SmallVec::from_iter([entry]) }
+    }
+
     /// All entries, removals included, in the order of their dots.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// All entries, given away.
+    pub fn into_entries(self) -> impl Iterator<Item = Entry> {
+        self.entries.into_iter()
     }
 
     /// Whether no entry is left.

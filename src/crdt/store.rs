@@ -1,17 +1,29 @@
 //! All keys of a replica, what it has seen, and the index that makes one serve the other.
 
 mod collect;
+mod keys;
+mod lanes;
+mod order;
+mod packed;
+mod row;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crdts::{CmRDT, CvRDT};
 use smallvec::SmallVec;
 
-use super::{CausalContext, Class, Delta, Dot, Entry, Item, Key, Lane, RangeSet, Register, Verdict};
+use self::keys::{Keys, Slot};
+use self::lanes::{LaneNumber, LaneState, Lanes};
+use super::Dot;
+use super::{CausalContext, Class, Delta, Entry, Item, Key, Lane, RangeSet, Register, Verdict};
 use crate::id::{Actor, Generation, NodeId};
 use crate::time::Timestamp;
 
 pub use collect::{KeyRange, Reconciliation, Removal};
+pub use row::Row;
+
+/// How many lanes may have changed before the digest is taken anew: about what [`Store::digest`] hashes at most.
+const MAX_CHANGED_LANES: usize = 16;
 
 /// Counts the changes of a store's context, locally: what has changed since another time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -44,16 +56,15 @@ pub struct Corrupt {
 /// could not bring what killed it, but [reconciles](Self::reconcile).
 #[derive(Debug, Clone, Default)]
 pub struct Store {
-    registers: BTreeMap<Key, Register>,
-    lanes: BTreeMap<Lane, LaneState>,
+    keys: Keys,
+    lanes: Lanes,
     /// The greatest generation in the context, per node.
     generations: BTreeMap<NodeId, Generation>,
     /// The lanes by the time of their last change.
-    recent: BTreeMap<Revision, Lane>,
-    /// The wrapping sum of the lanes' shares in the digest, and the lanes whose share is to be taken anew: those that the
-    /// last merge has changed.
+    recent: BTreeMap<Revision, LaneNumber>,
+    /// The wrapping sum of the lanes' shares in the digest, and the lanes whose share is to be taken anew.
     shares: u128,
-    changed_lanes: BTreeSet<Lane>,
+    changed_lanes: Vec<LaneNumber>,
     revision: Revision,
     equivocations: u64,
     /// How many entries were found lost here, and came back.
@@ -68,42 +79,12 @@ pub struct Store {
     changed: BTreeSet<Key>,
 }
 
-#[derive(Debug, Clone, Default)]
-struct LaneState {
-    seen: RangeSet,
-    index: BTreeMap<u64, Key>,
-    /// The wrapping sum of the digests of this lane's live values.
-    live: u128,
-    /// Its part of [`Store::shares`].
-    share: u128,
-    revision: Revision,
-    /// The greatest counter that went with a collected removal.
-    floor: u64,
-}
-
-impl LaneState {
-    /// Its share in the digest: what was seen of it and what of that is a live value.
-    fn hash(&self, lane: &Lane) -> u128 {
-        if self.seen.is_empty() {
-            return 0;
-        }
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&lane.tag().to_le_bytes());
-        hasher.update(&self.live.to_le_bytes());
-        for range in self.seen.ranges() {
-            hasher.update(&range.start().to_le_bytes());
-            hasher.update(&range.end().to_le_bytes());
-        }
-        u128::from_le_bytes(hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default())
-    }
-}
-
 /// A removal that came.
 #[derive(Debug, Clone)]
 struct Removed {
     since: Revision,
-    key: Key,
-    dot: Dot,
+    lane: LaneNumber,
+    counter: u64,
 }
 
 impl Store {
@@ -112,28 +93,40 @@ impl Store {
         Self::default()
     }
 
+    /// An empty store whose table of names is arranged by `seed`: whoever does not know it cannot choose names that are
+    /// slow to find. Nothing else depends on it.
+    pub fn seeded(seed: u64) -> Self {
+        Self { keys: Keys::new(seed), ..Self::default() }
+    }
+
     /// The state of a key.
-    pub fn register(&self, key: &Key) -> Option<&Register> {
-        self.registers.get(key)
+    pub fn register(&self, key: &Key) -> Option<Register> {
+        self.row(key).map(|row| row.register())
+    }
+
+    /// The state of a key, where it lies.
+    pub fn row(&self, key: &Key) -> Option<Row<'_>> {
+        self.keys.find(key.as_str()).map(|slot| Row::new(self, slot))
     }
 
     /// The keys that begin with `prefix`, in order, removed ones included until they are collected.
-    pub fn prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a Key, &'a Register)> {
-        let all = prefix
-            .parse::<Key>()
-            .map_or_else(|_| self.registers.range::<Key, _>(..), |from| self.registers.range(from..));
-        all.skip_while(move |(key, _)| key.as_str() < prefix)
-            .take_while(move |(key, _)| key.as_str().starts_with(prefix))
+    pub fn prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = Row<'a>> {
+        self.rows_from(prefix).take_while(move |row| row.name().starts_with(prefix))
+    }
+
+    /// The keys that are not below a text, in order.
+    pub fn rows_from<'a>(&'a self, from: &str) -> impl Iterator<Item = Row<'a>> + use<'a> {
+        self.keys.slots(self.keys.position(from), self.keys.end()).map(|slot| Row::new(self, slot))
     }
 
     /// How many keys there are, removed ones included until they are collected.
     pub fn len(&self) -> usize {
-        self.registers.len()
+        self.keys.len()
     }
 
     /// Whether there is no key.
     pub fn is_empty(&self) -> bool {
-        self.registers.is_empty()
+        self.keys.len() == 0
     }
 
     /// How often one dot came with two contents.
@@ -155,12 +148,12 @@ impl Store {
     pub fn lanes_of(&self, node: &NodeId) -> impl Iterator<Item = &Lane> {
         let (node, generation) = (*node, Generation(0));
         let first = Lane::new(Actor { node, generation }, Class::Registry);
-        self.lanes.range(first..).map(|(lane, _)| lane).take_while(move |lane| lane.actor().node == node)
+        self.lanes.from(first).map(|state| &state.lane).take_while(move |lane| lane.actor().node == node)
     }
 
     /// All that was seen.
     pub fn context(&self) -> CausalContext {
-        self.lanes.iter().map(|(lane, state)| (lane.clone(), state.seen.clone())).collect()
+        self.lanes.iter().map(|state| (state.lane.clone(), state.seen.clone())).collect()
     }
 
     /// The time of the last change of the context.
@@ -170,13 +163,18 @@ impl Store {
 
     /// What was seen of the lanes that have changed since then.
     pub fn context_since(&self, since: Revision) -> CausalContext {
-        let changed = self.recent.range(Revision(since.0.saturating_add(1))..).map(|(_, lane)| lane);
-        changed.filter_map(|lane| Some((lane.clone(), self.lanes.get(lane)?.seen.clone()))).collect()
+        let changed = self.states_since(since);
+        changed.map(|state| (state.lane.clone(), state.seen.clone())).collect()
     }
 
     /// The lanes of which something was seen since then.
     pub fn lanes_since(&self, since: Revision) -> impl Iterator<Item = &Lane> {
-        self.recent.range(Revision(since.0.saturating_add(1))..).map(|(_, lane)| lane)
+        self.states_since(since).map(|state| &state.lane)
+    }
+
+    fn states_since(&self, since: Revision) -> impl Iterator<Item = &LaneState> {
+        let recent = self.recent.range(Revision(since.0.saturating_add(1))..);
+        recent.map(|(_, number)| &self.lanes[*number])
     }
 
     /// The greatest generation of a node in the context.
@@ -195,23 +193,30 @@ impl Store {
     ///
     /// Removals do not count, so that the time of their collection does not either.
     ///
-    /// It costs no more than the last merge did: it is a sum over lanes, of which only those are hashed that it changed.
+    /// It is a sum over lanes, of which only those few are hashed that have changed since it was taken last.
     pub fn digest(&self) -> [u8; 16] {
-        let changed = self.changed_lanes.iter().filter_map(|lane| Some((lane, self.lanes.get(lane)?)));
-        let sum = changed.fold(self.shares, |sum, (lane, state)| {
-            sum.wrapping_sub(state.share).wrapping_add(state.hash(lane))
-        });
+        let changed = self.changed_lanes.iter().map(|number| &self.lanes[*number]);
+        let sum =
+            changed.fold(self.shares, |sum, state| sum.wrapping_sub(state.share).wrapping_add(state.hash()));
         sum.to_le_bytes()
     }
 
-    /// Takes the shares of the changed lanes into the sum.
+    /// Takes the shares of the changed lanes into the sum, once there are some.
     fn settle_digest(&mut self) {
-        for lane in std::mem::take(&mut self.changed_lanes) {
-            if let Some(state) = self.lanes.get_mut(&lane) {
-                let share = state.hash(&lane);
-                self.shares = self.shares.wrapping_sub(state.share).wrapping_add(share);
-                state.share = share;
-            }
+        if self.changed_lanes.len() < MAX_CHANGED_LANES {
+            return;
+        }
+        for number in std::mem::take(&mut self.changed_lanes) {
+            let state = &mut self.lanes[number];
+            let share = state.hash();
+            self.shares = self.shares.wrapping_sub(state.share).wrapping_add(share);
+            (state.share, state.has_changed) = (share, false);
+        }
+    }
+
+    fn note_changed(&mut self, number: LaneNumber) {
+        if !std::mem::replace(&mut self.lanes[number].has_changed, true) {
+            self.changed_lanes.push(number);
         }
     }
 
@@ -232,11 +237,13 @@ impl Store {
         for (key, entry) in self.verified(&delta.items)? {
             // A dot may come twice in one delta.
             if self.is_news(key, entry) {
-                self.see(&entry.dot.lane, |seen| seen.insert(entry.dot.counter));
-                self.insert(key, entry.clone());
+                let lane = self.lanes.meet(&entry.dot.lane);
+                self.see(lane, |seen| seen.insert(entry.dot.counter));
+                self.insert(key, lane, entry);
             }
         }
         for (lane, counters) in delta.accounted.lanes() {
+            let lane = self.lanes.meet(lane);
             self.see(lane, |seen| seen.union(counters));
         }
         Ok(())
@@ -258,7 +265,7 @@ impl Store {
         budget: usize,
     ) -> Delta {
         let mut builder =
-            DeltaBuilder { store: self, known, budget, size: 0, keys: BTreeSet::new(), items: Vec::new() };
+            DeltaBuilder { store: self, known, budget, size: 0, served: BTreeSet::new(), items: Vec::new() };
         let mut lanes: Vec<&Lane> = lanes.into_iter().collect();
         lanes.sort_by_key(|lane| lane.class());
         let mut accounted = CausalContext::new();
@@ -285,8 +292,8 @@ impl Store {
         if !self.seen(&entry.dot) {
             return true;
         }
-        let present = self.registers.get(key).and_then(|register| register.entry(&entry.dot));
-        present.is_some_and(|present| present.checksum != entry.checksum)
+        let present = self.row(key).and_then(|row| row.checksum_of(&entry.dot));
+        present.is_some_and(|checksum| checksum != entry.checksum)
     }
 
     /// The entries that are news, all of them verified before any is merged.
@@ -303,11 +310,23 @@ impl Store {
         Ok(news)
     }
 
-    /// Joins an entry to its register. That its dot was seen is noted apart.
-    fn insert(&mut self, key: &Key, entry: Entry) {
-        let (dot, puts, digest) = (entry.dot.clone(), entry.value.is_some(), entry.digest());
-        let mut verdict = Verdict::Dead;
-        self.update(key, |register, gone| verdict = register.insert(entry, gone));
+    /// Joins an entry to its key. That its dot was seen is noted apart.
+    fn insert(&mut self, key: &Key, lane: LaneNumber, entry: &Entry) {
+        let verdict = match self.keys.find(key.as_str()) {
+            None => {
+                self.begin(key, lane, entry);
+                Verdict::Live
+            }
+            Some(slot) if self.keys.packed(slot).precedes(lane, entry) => {
+                self.overwrite(slot, lane, entry);
+                Verdict::Live
+            }
+            Some(_) => {
+                let mut verdict = Verdict::Dead;
+                self.update(key, |register, gone| verdict = register.insert(entry.clone(), gone));
+                verdict
+            }
+        };
         match verdict {
             Verdict::Dead => return,
             Verdict::Equivocation { replaced } => {
@@ -320,65 +339,104 @@ impl Store {
             }
             Verdict::Live => {}
         }
-        if puts {
-            let state = lane_mut(&mut self.lanes, &dot.lane);
-            state.live = state.live.wrapping_add(digest);
-            self.changed_lanes.insert(dot.lane);
+        if entry.value.is_some() {
+            let state = &mut self.lanes[lane];
+            state.live = state.live.wrapping_add(entry.digest());
+            self.note_changed(lane);
         } else {
             self.removals += 1;
-            self.note_removed(Removed { since: self.revision, key: key.clone(), dot });
+            self.note_removed(Removed { since: self.revision, lane, counter: entry.dot.counter });
         }
         self.changed.insert(key.clone());
     }
 
-    /// Changes a register and keeps index and sums true to it.
-    fn update(&mut self, key: &Key, change: impl FnOnce(&mut Register, &mut dyn FnMut(&Entry))) {
-        if !self.registers.contains_key(key) {
-            self.registers.insert(key.clone(), Register::default());
+    /// An entry of a key that is not there.
+    fn begin(&mut self, key: &Key, lane: LaneNumber, entry: &Entry) {
+        let slot = self.keys.insert(key.as_str(), entry, &mut self.lanes);
+        self.lanes[lane].index.insert(entry.dot.counter, slot);
+        for (seen, counter) in entry.observed.iter() {
+            let seen = self.lanes.meet(seen);
+            self.lanes[seen].index.insert(*counter, slot);
         }
-        let register = self.registers.get_mut(key).expect("the register was just inserted");
+    }
+
+    /// An entry in the place of the only one, which it does nothing but follow in its lane.
+    fn overwrite(&mut self, slot: Slot, lane: LaneNumber, entry: &Entry) {
+        let before = self.keys.packed_mut(slot);
+        let (counter, value) = (before.counter(), before.value().is_some());
+        let digest = value.then(|| before.digest(&self.lanes));
+        before.overwrite(entry);
+        self.forget(lane, digest);
+        let index = &mut self.lanes[lane].index;
+        index.remove(&counter);
+        index.insert(entry.dot.counter, slot);
+    }
+
+    /// An entry went: a value, with its digest, or a removal.
+    fn forget(&mut self, lane: LaneNumber, digest: Option<u128>) {
+        match digest {
+            Some(digest) => {
+                let state = &mut self.lanes[lane];
+                state.live = state.live.wrapping_sub(digest);
+                self.note_changed(lane);
+            }
+            None => self.removals -= 1,
+        }
+    }
+
+    /// Changes the state of a key and keeps index and sums true to it.
+    fn update(&mut self, key: &Key, change: impl FnOnce(&mut Register, &mut dyn FnMut(&Entry))) {
+        let Some(slot) = self.keys.find(key.as_str()) else { return };
+        let mut register = self.keys.register(slot, &self.lanes);
         let before = register.places();
         let mut gone: SmallVec<[(Lane, Option<u128>); 1]> = SmallVec::new();
-        change(register, &mut |entry| {
+        change(&mut register, &mut |entry| {
             let digest = entry.value.is_some().then(|| entry.digest());
             gone.push((entry.dot.lane.clone(), digest));
         });
         let after = register.places();
-        if register.is_empty() {
-            self.registers.remove(key);
-        }
         for (lane, digest) in gone {
-            match digest {
-                Some(digest) => {
-                    let state = lane_mut(&mut self.lanes, &lane);
-                    state.live = state.live.wrapping_sub(digest);
-                    self.changed_lanes.insert(lane);
-                }
-                None => self.removals -= 1,
-            }
+            let lane = self.lanes.meet(&lane);
+            self.forget(lane, digest);
         }
         for (lane, counter) in before.iter().filter(|covered| !after.contains(covered)) {
-            if let Some(state) = self.lanes.get_mut(lane) {
-                state.index.remove(counter);
-            }
+            let lane = self.lanes.meet(lane);
+            self.lanes[lane].index.remove(counter);
         }
         for (lane, counter) in after.iter().filter(|covered| !before.contains(covered)) {
-            lane_mut(&mut self.lanes, lane).index.insert(*counter, key.clone());
+            let lane = self.lanes.meet(lane);
+            self.lanes[lane].index.insert(*counter, slot);
+        }
+        if register.is_empty() {
+            self.remove_key(slot);
+        } else {
+            self.keys.replace(slot, register, &mut self.lanes);
+        }
+    }
+
+    /// Takes a key out that has no entries left. The key that lies in its slot from then on is found there.
+    fn remove_key(&mut self, slot: Slot) {
+        if self.keys.remove(slot).is_none() {
+            return;
+        }
+        for (lane, counter) in self.keys.register(slot, &self.lanes).places() {
+            let lane = self.lanes.meet(&lane);
+            self.lanes[lane].index.insert(counter, slot);
         }
     }
 
     /// Changes what was seen of a lane, and notes when.
-    fn see(&mut self, lane: &Lane, change: impl FnOnce(&mut RangeSet) -> bool) {
-        let state = lane_mut(&mut self.lanes, lane);
+    fn see(&mut self, number: LaneNumber, change: impl FnOnce(&mut RangeSet) -> bool) {
+        let state = &mut self.lanes[number];
         if !change(&mut state.seen) {
             return;
         }
         self.revision.0 += 1;
         self.recent.remove(&state.revision);
         state.revision = self.revision;
-        self.recent.insert(self.revision, lane.clone());
-        self.changed_lanes.insert(lane.clone());
-        let Actor { node, generation } = lane.actor();
+        self.recent.insert(self.revision, number);
+        let Actor { node, generation } = state.lane.actor();
+        self.note_changed(number);
         let latest = self.generations.entry(node).or_insert(generation);
         if *latest < generation {
             *latest = generation;
@@ -388,8 +446,10 @@ impl Store {
 
     /// A later life of a node was seen: what it said of the earlier ones reads otherwise now.
     fn note_void(&mut self, node: &NodeId) {
-        let void = self.lanes_of(node).filter(|lane| self.is_void(lane));
-        let keys: Vec<Key> = void.flat_map(|lane| self.lanes[lane].index.values().cloned()).collect();
+        let void =
+            self.lanes_of(node).filter(|lane| self.is_void(lane)).filter_map(|lane| self.lanes.get(lane));
+        let slots = void.flat_map(|state| state.index.values());
+        let keys: Vec<Key> = slots.map(|slot| self.keys.packed(*slot).key()).collect();
         self.changed.extend(keys);
     }
 }
@@ -397,7 +457,7 @@ impl Store {
 /// Two stores are equal when they have seen the same and hold the same.
 impl PartialEq for Store {
     fn eq(&self, other: &Self) -> bool {
-        self.registers == other.registers && self.context() == other.context()
+        self.prefix("").eq(other.prefix("")) && self.context() == other.context()
     }
 }
 
@@ -430,25 +490,18 @@ impl CmRDT for Store {
     }
 }
 
-/// The state of a lane, made if it is new. Looks the name up before it clones it: lanes are few and old.
-fn lane_mut<'a>(lanes: &'a mut BTreeMap<Lane, LaneState>, lane: &Lane) -> &'a mut LaneState {
-    if !lanes.contains_key(lane) {
-        lanes.insert(lane.clone(), LaneState::default());
-    }
-    lanes.get_mut(lane).expect("the lane was just inserted")
-}
-
 /// A delta in the making.
 struct DeltaBuilder<'a> {
     store: &'a Store,
     known: &'a CausalContext,
     budget: usize,
     size: usize,
-    keys: BTreeSet<&'a Key>,
+    /// The keys that were found, and may be found again.
+    served: BTreeSet<Slot>,
     items: Vec<Item>,
 }
 
-impl<'a> DeltaBuilder<'a> {
+impl DeltaBuilder<'_> {
     /// Adds the keys that cover missing counters, the latest first, or as many as the budget allows.
     ///
     /// The index finds a key by the greatest counter that it covers, and by the dots of its entries. That is a missing one,
@@ -458,13 +511,13 @@ impl<'a> DeltaBuilder<'a> {
     ///
     /// The missing counters that may be accounted for when the budget was spent: those above the first key
     /// that found no room. A key that covers one of them is found above it too, and was served.
-    fn collect(&mut self, lane: &'a LaneState, missing: &RangeSet) -> Result<(), RangeSet> {
+    fn collect(&mut self, lane: &LaneState, missing: &RangeSet) -> Result<(), RangeSet> {
         let Some(first) = missing.first() else { return Ok(()) };
         // Seen by both: whatever these cover, the receiver's state covers.
         let shared = lane.seen.difference(missing);
         for range in RangeSet::from(first..=u64::MAX).difference(&shared).ranges().rev() {
-            for (&counter, key) in lane.index.range(range).rev() {
-                if self.keys.insert(key) && !self.add(key) {
+            for (&counter, slot) in lane.index.range(range).rev() {
+                if self.is_first(*slot) && !self.add(*slot) {
                     return Err(missing.difference(&RangeSet::up_to(counter)));
                 }
             }
@@ -472,22 +525,26 @@ impl<'a> DeltaBuilder<'a> {
         Ok(())
     }
 
+    /// Whether a key is found for the first time. One that covers nothing but its own dot is never found again.
+    fn is_first(&mut self, slot: Slot) -> bool {
+        self.store.keys.packed(slot).is_plain() || self.served.insert(slot)
+    }
+
     /// Adds a key's entries, as far as the receiver lacks them; says whether all found room.
-    fn add(&mut self, key: &'a Key) -> bool {
-        let entries = self.store.registers.get(key).map_or(&[][..], Register::entries);
-        let lacking = entries.iter().filter(|entry| !self.known.contains(&entry.dot));
-        let mut item = Item { key: key.clone(), entries: SmallVec::new() };
+    fn add(&mut self, slot: Slot) -> bool {
+        let row = Row::new(self.store, slot);
+        let mut item = Item { key: row.key(), entries: SmallVec::new() };
         let mut complete = true;
-        for entry in lacking {
+        for entry in row.register().into_entries().filter(|entry| !self.known.contains(&entry.dot)) {
             if self.size >= self.budget {
                 complete = false;
                 break;
             }
-            item.entries.push(entry.clone());
-            self.size += Item::entry_size(entry);
+            self.size += Item::entry_size(&entry);
+            item.entries.push(entry);
         }
         if !item.entries.is_empty() {
-            self.size += Item::head_size(key);
+            self.size += Item::head_size(&item.key);
             self.items.push(item);
         }
         complete

@@ -29,7 +29,7 @@ fn value(bytes: &[u8]) -> Value {
 
 fn write(store: &mut Store, author: &Lane, at: &Key, observed: Observed, what: Option<Value>) -> Dot {
     let dot = author.dot(store.seen_of(author).and_then(RangeSet::last).unwrap_or(0) + 1);
-    let stamp = store.register(at).map_or(Timestamp(0), Register::stamp).successor().unwrap();
+    let stamp = store.row(at).map_or(Timestamp(0), |row| row.stamp()).successor().unwrap();
     let entry = Entry::new(at, dot.clone(), observed, stamp, what);
     let accounted = CausalContext::from_iter([(author.clone(), RangeSet::from(dot.counter..=dot.counter))]);
     let items = vec![Item { key: at.clone(), entries: [entry].into_iter().collect() }];
@@ -42,36 +42,48 @@ fn put(store: &mut Store, author: &Lane, at: &Key, what: Option<Value>) -> Dot {
     write(store, author, at, observed, what)
 }
 
+fn lanes_in(store: &Store) -> Vec<Lane> {
+    store.lanes.iter().map(|state| state.lane.clone()).collect()
+}
+
+/// All keys with their states, unpacked.
+fn registers(store: &Store) -> Vec<(Key, Register)> {
+    store.prefix("").map(|row| (row.key(), row.register())).collect()
+}
+
 fn delta_for(from: &Store, receiver: &CausalContext) -> Delta {
-    from.delta(from.lanes.keys(), receiver, usize::MAX)
+    from.delta(&lanes_in(from), receiver, usize::MAX)
 }
 
 /// Says whether the index is what it must be: the greatest counter that each key covers, per lane, and all dots of its
 /// entries.
 fn assert_index(store: &Store) {
-    let shares = store.lanes.iter().map(|(lane, state)| state.hash(lane));
+    assert!(store.keys.is_sound(), "keys are found by name and in order");
+    let shares = store.lanes.iter().map(LaneState::hash);
     let digest = shares.fold(0, u128::wrapping_add).to_le_bytes();
     assert_eq!(store.digest(), digest, "the digest is kept true to the state");
+    let registers = registers(store);
     let mut expected: BTreeMap<Lane, BTreeMap<u64, Key>> = BTreeMap::new();
-    for (key, register) in &store.registers {
+    for (key, register) in &registers {
         let dots = register.entries().iter().map(|entry| (entry.dot.lane.clone(), entry.dot.counter));
         for (lane, counter) in register.cover().into_iter().chain(dots) {
             expected.entry(lane).or_default().insert(counter, key.clone());
         }
     }
-    let indices = store.lanes.iter().filter(|(_, state)| !state.index.is_empty());
-    assert!(
-        indices.map(|(lane, state)| (lane, &state.index)).eq(&expected),
-        "the index is the registers' cover and dots"
-    );
-    for (lane, state) in &store.lanes {
-        let entries = store.registers.iter().flat_map(|(key, register)| {
-            register.values().into_iter().map(move |entry| (key, entry)).collect::<Vec<_>>()
-        });
+    let key = |slot: &Slot| store.keys.packed(*slot).key();
+    let indices = store.lanes.iter().filter(|state| !state.index.is_empty());
+    let indices = indices.map(|state| {
+        let index = state.index.iter().map(|(counter, slot)| (*counter, key(slot)));
+        (state.lane.clone(), index.collect())
+    });
+    let indices: BTreeMap<Lane, BTreeMap<u64, Key>> = indices.collect();
+    assert_eq!(indices, expected, "the index is the registers' cover and dots");
+    for state in store.lanes.iter() {
+        let entries = registers.iter().flat_map(|(_, register)| register.values());
         let sum = entries
-            .filter(|(_, entry)| entry.dot.lane == *lane)
-            .fold(0u128, |sum, (_, entry)| sum.wrapping_add(entry.digest()));
-        assert_eq!(state.live, sum, "the sum of live values of {lane}");
+            .filter(|entry| entry.dot.lane == state.lane)
+            .fold(0u128, |sum, entry| sum.wrapping_add(entry.digest()));
+        assert_eq!(state.live, sum, "the sum of live values of {}", state.lane);
     }
 }
 
@@ -227,7 +239,7 @@ impl History {
                     };
                     let known = receiver.context();
                     let behind =
-                        sender.lanes.keys().any(|lane| sender.is_below_floor(lane, known.lane(lane)));
+                        lanes_in(sender).iter().any(|lane| sender.is_below_floor(lane, known.lane(lane)));
                     if behind {
                         let reconciliation = sender.reconciliation(receiver);
                         self.stores[to].as_mut().unwrap().reconcile(&reconciliation).unwrap();
@@ -274,13 +286,13 @@ impl History {
                 values.map(|entry| (entry.dot.clone(), entry.value.clone())).collect::<Vec<_>>()
             };
             let mut state: BTreeMap<Key, Vec<_>> =
-                store.prefix("").map(|(key, register)| (key.clone(), values(register))).collect();
+                store.prefix("").map(|row| (row.key(), values(&row.register()))).collect();
             state.retain(|_, entries| !entries.is_empty());
             assert_eq!(state, expected, "a survivor shows the maximal writes");
             assert_eq!(store.context(), survivors[0].context(), "survivors have seen the same");
             assert_eq!(store.digest(), survivors[0].digest(), "equal states have equal digests");
             assert_eq!(store.restored(), 0, "nothing was taken for lost");
-            let entries = store.registers.values().flat_map(Register::entries);
+            let entries = store.prefix("").flat_map(|row| row.register().into_entries());
             let removed = entries.filter(|entry| entry.value.is_none()).count();
             assert_eq!(store.removed(), removed, "removals are counted");
             assert_index(store);
@@ -294,10 +306,9 @@ impl History {
         for store in &survivors {
             let state: BTreeMap<Key, Vec<_>> = store
                 .prefix("")
-                .map(|(key, register)| {
-                    let entries =
-                        register.entries().iter().map(|entry| (entry.dot.clone(), entry.value.clone()));
-                    (key.clone(), entries.collect())
+                .map(|row| {
+                    let entries = row.register().into_entries().map(|entry| (entry.dot, entry.value));
+                    (row.key(), entries.collect())
                 })
                 .collect();
             assert_eq!(state, expected, "a survivor holds the maximal writes");
@@ -368,7 +379,7 @@ proptest! {
         whole.merge(&delta_for(&from, &to.context())).unwrap();
         let (mut pieces, mut sent) = (to.clone(), to.context());
         loop {
-            let delta = from.delta(from.lanes.keys(), &sent, budget);
+            let delta = from.delta(&lanes_in(&from), &sent, budget);
             if delta.is_empty() {
                 break;
             }
@@ -461,7 +472,7 @@ fn overwriting_a_key_does_not_grow_anything() {
         put(&mut store, &author, &key(0), Some(value(&[number])));
     }
     assert_eq!(store.len(), 1);
-    assert_eq!(store.lanes[&author].index.len(), 1);
+    assert_eq!(store.lanes.get(&author).unwrap().index.len(), 1);
     assert_eq!(store.register(&key(0)).unwrap().entries().len(), 1);
     assert_eq!(store.seen_of(&author).unwrap().range_count(), 1);
 }
@@ -538,7 +549,8 @@ fn a_removal_that_observed_nothing_takes_its_authors_own_value_alone() {
     assert_eq!(here.register(&key(0)).unwrap().values().len(), 2);
     write(&mut here, &lane(0), &key(0), Observed::default(), None);
     assert!(here.register(&key(0)).unwrap().entry(&mine).is_none());
-    let values = here.register(&key(0)).unwrap().values();
+    let register = here.register(&key(0)).unwrap();
+    let values = register.values();
     assert_eq!(values.len(), 1);
     assert_eq!(values[0].value, Some(value(b"theirs")));
 }
@@ -575,7 +587,7 @@ fn what_changed_since_a_revision_is_told_once() {
 /// What one replica brings another, however it has to.
 fn bring(from: &Store, to: &mut Store) {
     let known = to.context();
-    if from.lanes.keys().any(|lane| from.is_below_floor(lane, known.lane(lane))) {
+    if lanes_in(from).iter().any(|lane| from.is_below_floor(lane, known.lane(lane))) {
         to.reconcile(&from.reconciliation(to)).unwrap();
     } else {
         to.merge(&delta_for(from, &known)).unwrap();
@@ -634,7 +646,7 @@ fn keys_that_come_and_go_leave_nothing_behind() {
     }
     store.collect(usize::MAX, |_| true);
     assert!(store.is_empty() && store.removed.is_empty());
-    assert!(store.lanes[&author].index.is_empty());
+    assert!(store.lanes.get(&author).unwrap().index.is_empty());
     assert_eq!(store.floors(), CausalContext::from_iter([(author, RangeSet::up_to(20_000))]));
 }
 
@@ -659,7 +671,8 @@ fn a_write_after_a_collected_removal_does_not_take_the_removal_from_those_who_ha
     // B is gone; C alone knows that the first value is dead.
     bring(&c, &mut a);
     for store in [&a, &c] {
-        let values = store.register(&key(0)).unwrap().values();
+        let register = store.register(&key(0)).unwrap();
+        let values = register.values();
         assert_eq!(values.iter().map(|entry| entry.value.clone()).collect::<Vec<_>>(), [Some(value(b"new"))]);
     }
     c.collect(usize::MAX, |_| true);

@@ -91,7 +91,7 @@ struct Unpersisted {
 impl Mesh {
     /// Starts a node in a life that it has never had: `actor.generation` is greater than any before.
     ///
-    /// `seed` feeds the only randomness there is: jitter, and whom to ask of several.
+    /// `seed` feeds the only randomness there is: jitter, whom to ask of several, and how the table of keys is arranged.
     pub fn new(config: Config, actor: Actor, seed: u64, now: Now) -> Self {
         let mut timers = TimerTable::default();
         for timer in [Timer::Record, Timer::Dial] {
@@ -100,7 +100,7 @@ impl Mesh {
         timers.set(Timer::Heartbeat, Some(now.monotone + config.heartbeat_interval));
         timers.set(Timer::Collect, Some(now.monotone + config.collect_interval));
         Self {
-            replica: Replica::new(actor, config.max_drift),
+            replica: Replica::new(actor, config.max_drift).seeded(seed),
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             links: BTreeMap::new(),
             members: Members::new(actor.node),

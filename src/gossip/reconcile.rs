@@ -134,14 +134,14 @@ impl Fetch {
                 ranges.push((from, Summary::Agreed));
             }
             reached = range.until.clone();
-            let count: usize = store.range(&range).map(|(_, register)| register.entries().len()).sum();
+            let count: usize = store.range(&range).map(|row| row.entry_count()).sum();
             let parts = if count <= MAX_NAMED { vec![range] } else { divide(store, &range) };
             // A single key with very many entries cannot be divided: then they are named nevertheless.
             let names = parts.len() == 1;
             for part in parts {
                 let summary = if names {
-                    let entries = store.range(&part).flat_map(|(key, register)| {
-                        register.entries().iter().map(move |entry| (entry.dot.clone(), key.clone()))
+                    let entries = store.range(&part).flat_map(|row| {
+                        row.register().into_entries().map(move |entry| (entry.dot, row.key()))
                     });
                     let entries: BTreeMap<Dot, Key> = entries.collect();
                     let dots = context_of(entries.keys());
@@ -244,12 +244,12 @@ impl Fetch {
     fn look_again(&mut self, store: &Store) {
         let seen = &self.gathered.delta.accounted;
         for key in std::mem::take(&mut self.news) {
-            let entries = store.register(&key).map_or(&[][..], |register| register.entries());
-            if !entries.iter().any(|entry| seen.contains(&entry.dot)) {
+            let register = store.register(&key).unwrap_or_default();
+            if !register.entries().iter().any(|entry| seen.contains(&entry.dot)) {
                 continue;
             }
             let from = KeyRange { from: Some(key.clone()), until: None };
-            let until = store.range(&from).nth(1).map(|(next, _)| next.clone());
+            let until = store.range(&from).nth(1).map(|next| next.key());
             self.todo.insert(Some(key.clone()), KeyRange { from: Some(key), until });
         }
     }
@@ -264,7 +264,7 @@ impl Fetch {
 fn divide(store: &Store, range: &KeyRange) -> Vec<KeyRange> {
     let count = store.range(range).count();
     let size = count.div_ceil(PARTS).max(1);
-    let starts = store.range(range).step_by(size).skip(1).map(|(key, _)| key.clone());
+    let starts = store.range(range).step_by(size).skip(1).map(|row| row.key());
     let mut parts = Vec::new();
     let mut from = range.from.clone();
     for start in starts {
@@ -391,17 +391,17 @@ impl Serve {
                 Summary::Hash(_) => outcomes.push(Outcome::Differs),
                 Summary::Dots(theirs) => {
                     range.from = self.resume.take().or(range.from);
-                    for (key, register) in store.range(&range) {
+                    for row in store.range(&range) {
                         if size >= budget {
-                            self.resume = Some(key.clone());
+                            self.resume = Some(row.key());
                             return (Tell::Ranges { outcomes, items, dead }, false);
                         }
-                        let mut item = Item { key: key.clone(), entries: smallvec::SmallVec::new() };
-                        for entry in register.entries() {
+                        let mut item = Item { key: row.key(), entries: smallvec::SmallVec::new() };
+                        for entry in row.register().into_entries() {
                             if theirs.contains(&entry.dot) {
                                 self.live.insert(&entry.dot);
                             } else {
-                                item.entries.push(entry.clone());
+                                item.entries.push(entry);
                             }
                         }
                         if !item.entries.is_empty() {

@@ -90,7 +90,7 @@ fn fetch(
 
 fn values(replica: &Replica) -> Vec<(Key, Vec<crate::crdt::Entry>)> {
     let values = |register: &Register| register.values().into_iter().cloned().collect::<Vec<_>>();
-    let all = replica.store().prefix("").map(|(key, register)| (key.clone(), values(register)));
+    let all = replica.store().prefix("").map(|row| (row.key(), values(&row.register())));
     all.filter(|(_, values)| !values.is_empty()).collect()
 }
 

@@ -168,7 +168,7 @@ impl Persister {
         self.floors = floors;
         batch.registers.reserve(keys.len());
         for key in keys {
-            let mut register = store.register(&key).cloned().unwrap_or_default();
+            let mut register = store.register(&key).unwrap_or_default();
             for entry in pending.get(&key).into_iter().flatten() {
                 register.insert((*entry).clone(), |_| ());
             }

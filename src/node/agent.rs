@@ -294,10 +294,10 @@ impl Agent {
         self.mesh
             .view(move |mesh| {
                 let all = mesh.replica().store().prefix("tunnel/");
-                let live = all.filter(|(_, register)| register.entries().iter().any(|e| e.value.is_some()));
+                let live = all.filter(|row| !row.is_removed());
                 let mut names: Vec<String> = Vec::new();
-                for (key, _) in live {
-                    let name = key.as_str().split('/').nth(1).unwrap_or_default();
+                for row in live {
+                    let name = row.name().split('/').nth(1).unwrap_or_default();
                     if names.last().is_none_or(|last| last != name) {
                         if names.len() == limit {
                             break;

@@ -7,7 +7,7 @@ use std::ops::AddAssign;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::crdt::{Key, KeyRange, Register, Revision};
+use crate::crdt::{Key, KeyRange, Revision, Row};
 use crate::gossip::Mesh;
 use crate::mesh::{MeshHandle, Stopped};
 use crate::replica::Path;
@@ -43,18 +43,18 @@ impl AddAssign for Census {
 }
 
 impl Census {
-    fn count(&mut self, mesh: &Mesh, key: &Key, register: &Register) {
-        let family = key.as_str().split('/').next().unwrap_or_default();
+    fn count(&mut self, mesh: &Mesh, row: Row<'_>) {
+        let family = row.name().split('/').next().unwrap_or_default();
         let live = match family {
             "attr" => &mut self.attributes,
             "tunnel" => &mut self.tunnels,
             "node" => &mut self.nodes,
             _ => return,
         };
-        let values = register.entries().iter().filter(|entry| entry.value.is_some()).count() as u64;
+        let values = row.value_count() as u64;
         *(if values > 0 { live } else { &mut self.tombstones }) += 1;
         self.siblings += values.saturating_sub(1);
-        if let ("tunnel", Some(Path::Registration { name, tunnel })) = (family, Path::of(key)) {
+        if let ("tunnel", Some(Path::Registration { name, tunnel })) = (family, Path::of(&row.key())) {
             self.registrations += u64::from(mesh.replica().registration(&name, tunnel).is_some());
         }
     }
@@ -64,10 +64,10 @@ impl Census {
         let mut census = Self::default();
         let range = KeyRange { from, until: None };
         let mut keys = mesh.replica().store().range(&range);
-        for (key, register) in keys.by_ref().take(PIECE) {
-            census.count(mesh, key, register);
+        for row in keys.by_ref().take(PIECE) {
+            census.count(mesh, row);
         }
-        (census, keys.next().map(|(key, _)| key.clone()))
+        (census, keys.next().map(|row| row.key()))
     }
 }
 

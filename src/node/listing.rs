@@ -49,12 +49,12 @@ pub(super) fn read<T>(
     let Ok(from) = from.parse() else { return (Vec::new(), None) };
     let range = KeyRange { from: Some(from), until: None };
     let (mut items, mut bytes, mut last) = (Vec::new(), 0, None);
-    let keys = mesh.replica().store().range(&range).map(|(key, _)| key);
+    let keys = mesh.replica().store().range(&range).map(|row| row.key());
     for key in keys.take_while(|key| key.as_str().starts_with(&prefix)) {
         if after.as_deref() == Some(key.as_str()) {
             continue;
         }
-        let Some((one, size)) = item(key) else { continue };
+        let Some((one, size)) = item(&key) else { continue };
         if items.len() == page.limit || bytes >= MAX_BYTES {
             return (items, last);
         }

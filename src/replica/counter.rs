@@ -176,7 +176,7 @@ impl Replica {
         let path = Path::Counter { counter: key.clone(), node: actor.node };
         let at = path.to_key();
         let mut own =
-            self.store().register(&at).map(|register| tally(actor.node, register)).unwrap_or_default();
+            self.store().register(&at).map(|register| tally(actor.node, &register)).unwrap_or_default();
         // What is on its way to the disk counts already.
         if let Some(unsettled) = self.unsettled_value(&at).and_then(|value| Tally::of_value(value).ok()) {
             own.merge(unsettled);
@@ -189,12 +189,12 @@ impl Replica {
     pub fn counter(&self, key: &AttributeKey) -> Option<i128> {
         let prefix = Path::counts_of(key);
         let mut value = None;
-        for (at, register) in self.store().prefix(&prefix) {
-            if let Some(Path::Counter { counter, node }) = Path::of(at)
+        for row in self.store().prefix(&prefix) {
+            if let Some(Path::Counter { counter, node }) = Path::of(&row.key())
                 && counter == *key
-                && register.winner().is_some()
+                && !row.is_removed()
             {
-                *value.get_or_insert(0) += tally(node, register).total();
+                *value.get_or_insert(0) += tally(node, &row.register()).total();
             }
         }
         value
@@ -204,12 +204,12 @@ impl Replica {
     pub fn counters(&self, prefix: &str) -> BTreeMap<AttributeKey, i128> {
         let mut counters = BTreeMap::new();
         let keys = format!("sum/{prefix}");
-        for (at, register) in self.store().prefix(&keys) {
-            if let Some(Path::Counter { counter, node }) = Path::of(at)
-                && register.winner().is_some()
+        for row in self.store().prefix(&keys) {
+            if let Some(Path::Counter { counter, node }) = Path::of(&row.key())
+                && !row.is_removed()
                 && counter.to_string().starts_with(prefix)
             {
-                *counters.entry(counter).or_default() += tally(node, register).total();
+                *counters.entry(counter).or_default() += tally(node, &row.register()).total();
             }
         }
         counters

@@ -55,13 +55,13 @@ impl Replica {
         let mut found = Pieces::default();
         let mut bytes = 0;
         let range = KeyRange { from, until: None };
-        for (looked_at, (key, _)) in self.store().range(&range).enumerate() {
+        for (looked_at, row) in self.store().range(&range).enumerate() {
             if looked_at >= MAX_KEYS || bytes >= MAX_BYTES {
-                found.next = Some(key.clone());
+                found.next = Some(row.key());
                 break;
             }
             let before = found.pieces.len();
-            self.pieces_at(key, &mut found.pieces);
+            self.pieces_at(&row.key(), &mut found.pieces);
             bytes += found.pieces[before..].iter().map(Piece::len).sum::<usize>();
         }
         found
@@ -90,7 +90,7 @@ impl Replica {
     /// The first of the nodes that have a share of a counter: where it is met, the whole counter is told.
     fn counts_first(&self, counter: &AttributeKey) -> Option<NodeId> {
         let prefix = Path::counts_of(counter);
-        let mut shares = self.store().prefix(&prefix).filter_map(|(key, _)| match Path::of(key)? {
+        let mut shares = self.store().prefix(&prefix).filter_map(|row| match Path::of(&row.key())? {
             Path::Counter { counter: found, node } if found == *counter => Some(node),
             _ => None,
         });

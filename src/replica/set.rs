@@ -101,7 +101,7 @@ impl Replica {
     /// The element of that id, if it is in the set.
     pub fn element(&self, key: &AttributeKey, id: ElementId) -> Option<Value> {
         let at = Path::Element { set: key.clone(), element: id }.to_key();
-        element(id, self.store().register(&at)?)
+        element(id, &self.store().register(&at)?)
     }
 
     /// The elements of a set, in the order of their bytes.
@@ -110,8 +110,8 @@ impl Replica {
         let mut members: Vec<Value> = self
             .store()
             .prefix(&prefix)
-            .filter_map(|(at, register)| match Path::of(at)? {
-                Path::Element { set, element: id } if set == *key => element(id, register),
+            .filter_map(|row| match Path::of(&row.key())? {
+                Path::Element { set, element: id } if set == *key => element(id, &row.register()),
                 _ => None,
             })
             .collect();
@@ -123,9 +123,9 @@ impl Replica {
     pub fn sets(&self, prefix: &str) -> BTreeMap<AttributeKey, usize> {
         let mut sets = BTreeMap::new();
         let keys = format!("set/{prefix}");
-        for (at, register) in self.store().prefix(&keys) {
-            if let Some(Path::Element { set, element: id }) = Path::of(at)
-                && element(id, register).is_some()
+        for row in self.store().prefix(&keys) {
+            if let Some(Path::Element { set, element: id }) = Path::of(&row.key())
+                && element(id, &row.register()).is_some()
                 && set.to_string().starts_with(prefix)
             {
                 *sets.entry(set).or_default() += 1;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{AttributeKey, Attributes, NodeRecord, Path};
 use crate::crdt::{
     CausalContext, Class, Corrupt, Delta, Dot, Entry, Item, Key, Lane, Observed, RangeSet, Reconciliation,
-    Register, Removal, Store, Value,
+    Removal, Store, Value,
 };
 use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
 use crate::time::{Exhausted, Hlc, Timestamp, UnixMillis};
@@ -89,6 +89,13 @@ impl Replica {
             prepared: BTreeMap::new(),
             unsettled: BTreeMap::new(),
         }
+    }
+
+    /// The same, while it is empty, with a store whose table of keys is arranged by a number that nobody else knows: see
+    /// [`Store::seeded`].
+    #[must_use]
+    pub fn seeded(self, seed: u64) -> Self {
+        if self.store.is_empty() { Self { store: Store::seeded(seed), ..self } } else { self }
     }
 
     /// Who writes here.
@@ -266,13 +273,13 @@ impl Replica {
         value: Option<Value>,
     ) -> Result<Option<Prepared>, WriteError> {
         let (key, lane) = (path.to_key(), self.lane(path.class()));
-        let register = self.store.register(&key);
+        let register = self.store.row(&key);
         let changes = match (self.unsettled.get(&key), register) {
             (Some(unsettled), _) => unsettled.value != value,
             // A record of an earlier life must be written again, be it the same.
             (None, Some(register)) if path.class() == Class::Registry && value.is_some() => {
                 register.would_change(value.as_ref())
-                    || register.winner().is_some_and(|entry| entry.dot.lane != lane)
+                    || register.register().winner().is_some_and(|entry| entry.dot.lane != lane)
             }
             (None, Some(register)) => register.would_change(value.as_ref()),
             (None, None) => value.is_some(),
@@ -302,7 +309,7 @@ impl Replica {
     ) -> Result<Prepared, WriteError> {
         let lane = self.lane(class);
         // What was removed and collected is to be outlived too, if it may have been on this key.
-        let settled = self.store.register(&key).map_or_else(|| self.store.horizon(), Register::stamp);
+        let settled = self.store.row(&key).map_or_else(|| self.store.horizon(), |row| row.stamp());
         let unsettled = self.unsettled.get(&key).map(|unsettled| unsettled.stamp).unwrap_or_default();
         let stamp = self.clock.tick(wall, settled.max(unsettled))?;
         let seen = self.store.seen_of(&lane).and_then(RangeSet::last).unwrap_or(0);

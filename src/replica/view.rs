@@ -55,19 +55,16 @@ pub struct NodeView {
 impl Replica {
     /// One attribute.
     pub fn attribute(&self, key: &AttributeKey) -> Option<Attribute> {
-        attribute(key, self.store().register(&Path::Attribute(key.clone()).to_key())?)
+        attribute(key, &self.store().register(&Path::Attribute(key.clone()).to_key())?)
     }
 
     /// The attributes whose full names begin with `prefix`, in order. The empty prefix gives all.
     pub fn attributes(&self, prefix: &str) -> impl Iterator<Item = Attribute> {
         let prefix = format!("attr/{prefix}");
-        let keys = self.store().prefix("attr/").skip_while({
-            let prefix = prefix.clone();
-            move |(key, _)| *key.as_str() < *prefix
-        });
-        keys.take_while(move |(key, _)| key.as_str().starts_with(&prefix)).filter_map(|(key, register)| {
-            match Path::of(key)? {
-                Path::Attribute(key) => attribute(&key, register),
+        let rows = self.store().rows_from(&prefix);
+        rows.take_while(move |row| row.name().starts_with(&prefix)).filter_map(|row| {
+            match Path::of(&row.key())? {
+                Path::Attribute(key) => attribute(&key, &row.register()),
                 _ => None,
             }
         })
@@ -76,8 +73,8 @@ impl Replica {
     /// The attributes that all tunnels of a name have, by their names: those of the scope `tunnel/<name>`.
     pub fn attributes_of(&self, tunnel: &TunnelName) -> BTreeMap<AttributeName, Value> {
         let prefix = format!("attr/tunnel/{tunnel}/");
-        let keys = self.store().prefix(&prefix).filter_map(|(key, register)| match Path::of(key)? {
-            Path::Attribute(key) => Some((key.name.clone(), attribute(&key, register)?.value)),
+        let keys = self.store().prefix(&prefix).filter_map(|row| match Path::of(&row.key())? {
+            Path::Attribute(key) => Some((key.name.clone(), attribute(&key, &row.register())?.value)),
             Path::Node(_)
             | Path::Registration { .. }
             | Path::Counter { .. }
@@ -91,7 +88,7 @@ impl Replica {
     /// One registration.
     pub fn registration(&self, name: &TunnelName, tunnel: TunnelId) -> Option<Registration> {
         let path = Path::Registration { name: name.clone(), tunnel };
-        self.registration_at(path.clone(), self.store().register(&path.to_key())?)
+        self.registration_at(path.clone(), &self.store().register(&path.to_key())?)
     }
 
     /// All registrations of a name, the last registered first ("last named wins").
@@ -99,7 +96,7 @@ impl Replica {
         let prefix = Path::registrations_of(name);
         let keys = self.store().prefix(&prefix);
         let mut found: Vec<_> =
-            keys.filter_map(|(key, register)| self.registration_at(Path::of(key)?, register)).collect();
+            keys.filter_map(|row| self.registration_at(Path::of(&row.key())?, &row.register())).collect();
         found.sort_by(|left, right| (right.stamp, &right.dot).cmp(&(left.stamp, &left.dot)));
         found
     }
@@ -108,18 +105,18 @@ impl Replica {
     pub fn registrations(&self) -> impl Iterator<Item = Registration> {
         self.store()
             .prefix("tunnel/")
-            .filter_map(|(key, register)| self.registration_at(Path::of(key)?, register))
+            .filter_map(|row| self.registration_at(Path::of(&row.key())?, &row.register()))
     }
 
     /// What a node says of itself.
     pub fn node(&self, node: &NodeId) -> Option<NodeView> {
-        self.node_at(*node, self.store().register(&Path::Node(*node).to_key())?)
+        self.node_at(*node, &self.store().register(&Path::Node(*node).to_key())?)
     }
 
     /// What all nodes say of themselves, by node.
     pub fn nodes(&self) -> impl Iterator<Item = NodeView> {
-        self.store().prefix("node/").filter_map(|(key, register)| match Path::of(key)? {
-            Path::Node(node) => self.node_at(node, register),
+        self.store().prefix("node/").filter_map(|row| match Path::of(&row.key())? {
+            Path::Node(node) => self.node_at(node, &row.register()),
             _ => None,
         })
     }
@@ -127,18 +124,18 @@ impl Replica {
     /// What was said of one node's key, all siblings: proofs, true or not.
     pub fn revocations_of(&self, node: &NodeId) -> Vec<Value> {
         let register = self.store().register(&Path::Revocation(*node).to_key());
-        register.map(proofs).unwrap_or_default()
+        register.as_ref().map(proofs).unwrap_or_default()
     }
 
     /// What was said of who may expose and connect what, all siblings: policies, of the authority or not.
     pub fn policies(&self) -> Vec<Value> {
-        self.store().register(&Path::Policy.to_key()).map(proofs).unwrap_or_default()
+        self.store().register(&Path::Policy.to_key()).as_ref().map(proofs).unwrap_or_default()
     }
 
     /// The nodes that somebody said are not to be believed, with what was said.
     pub fn revocations(&self) -> impl Iterator<Item = (NodeId, Vec<Value>)> {
-        self.store().prefix("revoked/").filter_map(|(key, register)| match Path::of(key)? {
-            Path::Revocation(node) => Some((node, proofs(register))),
+        self.store().prefix("revoked/").filter_map(|row| match Path::of(&row.key())? {
+            Path::Revocation(node) => Some((node, proofs(&row.register()))),
             _ => None,
         })
     }

@@ -230,7 +230,7 @@ impl Author {
         }
         let changed = std::mem::take(&mut self.changed);
         let register = |key: Key| {
-            let register = self.store.register(&key).cloned().unwrap_or_default();
+            let register = self.store.register(&key).unwrap_or_default();
             (key, register)
         };
         Batch {

@@ -369,7 +369,7 @@ impl Reference {
     /// [`Checker::Merge`], [`Checker::Dots`] or [`Checker::Monotone`].
     pub(crate) fn check_key(&self, seen: &mut Seen, replica: &Replica, key: usize) -> Result<usize, Broken> {
         let register = replica.store().register(&self.names[key]);
-        let entries = register.map_or(&[][..], |register| register.entries());
+        let entries = register.as_ref().map_or(&[][..], |register| register.entries());
         let expected = seen.maximal.get(key).map_or(&[][..], |maximal| &maximal[..]);
         let found = entries.iter().map(|entry| self.find(&entry.dot));
         let found: Vec<WriteId> = found.flatten().collect();
@@ -385,7 +385,7 @@ impl Reference {
                 if self.is_value(***write) {
                     told.contains(self, other)
                 } else {
-                    register.is_some_and(|held| held.entry(other).is_some())
+                    register.as_ref().is_some_and(|held| held.entry(other).is_some())
                 }
             });
             killer.is_some()
@@ -416,7 +416,7 @@ impl Reference {
                 self.check_read(seen, found, key)?;
             }
             Some(Path::Attribute(_) | Path::Counter { .. } | Path::Element { .. }) => {
-                let winner = register.and_then(|register| register.winner());
+                let winner = register.as_ref().and_then(|register| register.winner());
                 self.check_read(seen, winner.map(|entry| entry.dot.clone()), key)?;
             }
             Some(Path::Node(_) | Path::Revocation(_) | Path::Policy) | None => {}

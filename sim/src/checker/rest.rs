@@ -141,16 +141,18 @@ fn differ(one: &Process, other: &Process) -> Option<String> {
     }
     // Removals are let go by each when it likes.
     let values = |register: &Register| register.values().into_iter().cloned().collect::<Vec<_>>();
-    for (key, register) in here.prefix("") {
-        if there.register(key).map_or_else(Vec::new, values) != values(register) {
+    for row in here.prefix("") {
+        let key = row.key();
+        let theirs = there.register(&key);
+        if theirs.as_ref().map_or_else(Vec::new, values) != values(&row.register()) {
             return Some(format!("the values of {key} differ"));
         }
-        if let Some(Path::Registration { name, .. }) = Path::of(key)
+        if let Some(Path::Registration { name, .. }) = Path::of(&key)
             && one.mesh.lookup(&name) != other.mesh.lookup(&name)
         {
             return Some(format!("a lookup of {name} finds different tunnels"));
         }
     }
-    let kept = |store: &Store| store.prefix("").filter(|(_, register)| !register.is_removed()).count();
+    let kept = |store: &Store| store.prefix("").filter(|row| !row.is_removed()).count();
     (kept(here) != kept(there)).then(|| "one has keys that the other lacks".to_owned())
 }

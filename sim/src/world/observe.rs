@@ -198,8 +198,8 @@ impl World<'_> {
         }
         let store = self.nodes[node].process.as_ref()?.mesh.replica().store();
         let likely = [self.work.writing.clone(), Some(Path::Node(id).to_key())];
-        let found = |key: &Key| Some((key.clone(), store.register(key)?.entry(dot)?.clone()));
-        likely.iter().flatten().find_map(found).or_else(|| store.prefix("").find_map(|(key, _)| found(key)))
+        let found = |key: &Key| Some((key.clone(), store.row(key)?.entry(dot)?));
+        likely.iter().flatten().find_map(found).or_else(|| store.prefix("").find_map(|row| found(&row.key())))
     }
 
     fn check_key(&mut self, node: usize, key: usize) {

@@ -6,12 +6,10 @@
 //! lacks, and which of the receiver's entries are dead there. Where a write is seen and not live it is dead, and
 //! the floors say which of these deaths nobody can prove any more. They are inherited with the rest.
 
-use std::ops::Bound;
-
 use smallvec::SmallVec;
 
-use super::{Corrupt, Removed, Store};
-use crate::crdt::{CausalContext, Delta, Dot, Entry, Item, Key, Lane, RangeSet, Register, Revision};
+use super::{Corrupt, Removed, Row, Slot, Store};
+use crate::crdt::{CausalContext, Delta, Dot, Entry, Item, Key, Lane, RangeSet, Revision};
 use crate::time::Timestamp;
 
 /// All keys from one up to, and without, another.
@@ -75,8 +73,8 @@ impl Store {
 
     /// How far removals of each lane were collected, as sets of counters.
     pub fn floors(&self) -> CausalContext {
-        let floors = self.lanes.iter().filter(|(_, state)| state.floor > 0);
-        floors.map(|(lane, state)| (lane.clone(), RangeSet::up_to(state.floor))).collect()
+        let floors = self.lanes.iter().filter(|state| state.floor > 0);
+        floors.map(|state| (state.lane.clone(), RangeSet::up_to(state.floor))).collect()
     }
 
     /// Whether somebody who knows that much of a lane lacks something at or below its floor.
@@ -94,26 +92,28 @@ impl Store {
         let mut collected = Vec::new();
         for _ in 0..limit.min(self.removed.len()) {
             let Some(candidate) = self.removed.pop_front() else { break };
-            let Removed { since, key, dot } = &candidate;
-            let Some(entry) = self.removal(&candidate) else { continue };
-            let own = (dot.lane.clone(), dot.counter);
+            let Some((slot, entry)) = self.removal(&candidate) else { continue };
+            let key = Row::new(self, slot).key();
+            let own = (entry.dot.lane.clone(), entry.dot.counter);
             let cover: SmallVec<[(Lane, u64); 2]> = entry.observed.iter().cloned().chain([own]).collect();
             let is_seen = |(lane, counter): &(Lane, u64)| {
                 self.lanes.get(lane).is_some_and(|state| state.seen.contiguous() >= *counter)
             };
-            let removal = Removal { key, since: *since, stamp: entry.stamp, cover: &cover };
+            let removal = Removal { key: &key, since: candidate.since, stamp: entry.stamp, cover: &cover };
             if !cover.iter().all(is_seen) || !is_ripe(&removal) {
                 self.removed.push_back(candidate);
                 continue;
             }
             self.horizon = self.horizon.max(entry.stamp);
-            self.update(key, |register, gone| register.remove(dot, gone));
+            self.update(&key, |register, gone| register.remove(&entry.dot, gone));
             for (lane, counter) in &cover {
-                let state = self.lanes.get_mut(lane).expect("what is covered was seen");
+                let lane = self.lanes.meet(lane);
+                let state = &mut self.lanes[lane];
                 state.floor = state.floor.max(*counter);
             }
-            collected.push(candidate.key);
+            collected.push(key);
         }
+        self.shrink_removed();
         collected
     }
 
@@ -127,18 +127,27 @@ impl Store {
         }
     }
 
-    /// The removal that a record speaks of, if it still is there.
-    fn removal(&self, record: &Removed) -> Option<&Entry> {
-        self.registers.get(&record.key)?.entry(&record.dot).filter(|entry| entry.value.is_none())
+    /// Gives the memory of records back that are gone.
+    fn shrink_removed(&mut self) {
+        if self.removed.capacity() > 4 * self.removed.len() + 64 {
+            self.removed.shrink_to(2 * self.removed.len());
+        }
     }
 
-    /// The keys of a range with their registers, in order.
-    pub fn range<'a>(&'a self, range: &'a KeyRange) -> impl Iterator<Item = (&'a Key, &'a Register)> {
-        let from = range.from.as_ref().map_or(Bound::Unbounded, Bound::Included);
-        let until = range.until.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        // The map panics at a range that ends before it begins.
-        let is_range = !matches!((&range.from, &range.until), (Some(from), Some(until)) if from >= until);
-        is_range.then(|| self.registers.range::<Key, _>((from, until))).into_iter().flatten()
+    /// The removal that a record speaks of, if it still is there.
+    fn removal(&self, record: &Removed) -> Option<(Slot, Entry)> {
+        let state = &self.lanes[record.lane];
+        let slot = *state.index.get(&record.counter)?;
+        let entry = Row::new(self, slot).entry(&state.lane.dot(record.counter))?;
+        entry.value.is_none().then_some((slot, entry))
+    }
+
+    /// The keys of a range, in order.
+    pub fn range<'a>(&'a self, range: &KeyRange) -> impl Iterator<Item = Row<'a>> + use<'a> {
+        let from = range.from.as_ref().map_or("", Key::as_str);
+        let until =
+            range.until.as_ref().map_or_else(|| self.keys.end(), |until| self.keys.position(until.as_str()));
+        self.keys.slots(self.keys.position(from), until).map(|slot| Row::new(self, slot))
     }
 
     /// A hash of what is live in a range of keys, removals included: equal on two replicas exactly when they hold
@@ -148,8 +157,8 @@ impl Store {
         // Hashing in larger pieces is much faster than an entry at a time.
         let mut block = [0; 1024];
         let mut filled = 0;
-        for entry in self.range(range).flat_map(|(_, register)| register.entries()) {
-            block[filled..filled + 16].copy_from_slice(&entry.digest().to_le_bytes());
+        for digest in self.range(range).flat_map(|row| row.digests().collect::<SmallVec<[u128; 1]>>()) {
+            block[filled..filled + 16].copy_from_slice(&digest.to_le_bytes());
             filled += 16;
             if filled == block.len() {
                 hasher.update(&block);
@@ -164,17 +173,19 @@ impl Store {
     /// comes to.
     pub fn reconciliation(&self, receiver: &Self) -> Reconciliation {
         let mut items = Vec::new();
-        for (key, register) in &self.registers {
-            let known = receiver.register(key);
-            let lacking = |entry: &&Entry| known.and_then(|known| known.entry(&entry.dot)) != Some(*entry);
-            let entries = register.entries().iter().filter(lacking).cloned().collect();
-            items.push(Item { key: key.clone(), entries });
+        for row in self.prefix("") {
+            let known = receiver.row(&row.key());
+            let lacking =
+                |entry: &Entry| known.and_then(|known| known.entry(&entry.dot)).as_ref() != Some(entry);
+            items.push(Item {
+                key: row.key(),
+                entries: row.register().into_entries().filter(lacking).collect(),
+            });
         }
         items.retain(|item| !item.entries.is_empty());
-        let live =
-            |key: &Key, dot: &Dot| self.register(key).and_then(|register| register.entry(dot)).is_some();
-        let all = receiver.registers.iter().flat_map(|(key, register)| {
-            register.entries().iter().map(move |entry| (key.clone(), entry.dot.clone()))
+        let live = |key: &Key, dot: &Dot| self.row(key).is_some_and(|row| row.entry(dot).is_some());
+        let all = receiver.prefix("").flat_map(|row| {
+            row.register().into_entries().map(move |entry| (row.key(), entry.dot)).collect::<Vec<_>>()
         });
         Reconciliation {
             delta: Delta { accounted: self.context(), items },
@@ -216,7 +227,7 @@ impl Store {
             if is_provable || !accounted.contains(dot) {
                 continue;
             }
-            if self.registers.get(key).is_some_and(|register| register.entry(dot).is_some()) {
+            if self.row(key).is_some_and(|row| row.entry(dot).is_some()) {
                 self.update(key, |register, gone| register.remove(dot, gone));
                 // The context may be what it was, and yet the state is another.
                 self.revision.0 += 1;
@@ -224,10 +235,12 @@ impl Store {
             }
         }
         for (lane, counters) in accounted.lanes() {
+            let lane = self.lanes.meet(lane);
             self.see(lane, |seen| seen.union(counters));
         }
         for (lane, counters) in with.floors.lanes() {
-            let state = super::lane_mut(&mut self.lanes, lane);
+            let lane = self.lanes.meet(lane);
+            let state = &mut self.lanes[lane];
             state.floor = state.floor.max(counters.last().unwrap_or(0));
         }
         self.horizon = self.horizon.max(with.horizon);
@@ -237,25 +250,25 @@ impl Store {
     /// Joins one entry of another replica's state. Its dot is noted later if it is accounted for: the keys come
     /// in their own order, in which each dot would make a hole in its lane.
     fn reconcile_entry(&mut self, key: &Key, entry: &Entry, accounted: &CausalContext) {
-        let Dot { lane, counter } = &entry.dot;
+        let counter = entry.dot.counter;
+        let lane = self.lanes.meet(&entry.dot.lane);
         if self.is_news(key, entry) {
             if !accounted.contains(&entry.dot) {
-                self.see(lane, |seen| seen.insert(*counter));
+                self.see(lane, |seen| seen.insert(counter));
             }
-            self.insert(key, entry.clone());
+            self.insert(key, lane, entry);
             return;
         }
-        let register = self.registers.get(key);
+        let register = self.register(key);
         let explained = register.is_some_and(|register| {
             register.entries().iter().any(|present| present.dot == entry.dot || present.replaces(entry))
         });
-        let collected = self.lanes.get(lane).is_some_and(|state| *counter <= state.floor);
-        if explained || collected || entry.hash(key) != entry.checksum {
+        if explained || counter <= self.lanes[lane].floor || entry.hash(key) != entry.checksum {
             return;
         }
         self.restored += 1;
         // The context is what it was, and yet the state is another.
         self.revision.0 += 1;
-        self.insert(key, entry.clone());
+        self.insert(key, lane, entry);
     }
 }

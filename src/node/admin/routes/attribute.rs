@@ -75,8 +75,7 @@ async fn similar(agent: &Agent, key: String) -> Result<String, Problem> {
     let near = agent.mesh.view(move |mesh| {
         let family = format!("attr/{scope}");
         let keys = mesh.replica().store().prefix(&family).take(MAX_SIMILAR);
-        let keys: Vec<String> =
-            keys.filter_map(|(key, _)| key.as_str().get(5..)).map(str::to_owned).collect();
+        let keys: Vec<String> = keys.filter_map(|row| row.name().get(5..)).map(str::to_owned).collect();
         nearest(&key, keys.iter().map(String::as_str)).map(str::to_owned)
     });
     let near = near.await?;

@@ -1,0 +1,141 @@
+//! What is known of each lane, and the numbers that stand for lanes inside one store.
+//!
+//! A lane's name is 41 bytes and every entry bears at least one, so a store writes numbers instead. They say in which order
+//! this replica met the lanes: nothing is ever ordered by them, and they are told to nobody.
+
+use std::collections::BTreeMap;
+use std::ops::{Index, IndexMut};
+
+use super::{Revision, Slot};
+use crate::crdt::{Lane, RangeSet};
+
+/// Stands for a lane inside one store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LaneNumber(u32);
+
+impl LaneNumber {
+    /// How many bits a number has at most: memory is exhausted long before there are as many lanes.
+    const BITS: u32 = 29;
+
+    pub(super) fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    pub(super) fn bits(self) -> u32 {
+        self.0
+    }
+
+    fn place(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What is known of one lane.
+#[derive(Debug, Clone)]
+pub(super) struct LaneState {
+    pub(super) lane: Lane,
+    pub(super) seen: RangeSet,
+    /// The keys that cover counters of it: see [`Store`](super::Store).
+    pub(super) index: BTreeMap<u64, Slot>,
+    /// The wrapping sum of the digests of this lane's live values.
+    pub(super) live: u128,
+    /// Its part of the store's digest, when that was taken last.
+    pub(super) share: u128,
+    /// Whether it has changed since then.
+    pub(super) has_changed: bool,
+    pub(super) revision: Revision,
+    /// The greatest counter that went with a collected removal.
+    pub(super) floor: u64,
+}
+
+impl LaneState {
+    fn new(lane: Lane) -> Self {
+        Self {
+            lane,
+            seen: RangeSet::new(),
+            index: BTreeMap::new(),
+            live: 0,
+            share: 0,
+            has_changed: false,
+            revision: Revision::default(),
+            floor: 0,
+        }
+    }
+
+    /// Its share in the digest: what was seen of it and what of that is a live value.
+    pub(super) fn hash(&self) -> u128 {
+        if self.seen.is_empty() {
+            return 0;
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.lane.tag().to_le_bytes());
+        hasher.update(&self.live.to_le_bytes());
+        for range in self.seen.ranges() {
+            hasher.update(&range.start().to_le_bytes());
+            hasher.update(&range.end().to_le_bytes());
+        }
+        u128::from_le_bytes(hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default())
+    }
+}
+
+/// All lanes of a store.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Lanes {
+    numbers: BTreeMap<Lane, LaneNumber>,
+    states: Vec<LaneState>,
+    /// The lane that was named last: writes of one lane come one after another.
+    last: Option<LaneNumber>,
+}
+
+impl Lanes {
+    /// The number of a lane that was met before.
+    pub(super) fn number(&self, lane: &Lane) -> Option<LaneNumber> {
+        match self.last.filter(|last| self[*last].lane == *lane) {
+            Some(last) => Some(last),
+            None => self.numbers.get(lane).copied(),
+        }
+    }
+
+    /// The number of a lane, a new one if it was not met before.
+    pub(super) fn meet(&mut self, lane: &Lane) -> LaneNumber {
+        if let Some(number) = self.number(lane) {
+            self.last = Some(number);
+            return number;
+        }
+        let number = u32::try_from(self.states.len()).ok().filter(|number| number >> LaneNumber::BITS == 0);
+        let number = LaneNumber(number.expect("memory is exhausted before the numbers are"));
+        self.states.push(LaneState::new(lane.clone()));
+        self.numbers.insert(lane.clone(), number);
+        self.last = Some(number);
+        number
+    }
+
+    /// What is known of a lane.
+    pub(super) fn get(&self, lane: &Lane) -> Option<&LaneState> {
+        self.number(lane).map(|number| &self[number])
+    }
+
+    /// All that are known, in the order of their names.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &LaneState> {
+        self.numbers.values().map(|number| &self[*number])
+    }
+
+    /// Those from one name on.
+    pub(super) fn from(&self, lane: Lane) -> impl Iterator<Item = &LaneState> {
+        self.numbers.range(lane..).map(|(_, number)| &self[*number])
+    }
+}
+
+impl Index<LaneNumber> for Lanes {
+    type Output = LaneState;
+
+    fn index(&self, number: LaneNumber) -> &LaneState {
+        &self.states[number.place()]
+    }
+}
+
+impl IndexMut<LaneNumber> for Lanes {
+    fn index_mut(&mut self, number: LaneNumber) -> &mut LaneState {
+        &mut self.states[number.place()]
+    }
+}

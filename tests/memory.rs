@@ -1,0 +1,133 @@
+//! What a state costs in memory, counted where it is allocated: requested bytes, the same on every machine.
+//!
+//! A program of its own, for it counts everything that its process allocates.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails as the test does: by a panic that says where"
+)]
+
+use std::alloc::System;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use snomesh::crdt::{CausalContext, Lane, Value};
+use snomesh::id::{Actor, Generation, NodeId};
+use snomesh::replica::{AttributeKey, Replica};
+use snomesh::time::UnixMillis;
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const WALL: UnixMillis = UnixMillis(1_700_000_000_000);
+
+/// The bytes that are allocated now.
+fn held() -> isize {
+    let stats = ALLOCATOR.stats();
+    isize::try_from(stats.bytes_allocated).unwrap() - isize::try_from(stats.bytes_deallocated).unwrap()
+}
+
+/// Tests of one process take turns.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn replica(node: u8) -> Replica {
+    let actor = Actor { node: NodeId::from_bytes([node; 32]), generation: Generation(1) };
+    Replica::new(actor, Duration::from_secs(10))
+}
+
+/// A key of 22 bytes in the store. Their order and that in which they are made have nothing to do with each other.
+fn key(number: usize) -> AttributeKey {
+    format!("mesh/key-{:08}", number * 7_919 % 99_999_989).parse().unwrap()
+}
+
+fn value(number: usize) -> Value {
+    let mut bytes = [7; 32];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    Value::try_from(&bytes[..]).unwrap()
+}
+
+fn put(replica: &mut Replica, number: usize, what: usize) {
+    let prepared = replica.set(WALL, &key(number), value(what)).unwrap().unwrap();
+    replica.merge(WALL, &prepared.delta).unwrap();
+    replica.take_changed();
+}
+
+/// DESIGN.md §8: no growth over 100 overwrites.
+#[test]
+fn overwriting_does_not_grow_the_state() {
+    const KEYS: usize = 5_000;
+    let _alone = alone();
+    let mut replica = replica(1);
+    (0..KEYS).for_each(|number| put(&mut replica, number, number));
+    // Once, for the order of the writes is another one from now on.
+    (0..KEYS).for_each(|number| put(&mut replica, number * 31 % KEYS, KEYS + number));
+    let before = held();
+    for round in 2..102 {
+        for number in 0..KEYS {
+            put(&mut replica, number * (2 * round + 1) % KEYS, round * KEYS + number);
+        }
+    }
+    assert_eq!(replica.store().len(), KEYS);
+    let grown = held() - before;
+    println!("{} bytes a key more than before", grown as f64 / KEYS as f64);
+    assert!(grown * 20 < before, "from {before} bytes by {grown}");
+}
+
+/// SCENARIOS G-12: what came and went leaves nothing behind but what says that it was there.
+#[test]
+fn memory_returns_when_keys_have_come_and_gone() {
+    const KEYS: usize = 50_000;
+    let _alone = alone();
+    let mut replica = replica(1);
+    (0..100).for_each(|number| put(&mut replica, number, number));
+    let before = held();
+    (100..KEYS).for_each(|number| put(&mut replica, number, number));
+    let full = held() - before;
+    for number in 100..KEYS {
+        let prepared = replica.unset(WALL, &key(number)).unwrap().unwrap();
+        replica.merge(WALL, &prepared.delta).unwrap();
+        replica.take_changed();
+    }
+    replica.collect(usize::MAX, |_| true);
+    assert_eq!(replica.store().len(), 100);
+    let left = held() - before;
+    println!("{left} bytes of {full} are left");
+    assert!(left * 100 < full, "{left} bytes of {full} are left");
+}
+
+/// DESIGN.md §8: at most 165 bytes an attribute, all included, whatever the number and whoever wrote them.
+#[test]
+fn an_attribute_costs_little_more_than_its_key_and_its_value() {
+    let _alone = alone();
+    let before = held();
+    let mut own = replica(1);
+    let mut worst: f64 = 0.0;
+    for number in 0..250_000 {
+        put(&mut own, number, number);
+        if number > 50_000 && number % 5_000 == 0 {
+            worst = worst.max((held() - before) as f64 / (number + 1) as f64);
+        }
+    }
+    println!("own: {:.1} bytes an attribute, {worst:.1} at the worst", (held() - before) as f64 / 250_000.0);
+    assert!(worst <= 165.0, "{worst} bytes an attribute");
+
+    let mut other = replica(2);
+    let lanes: Vec<Lane> = own.store().context().lanes().map(|(lane, _)| lane.clone()).collect();
+    let before = held();
+    loop {
+        let delta = own.store().delta(&lanes, &other.store().context(), 64 * 1024);
+        if delta.is_empty() {
+            break;
+        }
+        other.merge(WALL, &delta).unwrap();
+        other.take_changed();
+    }
+    assert_eq!(own.store().digest(), other.store().digest());
+    assert_eq!(other.store().delta(&lanes, &CausalContext::new(), 1).items.len(), 1);
+    let learned = (held() - before) as f64 / 250_000.0;
+    println!("learned: {learned:.1} bytes an attribute");
+    assert!(learned <= 165.0, "{learned} bytes an attribute");
+}

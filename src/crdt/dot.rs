@@ -5,7 +5,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use crate::id::Actor;
+use crate::id::{Actor, Generation, NodeId};
 
 /// What travels ahead of what: each class has a sequence of its own per actor, so that neither makes gaps in
 /// the other.
@@ -45,6 +45,11 @@ impl Lane {
     /// Whose writes.
     pub fn actor(&self) -> Actor {
         self.0.actor
+    }
+
+    /// Whose, without a copy.
+    pub(super) fn name(&self) -> (&NodeId, Generation) {
+        (&self.0.actor.node, self.0.actor.generation)
     }
 
     /// Which of them.

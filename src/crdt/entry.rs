@@ -22,23 +22,52 @@ impl Key {
         &self.0
     }
 
+    /// Says whether a text is a key.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`] if it is none.
+    pub(crate) fn check(text: &str) -> Result<(), KeyError> {
+        // Neither a dot may follow a dot nor may a slash stand at the beginning. Without branches, for each key that arrives
+        // is looked at.
+        let (mut is_legal, mut was_dot) = (!text.starts_with('/') && !text.is_empty(), false);
+        for byte in text.bytes() {
+            let is_dot = byte == b'.';
+            is_legal &= LEGAL[usize::from(byte)] & !(is_dot & was_dot);
+            was_dot = is_dot;
+        }
+        if !is_legal {
+            return Err(KeyError::Illegal);
+        }
+        if text.len() > Self::MAX_LEN {
+            return Err(KeyError::TooLong { len: text.len() });
+        }
+        Ok(())
+    }
+
     /// A text that was a key before.
     pub(super) fn again(text: &str) -> Self {
         Self(text.into())
     }
 }
 
+/// The characters of keys.
+const LEGAL: [bool; 256] = {
+    let mut legal = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        let other = matches!(byte, b'.' | b'_' | b':' | b'/' | b'@' | b'-');
+        legal[byte as usize] = byte.is_ascii_alphanumeric() || other;
+        byte += 1;
+    }
+    legal
+};
+
 impl FromStr for Key {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/@-".contains(&byte);
-        if text.is_empty() || text.starts_with('/') || text.contains("..") || !text.bytes().all(legal) {
-            return Err(KeyError::Illegal);
-        }
-        if text.len() > Self::MAX_LEN {
-            return Err(KeyError::TooLong { len: text.len() });
-        }
+        Self::check(text)?;
         Ok(Self(text.into()))
     }
 }
@@ -205,27 +234,41 @@ impl Entry {
 
     /// Hashes everything that the entry says of `key`: the checksum that belongs to it.
     pub(super) fn hash(&self, key: &Key) -> u32 {
-        let mut hasher = blake3::Hasher::new();
-        let mut dot = |lane: &Lane, counter: u64| {
-            hasher.update(lane.actor().node.as_bytes());
-            hasher.update(&lane.actor().generation.0.to_le_bytes());
-            hasher.update(&[lane.class() as u8]);
-            hasher.update(&counter.to_le_bytes());
+        // Put together first, for hashing many small pieces costs more than the hash. Mostly there is room on the stack.
+        let value = self.value.as_ref().map_or(&[][..], Value::as_bytes);
+        let len = DOT_LEN * (1 + self.observed.iter().len()) + 25 + key.as_str().len() + value.len();
+        let (mut short, mut long) = ([0; 384], Vec::new());
+        let bytes = match short.get_mut(..len) {
+            Some(bytes) => bytes,
+            None => {
+                long.resize(len, 0);
+                &mut long[..]
+            }
         };
-        dot(&self.dot.lane, self.dot.counter);
-        for (lane, counter) in self.observed.iter() {
-            dot(lane, *counter);
-        }
-        hasher.update(&(self.observed.iter().len() as u64).to_le_bytes());
-        hasher.update(&self.stamp.0.to_le_bytes());
-        hasher.update(&(key.as_str().len() as u64).to_le_bytes());
-        hasher.update(key.as_str().as_bytes());
-        match &self.value {
-            Some(value) => hasher.update(&[1]).update(value.as_bytes()),
-            None => hasher.update(&[0]),
-        };
-        let checksum = hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default();
+        self.write_hashed(key, value, bytes);
+        let checksum = blake3::hash(bytes).as_bytes().first_chunk().copied().unwrap_or_default();
         u32::from_le_bytes(checksum)
+    }
+
+    /// Writes down what is hashed: exactly as many bytes as there is room for.
+    fn write_hashed(&self, key: &Key, value: &[u8], room: &mut [u8]) {
+        let mut rest = room;
+        let mut dots = self.observed.iter().map(|(lane, counter)| (lane, *counter));
+        let mut dot = Some((&self.dot.lane, self.dot.counter));
+        while let Some((lane, counter)) = dot {
+            let (node, generation) = lane.name();
+            rest = put(rest, node.as_bytes());
+            rest = put(rest, &generation.0.to_le_bytes());
+            rest = put(rest, &[lane.class() as u8]);
+            rest = put(rest, &counter.to_le_bytes());
+            dot = dots.next();
+        }
+        rest = put(rest, &(self.observed.iter().len() as u64).to_le_bytes());
+        rest = put(rest, &self.stamp.0.to_le_bytes());
+        rest = put(rest, &(key.as_str().len() as u64).to_le_bytes());
+        rest = put(rest, key.as_str().as_bytes());
+        rest = put(rest, &[u8::from(self.value.is_some())]);
+        put(rest, value);
     }
 
     /// What stands for the entry in sums over sets of them: its name and its checksum, spread over 128 bits.
@@ -236,6 +279,16 @@ impl Entry {
     pub(super) fn digest(&self) -> u128 {
         digest(&self.dot.lane, self.dot.counter, self.checksum)
     }
+}
+
+/// What the name of one write takes where it is hashed: node, generation, class and counter.
+const DOT_LEN: usize = 32 + 8 + 1 + 8;
+
+/// Writes a field down; returns the room behind it.
+fn put<'a>(room: &'a mut [u8], field: &[u8]) -> &'a mut [u8] {
+    let (place, rest) = room.split_at_mut(field.len());
+    place.copy_from_slice(field);
+    rest
 }
 
 /// The [digest](Entry::digest) of an entry, by what it is made of.

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crdts::{CmRDT, CvRDT};
 use smallvec::SmallVec;
 
-use self::keys::{Keys, Slot};
+use self::keys::{Keys, Slot, Vacant};
 use self::lanes::{LaneNumber, LaneState, Lanes};
 use super::Dot;
 use super::{CausalContext, Class, Delta, Entry, Item, Key, Lane, RangeSet, Register, Verdict};
@@ -76,7 +76,32 @@ pub struct Store {
     /// The greatest stamp of the removals that went.
     horizon: Timestamp,
     /// The keys whose registers changed since somebody asked.
-    changed: BTreeSet<Key>,
+    changed: ChangedKeys,
+}
+
+/// Keys that have changed: each at least once, and not much more often.
+#[derive(Debug, Clone, Default)]
+struct ChangedKeys {
+    noted: Vec<Key>,
+    /// How many of them were different when that was looked at last.
+    different: usize,
+}
+
+impl ChangedKeys {
+    fn note(&mut self, key: &Key) {
+        self.noted.push(key.clone());
+        if self.noted.len() > 2 * self.different + 64 {
+            self.noted = std::mem::take(self).into_sorted();
+            self.different = self.noted.len();
+        }
+    }
+
+    fn into_sorted(self) -> Vec<Key> {
+        let mut keys = self.noted;
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
 }
 
 /// A removal that came.
@@ -221,8 +246,8 @@ impl Store {
     }
 
     /// The keys that have changed, or may read otherwise, since the last call, in order.
-    pub fn take_changed(&mut self) -> BTreeSet<Key> {
-        std::mem::take(&mut self.changed)
+    pub fn take_changed(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.changed).into_sorted()
     }
 
     /// Merges a delta; [`take_changed`](Self::take_changed) tells what it changed.
@@ -232,9 +257,25 @@ impl Store {
     /// [`Corrupt`] if an entry fails its checksum: the sender's fault or that of the sender's sender; nothing
     /// was merged and nothing counts as seen.
     pub fn merge(&mut self, delta: &Delta) -> Result<(), Corrupt> {
-        self.settle_digest();
         // Everything is verified before anything is merged, and hashed once.
-        for (key, entry) in self.verified(&delta.items)? {
+        let news = self.verified(&delta.items)?;
+        self.take_up(news, &delta.accounted);
+        Ok(())
+    }
+
+    /// Merges a delta whose checksums were computed here and not sent anywhere since.
+    pub(crate) fn merge_own(&mut self, delta: &Delta) {
+        let entries = delta.items.iter().flat_map(|item| item.entries.iter().map(|entry| (&item.key, entry)));
+        self.take_up(entries, &delta.accounted);
+    }
+
+    fn take_up<'a>(
+        &mut self,
+        entries: impl IntoIterator<Item = (&'a Key, &'a Entry)>,
+        accounted: &CausalContext,
+    ) {
+        self.settle_digest();
+        for (key, entry) in entries {
             // A dot may come twice in one delta.
             if self.is_news(key, entry) {
                 let lane = self.lanes.meet(&entry.dot.lane);
@@ -242,11 +283,10 @@ impl Store {
                 self.insert(key, lane, entry);
             }
         }
-        for (lane, counters) in delta.accounted.lanes() {
+        for (lane, counters) in accounted.lanes() {
             let lane = self.lanes.meet(lane);
             self.see(lane, |seen| seen.union(counters));
         }
-        Ok(())
     }
 
     /// The delta that brings a receiver who knows `known` up to date in some lanes, those of
@@ -312,18 +352,18 @@ impl Store {
 
     /// Joins an entry to its key. That its dot was seen is noted apart.
     fn insert(&mut self, key: &Key, lane: LaneNumber, entry: &Entry) {
-        let verdict = match self.keys.find(key.as_str()) {
-            None => {
-                self.begin(key, lane, entry);
+        let verdict = match self.keys.place_of(key.as_str()) {
+            Err(vacant) => {
+                self.begin(vacant, key, lane, entry);
                 Verdict::Live
             }
-            Some(slot) if self.keys.packed(slot).precedes(lane, entry) => {
+            Ok(slot) if self.keys.packed(slot).precedes(lane, entry) => {
                 self.overwrite(slot, lane, entry);
                 Verdict::Live
             }
-            Some(_) => {
+            Ok(slot) => {
                 let mut verdict = Verdict::Dead;
-                self.update(key, |register, gone| verdict = register.insert(entry.clone(), gone));
+                self.update(slot, |register, gone| verdict = register.insert(entry.clone(), gone));
                 verdict
             }
         };
@@ -347,12 +387,12 @@ impl Store {
             self.removals += 1;
             self.note_removed(Removed { since: self.revision, lane, counter: entry.dot.counter });
         }
-        self.changed.insert(key.clone());
+        self.changed.note(key);
     }
 
     /// An entry of a key that is not there.
-    fn begin(&mut self, key: &Key, lane: LaneNumber, entry: &Entry) {
-        let slot = self.keys.insert(key.as_str(), entry, &mut self.lanes);
+    fn begin(&mut self, at: Vacant, key: &Key, lane: LaneNumber, entry: &Entry) {
+        let slot = self.keys.insert(at, key.as_str(), entry, &mut self.lanes);
         self.lanes[lane].index.insert(entry.dot.counter, slot);
         for (seen, counter) in entry.observed.iter() {
             let seen = self.lanes.meet(seen);
@@ -385,8 +425,7 @@ impl Store {
     }
 
     /// Changes the state of a key and keeps index and sums true to it.
-    fn update(&mut self, key: &Key, change: impl FnOnce(&mut Register, &mut dyn FnMut(&Entry))) {
-        let Some(slot) = self.keys.find(key.as_str()) else { return };
+    fn update(&mut self, slot: Slot, change: impl FnOnce(&mut Register, &mut dyn FnMut(&Entry))) {
         let mut register = self.keys.register(slot, &self.lanes);
         let before = register.places();
         let mut gone: SmallVec<[(Lane, Option<u128>); 1]> = SmallVec::new();
@@ -428,6 +467,7 @@ impl Store {
     /// Changes what was seen of a lane, and notes when.
     fn see(&mut self, number: LaneNumber, change: impl FnOnce(&mut RangeSet) -> bool) {
         let state = &mut self.lanes[number];
+        let is_new = state.seen.is_empty();
         if !change(&mut state.seen) {
             return;
         }
@@ -437,6 +477,9 @@ impl Store {
         self.recent.insert(self.revision, number);
         let Actor { node, generation } = state.lane.actor();
         self.note_changed(number);
+        if !is_new {
+            return;
+        }
         let latest = self.generations.entry(node).or_insert(generation);
         if *latest < generation {
             *latest = generation;
@@ -450,7 +493,7 @@ impl Store {
             self.lanes_of(node).filter(|lane| self.is_void(lane)).filter_map(|lane| self.lanes.get(lane));
         let slots = void.flat_map(|state| state.index.values());
         let keys: Vec<Key> = slots.map(|slot| self.keys.packed(*slot).key()).collect();
-        self.changed.extend(keys);
+        keys.iter().for_each(|key| self.changed.note(key));
     }
 }
 

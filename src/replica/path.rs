@@ -28,6 +28,8 @@ use crate::id::{NodeId, ParseIdError, TunnelId, TunnelName};
 /// The key of the policy: there is one.
 const POLICY: &str = "policy";
 
+const PARTS_MAKE_A_KEY: &str = "the parts of a path are made of a key's characters and not longer than a key";
+
 /// A key of the store, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Path {
@@ -109,13 +111,13 @@ impl Path {
         let key = match self {
             Self::Node(node) => format!("node/{node}"),
             Self::Registration { name, tunnel } => format!("tunnel/{name}/{tunnel}"),
-            Self::Attribute(attribute) => format!("attr/{attribute}"),
+            Self::Attribute(attribute) => return attribute.to_key(),
             Self::Revocation(node) => format!("revoked/{node}"),
             Self::Policy => POLICY.to_owned(),
             Self::Counter { counter, node } => format!("sum/{counter}/{node}"),
             Self::Element { set, element } => format!("set/{set}/{element}"),
         };
-        key.parse().expect("the parts of a path are made of a key's characters and not longer than a key")
+        key.parse().expect(PARTS_MAKE_A_KEY)
     }
 
     /// What its writes travel with.
@@ -161,7 +163,7 @@ impl FromStr for AttributeName {
         if text.len() > Self::MAX_LEN {
             return Err(AttributeKeyError::TooLong { len: text.len() });
         }
-        if text.parse::<Key>().is_err() {
+        if Key::check(text).is_err() {
             return Err(AttributeKeyError::IllegalName);
         }
         Ok(Self(text.into()))
@@ -181,6 +183,26 @@ pub struct AttributeKey {
     pub scope: Scope,
     /// What it is called.
     pub name: AttributeName,
+}
+
+impl AttributeKey {
+    /// The key that it stands for. Keys of attributes are made most often, so neither formatted nor allocated twice.
+    pub(super) fn to_key(&self) -> Key {
+        let (mut text, mut len) = ([0; Key::MAX_LEN], 0);
+        let mut push = |part: &str| {
+            let end = len + part.len();
+            text[len..end].copy_from_slice(part.as_bytes());
+            len = end;
+        };
+        push("attr/");
+        match &self.scope {
+            Scope::Mesh => push("mesh/"),
+            Scope::Tunnel(tunnel) => ["tunnel/", tunnel.as_str(), "/"].into_iter().for_each(&mut push),
+            Scope::Node(_) => push(&self.scope.to_string()),
+        }
+        push(self.name.as_str());
+        std::str::from_utf8(&text[..len]).ok().and_then(|text| text.parse().ok()).expect(PARTS_MAKE_A_KEY)
+    }
 }
 
 /// What the full names of its attributes begin with, the slash included.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{AttributeKey, Attributes, NodeRecord, Path};
 use crate::crdt::{
     CausalContext, Class, Corrupt, Delta, Dot, Entry, Item, Key, Lane, Observed, RangeSet, Reconciliation,
-    Removal, Store, Value,
+    Removal, Row, Store, Value,
 };
 use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
 use crate::time::{Exhausted, Hlc, Timestamp, UnixMillis};
@@ -24,7 +24,7 @@ pub struct Replica {
     clock: Hlc,
     store: Store,
     /// The counter of the last prepared write, per class.
-    prepared: BTreeMap<Class, u64>,
+    prepared: [u64; 2],
     /// The last write of each key that was prepared and not merged yet.
     unsettled: BTreeMap<Key, Unsettled>,
 }
@@ -86,7 +86,7 @@ impl Replica {
             attribute: Lane::new(actor, Class::Attribute),
             clock: Hlc::new(max_drift),
             store: Store::new(),
-            prepared: BTreeMap::new(),
+            prepared: [0; 2],
             unsettled: BTreeMap::new(),
         }
     }
@@ -127,7 +127,7 @@ impl Replica {
         self.actor.generation = generation;
         self.registry = Lane::new(self.actor, Class::Registry);
         self.attribute = Lane::new(self.actor, Class::Attribute);
-        self.prepared.clear();
+        self.prepared = [0; 2];
         self.unsettled.retain(|_, unsettled| unsettled.dot.lane.class() != Class::Registry);
     }
 
@@ -142,7 +142,7 @@ impl Replica {
         key: &AttributeKey,
         value: Value,
     ) -> Result<Option<Prepared>, WriteError> {
-        self.prepare(wall, &Path::Attribute(key.clone()), Some(value))
+        self.prepare_at(wall, key.to_key(), Class::Attribute, Some(value))
     }
 
     /// Removes an attribute, siblings included. Nothing if it is not set.
@@ -151,7 +151,7 @@ impl Replica {
     ///
     /// [`WriteError::Exhausted`].
     pub fn unset(&mut self, wall: UnixMillis, key: &AttributeKey) -> Result<Option<Prepared>, WriteError> {
-        self.prepare(wall, &Path::Attribute(key.clone()), None)
+        self.prepare_at(wall, key.to_key(), Class::Attribute, None)
     }
 
     /// Registers a tunnel that this node holds.
@@ -193,7 +193,8 @@ impl Replica {
             (None, Some(register)) if register.winner().is_some() => return Err(WriteError::NotHeld),
             (None, Some(_)) => return Ok(None),
         };
-        self.write(wall, key, path.class(), observed, None).map(Some)
+        let settled = self.settled(self.store.row(&key));
+        self.write(wall, key, own, settled, (observed, None)).map(Some)
     }
 
     /// Takes back what this node registered there in an earlier life, now that it is heard of again: nobody
@@ -221,7 +222,8 @@ impl Replica {
             return Ok(None);
         }
         let observed = register.observed_in(&own, is_stale);
-        self.write(wall, key, path.class(), observed, None).map(Some)
+        let settled = self.settled(self.store.row(&key));
+        self.write(wall, key, own, settled, (observed, None)).map(Some)
     }
 
     /// Says that a node's key is not to be believed. Nothing if that was said in the very same words.
@@ -272,12 +274,22 @@ impl Replica {
         path: &Path,
         value: Option<Value>,
     ) -> Result<Option<Prepared>, WriteError> {
-        let (key, lane) = (path.to_key(), self.lane(path.class()));
+        self.prepare_at(wall, path.to_key(), path.class(), value)
+    }
+
+    fn prepare_at(
+        &mut self,
+        wall: UnixMillis,
+        key: Key,
+        class: Class,
+        value: Option<Value>,
+    ) -> Result<Option<Prepared>, WriteError> {
+        let lane = self.lane(class);
         let register = self.store.row(&key);
         let changes = match (self.unsettled.get(&key), register) {
             (Some(unsettled), _) => unsettled.value != value,
             // A record of an earlier life must be written again, be it the same.
-            (None, Some(register)) if path.class() == Class::Registry && value.is_some() => {
+            (None, Some(register)) if class == Class::Registry && value.is_some() => {
                 register.would_change(value.as_ref())
                     || register.register().winner().is_some_and(|entry| entry.dot.lane != lane)
             }
@@ -287,6 +299,7 @@ impl Replica {
         if !changes {
             return Ok(None);
         }
+        let settled = self.settled(register);
         let observed = register.map(|register| register.observed_by(&lane)).unwrap_or_default();
         let observed = match self.unsettled.get(&key) {
             // What the write before has seen, this one has seen, whatever became of it since.
@@ -296,25 +309,29 @@ impl Replica {
             }
             None => observed,
         };
-        self.write(wall, key, path.class(), observed, value).map(Some)
+        self.write(wall, key, lane, settled, (observed, value)).map(Some)
+    }
+
+    /// The stamp that a write of a key has to come after: what was removed and collected is to be outlived too, if it may
+    /// have been on this key.
+    fn settled(&self, row: Option<Row<'_>>) -> Timestamp {
+        row.map_or_else(|| self.store.horizon(), |row| row.stamp())
     }
 
     fn write(
         &mut self,
         wall: UnixMillis,
         key: Key,
-        class: Class,
-        observed: Observed,
-        value: Option<Value>,
+        lane: Lane,
+        settled: Timestamp,
+        (observed, value): (Observed, Option<Value>),
     ) -> Result<Prepared, WriteError> {
-        let lane = self.lane(class);
-        // What was removed and collected is to be outlived too, if it may have been on this key.
-        let settled = self.store.row(&key).map_or_else(|| self.store.horizon(), |row| row.stamp());
         let unsettled = self.unsettled.get(&key).map(|unsettled| unsettled.stamp).unwrap_or_default();
         let stamp = self.clock.tick(wall, settled.max(unsettled))?;
         let seen = self.store.seen_of(&lane).and_then(RangeSet::last).unwrap_or(0);
-        let counter = self.prepared.get(&class).copied().unwrap_or(0).max(seen) + 1;
-        self.prepared.insert(class, counter);
+        let prepared = &mut self.prepared[lane.class() as usize];
+        let counter = seen.max(*prepared) + 1;
+        *prepared = counter;
         let dot = lane.dot(counter);
         let unsettled =
             Unsettled { dot: dot.clone(), stamp, value: value.clone(), observed: observed.clone() };
@@ -340,6 +357,13 @@ impl Replica {
         Ok(self.settle(wall, &delta.items))
     }
 
+    /// Lets a write take effect that this replica has prepared: its checksum was computed here and need not be again.
+    pub fn merge_own(&mut self, wall: UnixMillis, delta: &Delta) {
+        self.store.merge_own(delta);
+        // An own stamp is never ahead of the own clock by more than what it had seen already was.
+        self.settle(wall, &delta.items);
+    }
+
     /// Agrees with another replica, as a whole. Returns what [`merge`](Self::merge) does.
     ///
     /// # Errors
@@ -363,7 +387,9 @@ impl Replica {
         let mut latest = Timestamp::default();
         for item in items {
             latest = item.entries.iter().map(|entry| entry.stamp).max().unwrap_or_default().max(latest);
-            if self.unsettled.get(&item.key).is_some_and(|unsettled| self.store.seen(&unsettled.dot)) {
+            if !self.unsettled.is_empty()
+                && self.unsettled.get(&item.key).is_some_and(|unsettled| self.store.seen(&unsettled.dot))
+            {
                 self.unsettled.remove(&item.key);
             }
         }

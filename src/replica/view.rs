@@ -55,7 +55,7 @@ pub struct NodeView {
 impl Replica {
     /// One attribute.
     pub fn attribute(&self, key: &AttributeKey) -> Option<Attribute> {
-        attribute(key, &self.store().register(&Path::Attribute(key.clone()).to_key())?)
+        attribute(key, &self.store().register(&key.to_key())?)
     }
 
     /// The attributes whose full names begin with `prefix`, in order. The empty prefix gives all.

@@ -105,7 +105,7 @@ impl Store {
                 continue;
             }
             self.horizon = self.horizon.max(entry.stamp);
-            self.update(&key, |register, gone| register.remove(&entry.dot, gone));
+            self.update(slot, |register, gone| register.remove(&entry.dot, gone));
             for (lane, counter) in &cover {
                 let lane = self.lanes.meet(lane);
                 let state = &mut self.lanes[lane];
@@ -183,7 +183,7 @@ impl Store {
             });
         }
         items.retain(|item| !item.entries.is_empty());
-        let live = |key: &Key, dot: &Dot| self.row(key).is_some_and(|row| row.entry(dot).is_some());
+        let live = |key: &Key, dot: &Dot| self.row(key).is_some_and(|row| row.checksum_of(dot).is_some());
         let all = receiver.prefix("").flat_map(|row| {
             row.register().into_entries().map(move |entry| (row.key(), entry.dot)).collect::<Vec<_>>()
         });
@@ -227,11 +227,12 @@ impl Store {
             if is_provable || !accounted.contains(dot) {
                 continue;
             }
-            if self.row(key).is_some_and(|row| row.entry(dot).is_some()) {
-                self.update(key, |register, gone| register.remove(dot, gone));
+            let slot = self.keys.find(key.as_str());
+            if let Some(slot) = slot.filter(|slot| Row::new(self, *slot).checksum_of(dot).is_some()) {
+                self.update(slot, |register, gone| register.remove(dot, gone));
                 // The context may be what it was, and yet the state is another.
                 self.revision.0 += 1;
-                self.changed.insert(key.clone());
+                self.changed.note(key);
             }
         }
         for (lane, counters) in accounted.lanes() {

@@ -46,6 +46,12 @@ impl Named {
     }
 }
 
+/// That a key is not there, and the hash of its name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Vacant {
+    hash: u32,
+}
+
 /// All keys of a store.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Keys {
@@ -76,9 +82,14 @@ impl Keys {
 
     /// Where a key lies.
     pub(super) fn find(&self, name: &str) -> Option<Slot> {
+        self.place_of(name).ok()
+    }
+
+    /// Where a key lies, or where it would be looked for.
+    pub(super) fn place_of(&self, name: &str) -> Result<Slot, Vacant> {
         let (name, hash) = (name.as_bytes(), self.hash(name.as_bytes()));
         let is_it = |named: &Named| named.hash == hash && self.packed(named.slot).name() == name;
-        self.table.find(Named::spread(hash), is_it).map(|named| named.slot)
+        self.table.find(Named::spread(hash), is_it).map(|named| named.slot).ok_or(Vacant { hash })
     }
 
     pub(super) fn packed(&self, slot: Slot) -> &Packed {
@@ -105,19 +116,18 @@ impl Keys {
     }
 
     /// Adds a key that is not there, with its only entry.
-    pub(super) fn insert(&mut self, name: &str, entry: &Entry, lanes: &mut Lanes) -> Slot {
+    pub(super) fn insert(&mut self, at: Vacant, name: &str, entry: &Entry, lanes: &mut Lanes) -> Slot {
         let packed = Packed::new(name, entry, lanes);
         let is_packed = packed.is_some();
-        let slot = self.push(packed.unwrap_or_else(|| Packed::elsewhere(name)));
+        let slot = self.push(at.hash, packed.unwrap_or_else(|| Packed::elsewhere(name)));
         if !is_packed {
             self.elsewhere.insert(slot, Register::of(entry.clone()));
         }
         slot
     }
 
-    fn push(&mut self, packed: Packed) -> Slot {
+    fn push(&mut self, hash: u32, packed: Packed) -> Slot {
         let slot = Slot(u32::try_from(self.count).expect("memory is exhausted before the numbers are"));
-        let hash = self.hash(packed.name());
         match self.slots.last_mut() {
             Some(last) if last.len() < CHUNK => last.push(packed),
             Some(_) => {
@@ -274,7 +284,8 @@ mod tests {
                 for value in [None, Some(Vec::new()), Some(vec![7; 32]), Some(vec![1; Value::MAX_LEN])] {
                     let (mut keys, mut lanes, key) = (Keys::default(), Lanes::default(), key(&name));
                     let first = entry(&key, 1, many(seen), value.clone());
-                    let slot = keys.insert(key.as_str(), &first, &mut lanes);
+                    let vacant = keys.place_of(key.as_str()).unwrap_err();
+                    let slot = keys.insert(vacant, key.as_str(), &first, &mut lanes);
                     assert_eq!(keys.register(slot, &lanes), Register::of(first.clone()));
                     let second = entry(&key, 2, many(256 - seen.min(256)), value);
                     let mut register = Register::of(first);
@@ -299,16 +310,16 @@ mod tests {
                 // Mostly one after another, from either end or all over.
                 let number = if what < 3 { u32::try_from(step).unwrap() * stride % 3_000 } else { number };
                 let (key, counter) = (key(&format!("key-{number:04}")), step as u64 + 1);
-                match keys.find(key.as_str()) {
-                    Some(slot) => {
+                match keys.place_of(key.as_str()) {
+                    Ok(slot) => {
                         if let Some(from) = keys.remove(slot) {
                             prop_assert!(from > slot);
                         }
                         prop_assert!(expected.remove(&key).is_some());
                     }
-                    None => {
+                    Err(vacant) => {
                         let entry = entry(&key, counter, Vec::new(), Some(vec![1]));
-                        let slot = keys.insert(key.as_str(), &entry, &mut lanes);
+                        let slot = keys.insert(vacant, key.as_str(), &entry, &mut lanes);
                         prop_assert_eq!(slot, Slot(u32::try_from(expected.len()).unwrap()));
                         expected.insert(key, counter);
                     }

@@ -53,6 +53,15 @@ fn filled(count: usize) -> Replica {
     replica
 }
 
+/// Other keys, whose order is not that in which they are made.
+fn scattered(count: usize) -> Replica {
+    let mut replica = replica(1);
+    for number in 0..count {
+        put(&mut replica, number * 7_919_191 % 99_999_989, number);
+    }
+    replica
+}
+
 fn lanes(replica: &Replica) -> Vec<Lane> {
     replica.store().context().lanes().map(|(lane, _)| lane.clone()).collect()
 }
@@ -79,6 +88,63 @@ fn writing(c: &mut Criterion) {
             map.insert(key(next * 7_919 % 100_000).to_string(), value(next).as_bytes().to_vec())
         });
     });
+    group.finish();
+}
+
+fn reading(c: &mut Criterion) {
+    let mut group = c.benchmark_group("get");
+    let replica = filled(100_000);
+    let keys: Vec<AttributeKey> = (0..100_000).map(key).collect();
+    let mut next = 0;
+    group.bench_function("1 of 100,000", |b| {
+        b.iter(|| {
+            next += 7_919;
+            replica.attribute(&keys[next % 100_000]).expect("it is there").value
+        });
+    });
+    let map: BTreeMap<String, Vec<u8>> =
+        (0..100_000).map(|number| (keys[number].to_string(), value(number).as_bytes().to_vec())).collect();
+    let names: Vec<String> = keys.iter().map(AttributeKey::to_string).collect();
+    group.bench_function("std BTreeMap, the same", |b| {
+        b.iter(|| {
+            next += 7_919;
+            map[&names[next % 100_000]].clone()
+        });
+    });
+    group.finish();
+}
+
+/// A million keys in frames as large as those of a link, brought to a newcomer.
+fn snapshot(c: &mut Criterion) {
+    const KEYS: usize = 1_000_000;
+    let mut group = c.benchmark_group("snapshot of 1,000,000 keys");
+    group.throughput(Throughput::Elements(KEYS as u64));
+    group.warm_up_time(Duration::from_millis(1)).sample_size(10);
+    for (name, sender) in [("in order", filled(KEYS)), ("scattered", scattered(KEYS))] {
+        let own = lanes(&sender);
+        let (mut encoder, mut known, mut frames) = (wire::Encoder::new(), CausalContext::new(), Vec::new());
+        loop {
+            let delta = sender.store().delta(&own, &known, 64 * 1024);
+            if delta.is_empty() {
+                break;
+            }
+            known.union(&delta.accounted);
+            frames.push(encoder.encode(&Message::Delta(delta)));
+        }
+        println!("{name}: {} bytes in {} frames", frames.iter().map(Vec::len).sum::<usize>(), frames.len());
+        drop(sender);
+        group.bench_function(BenchmarkId::new("decode and merge", name), |b| {
+            b.iter_with_large_drop(|| {
+                let (mut decoder, mut receiver) = (wire::Decoder::new(), replica(2));
+                for frame in &frames {
+                    let Ok(Message::Delta(delta)) = decoder.decode(frame) else { panic!("a sound frame") };
+                    receiver.merge(WALL, &delta).expect("own writes are sound");
+                    receiver.take_changed();
+                }
+                receiver
+            });
+        });
+    }
     group.finish();
 }
 
@@ -136,6 +202,6 @@ fn encoding(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2)).sample_size(20);
-    targets = writing, merging, catching_up, encoding
+    targets = writing, reading, merging, catching_up, encoding, snapshot
 }
 criterion_main!(benches);

@@ -90,7 +90,7 @@ struct ChangedKeys {
 impl ChangedKeys {
     fn note(&mut self, key: &Key) {
         self.noted.push(key.clone());
-        if self.noted.len() > 2 * self.different + 64 {
+        if self.noted.len() > 2 * self.different + MAX_NOTED {
             self.noted = std::mem::take(self).into_sorted();
             self.different = self.noted.len();
         }
@@ -103,6 +103,9 @@ impl ChangedKeys {
         keys
     }
 }
+
+/// How many keys may be noted before those are looked for that were noted twice: more than one delta changes.
+const MAX_NOTED: usize = 1_024;
 
 /// A removal that came.
 #[derive(Debug, Clone)]

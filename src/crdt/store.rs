@@ -1,5 +1,6 @@
 //! All keys of a replica, what it has seen, and the index that makes one serve the other.
 
+mod changed;
 mod collect;
 mod keys;
 mod lanes;
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crdts::{CmRDT, CvRDT};
 use smallvec::SmallVec;
 
+use self::changed::ChangedKeys;
 use self::keys::{Keys, Slot, Vacant};
 use self::lanes::{LaneNumber, LaneState, Lanes};
 use super::Dot;
@@ -78,34 +80,6 @@ pub struct Store {
     /// The keys whose registers changed since somebody asked.
     changed: ChangedKeys,
 }
-
-/// Keys that have changed: each at least once, and not much more often.
-#[derive(Debug, Clone, Default)]
-struct ChangedKeys {
-    noted: Vec<Key>,
-    /// How many of them were different when that was looked at last.
-    different: usize,
-}
-
-impl ChangedKeys {
-    fn note(&mut self, key: &Key) {
-        self.noted.push(key.clone());
-        if self.noted.len() > 2 * self.different + MAX_NOTED {
-            self.noted = std::mem::take(self).into_sorted();
-            self.different = self.noted.len();
-        }
-    }
-
-    fn into_sorted(self) -> Vec<Key> {
-        let mut keys = self.noted;
-        keys.sort_unstable();
-        keys.dedup();
-        keys
-    }
-}
-
-/// How many keys may be noted before those are looked for that were noted twice: more than one delta changes.
-const MAX_NOTED: usize = 1_024;
 
 /// A removal that came.
 #[derive(Debug, Clone)]

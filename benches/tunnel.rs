@@ -1,8 +1,8 @@
 //! What a tunnel costs: the same work over TCP alone, a bare quinn stream, one hop and two hops of this program.
 //!
-//! `cargo bench --bench tunnel [-- --quick] [--bulk]`. Everything in one process on loopback, so the processor time of a path
-//! includes the load generator, which the first row has alone; compare rows of one run. A few minutes; with `--bulk` only
-//! what is measured in bytes per second.
+//! `cargo bench --bench tunnel [-- --quick] [--memory] [--bulk] [--opens] [--pings]`. Everything in one process on loopback,
+//! so the processor time of a path includes the load generator, which the first row has alone; compare rows of one run. A
+//! few minutes for all of it; where some parts are named, only they are measured.
 //!
 //! There are two bare streams: one with quinn's own settings, whose datagrams have 1,452 bytes at most, and one that may
 //! find out that loopback carries as much as this program tries, 6,000.
@@ -412,7 +412,7 @@ fn print_bulk(ways: &[(&str, Way)], measured: &mut Measured) {
     }
 }
 
-async fn run(quick: bool, bulk_only: bool) {
+async fn run(quick: bool, wanted: impl Fn(&str) -> bool) {
     let (total, rounds, time) = if quick { (32 << 20, 1, 300) } else { (256 << 20, 3, 1_500) };
     let time = Duration::from_millis(time);
     let listener = TcpListener::bind(any()).await.unwrap();
@@ -438,9 +438,28 @@ async fn run(quick: bool, bulk_only: bool) {
         ("one hop", door(a_b.clone(), "/target/service".into()).await),
         ("two hops", door(a_b, format!("/via/{}/target/service", c.2)).await),
     ];
-    if !bulk_only {
+    if wanted("--memory") {
         idle_memories(&ways, if quick { 100 } else { 1_000 }).await;
     }
+    if wanted("--bulk") {
+        all_bulk(&ways, total, rounds).await;
+    }
+    if wanted("--opens") {
+        for (name, way) in &ways {
+            println!("{name:<12} {:.0} opens/s, 16 at a time", opens(way, time).await);
+        }
+    }
+    if wanted("--pings") {
+        for (name, way) in &ways {
+            pings(name, way, way, time).await;
+        }
+        pings("gossip", &Way::Ahead(tunnel), &ways[3].1, time).await;
+        pings("gossip apart", &Way::Ahead(apart), &ways[3].1, time).await;
+    }
+}
+
+/// Speeds and processor times of all ways and kinds of load, in turns.
+async fn all_bulk(ways: &[(&str, Way)], total: u64, rounds: usize) {
     println!("{} MiB, medians of {rounds}: Gbit/s (processor s/GiB)", total >> 20);
     println!("{:<12} {:>16} {:>16} {:>16} {:>16}", "", "1 up", "32 up", "1 down", "32 down");
     let kinds = [(1, true), (32, true), (1, false), (32, false)];
@@ -454,18 +473,7 @@ async fn run(quick: bool, bulk_only: bool) {
             }
         }
     }
-    print_bulk(&ways, &mut measured);
-    if bulk_only {
-        return;
-    }
-    for (name, way) in &ways {
-        println!("{name:<12} {:.0} opens/s, 16 at a time", opens(way, time).await);
-    }
-    for (name, way) in &ways {
-        pings(name, way, way, time).await;
-    }
-    pings("gossip", &Way::Ahead(tunnel), &ways[3].1, time).await;
-    pings("gossip apart", &Way::Ahead(apart), &ways[3].1, time).await;
+    print_bulk(ways, &mut measured);
 }
 
 fn main() {
@@ -474,8 +482,9 @@ fn main() {
         return;
     }
     let asked = |flag: &str| std::env::args().any(|argument| argument == flag);
-    let (quick, bulk_only) = (asked("--quick"), asked("--bulk"));
+    let some = ["--memory", "--bulk", "--opens", "--pings"].into_iter().any(asked);
+    let wanted = |part: &str| !some || asked(part);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(run(quick, bulk_only));
+    runtime.block_on(run(asked("--quick"), wanted));
     runtime.shutdown_background();
 }

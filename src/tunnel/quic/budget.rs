@@ -13,7 +13,8 @@ use super::config::STREAM_WINDOW;
 const MIN_WINDOW: u64 = STREAM_WINDOW as u64;
 /// A stream that stalls goes after so long if those that stall pin more than half of what there is.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// And after so long if they pin more than seven eighths of it, for then all others are about to stand still.
+/// And after so long if they pin seven eighths of it: of the last eighth the peer may not have been told, see
+/// [`SPARE_STREAMS`](super::tunnel), so that all others are about to stand still.
 const HASTE: Duration = Duration::from_secs(5);
 
 /// Receive windows, shared out among connections.
@@ -55,14 +56,14 @@ impl Budget {
         books.pinned -= pinned;
     }
 
-    /// Changes a window into as much of what is wanted as the others leave, but no less than an equal share; says how
-    /// much that is. So all together have at most twice the total, and a mebibyte each.
-    pub(super) fn share(&self, window: u32, wanted: u32) -> u32 {
+    /// Changes a window into as much of what is wanted as the others leave, but no less than an equal share, nor than what
+    /// it has to keep; says how much that is. So all together have at most twice the total, and a mebibyte each.
+    pub(super) fn share(&self, window: u32, wanted: u32, kept: u32) -> u32 {
         let mut books = self.books();
         let others = books.granted - u64::from(window);
         let left = self.total.saturating_sub(others);
         let equal = self.total / books.connections.max(1);
-        let share = u64::from(wanted).min(left.max(equal).max(MIN_WINDOW));
+        let share = u64::from(wanted).min(left.max(equal).max(MIN_WINDOW)).max(kept.into());
         books.granted = others + share;
         u32::try_from(share).unwrap_or(wanted)
     }
@@ -81,7 +82,7 @@ impl Budget {
 
 /// How long a stream may stall where streams that stall pin so much of so much; `None`: as long as it likes.
 pub(super) fn patience(pinned: u64, size: u64) -> Option<Duration> {
-    if pinned > size / 8 * 7 {
+    if pinned >= size / 8 * 7 {
         Some(HASTE)
     } else if pinned > size / 2 {
         Some(PATIENCE)
@@ -100,15 +101,16 @@ mod tests {
     fn connections_get_what_the_others_leave_and_never_less_than_an_equal_share() {
         let budget = Budget::new(12 * u64::from(MIB));
         (0..3).for_each(|_| budget.enter(0));
-        assert_eq!(budget.share(0, 6 * MIB), 6 * MIB);
-        assert_eq!(budget.share(0, 9 * MIB), 6 * MIB, "what is left");
-        assert_eq!(budget.share(0, 9 * MIB), 4 * MIB, "nothing is left: an equal share");
+        assert_eq!(budget.share(0, 6 * MIB, 0), 6 * MIB);
+        assert_eq!(budget.share(0, 9 * MIB, 0), 6 * MIB, "what is left");
+        assert_eq!(budget.share(0, 9 * MIB, 0), 4 * MIB, "nothing is left: an equal share");
         // Whoever has more than that gives it back with the next change.
-        assert_eq!(budget.share(6 * MIB, 6 * MIB), 4 * MIB);
-        assert_eq!(budget.share(6 * MIB, MIB), MIB);
-        assert_eq!(budget.share(4 * MIB, 9 * MIB), 7 * MIB);
+        assert_eq!(budget.share(6 * MIB, 6 * MIB, 0), 4 * MIB);
+        assert_eq!(budget.share(6 * MIB, MIB, 0), MIB);
+        assert_eq!(budget.share(4 * MIB, 9 * MIB, 0), 7 * MIB);
+        assert_eq!(budget.share(7 * MIB, MIB, 7 * MIB), 7 * MIB, "what it has to keep");
         budget.leave(7 * MIB, 0);
-        assert_eq!(budget.share(MIB, 9 * MIB), 8 * MIB);
+        assert_eq!(budget.share(MIB, 9 * MIB, 0), 8 * MIB);
     }
 
     #[test]
@@ -116,16 +118,16 @@ mod tests {
         let budget = Budget::new(12 * u64::from(MIB));
         (0..100).for_each(|_| budget.enter(0));
         for _ in 0..100 {
-            budget.share(0, 12 * MIB);
+            budget.share(0, 12 * MIB, 0);
         }
-        assert_eq!(budget.share(MIB, 12 * MIB), MIB);
+        assert_eq!(budget.share(MIB, 12 * MIB, 0), MIB);
     }
 
     #[test]
     fn streams_may_stall_as_long_as_there_is_as_much_beside_them() {
         let budget = Budget::new(16 * u64::from(MIB));
         let of = |mib: u64| patience(mib << 20, 16 << 20);
-        assert_eq!([8, 9, 14, 15].map(of), [None, Some(PATIENCE), Some(PATIENCE), Some(HASTE)]);
+        assert_eq!([8, 9, 13, 14].map(of), [None, Some(PATIENCE), Some(PATIENCE), Some(HASTE)]);
         budget.enter(0);
         budget.pin(0, 9 << 20);
         assert_eq!(budget.patience(), Some(PATIENCE));
@@ -133,7 +135,7 @@ mod tests {
         assert_eq!(budget.patience(), None);
         budget.leave(0, 8 << 20);
         budget.enter(0);
-        budget.pin(0, 15 << 20);
+        budget.pin(0, 14 << 20);
         assert_eq!(budget.patience(), Some(HASTE));
     }
 }

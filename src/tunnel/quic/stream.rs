@@ -124,14 +124,19 @@ impl QuicRecv {
 
     pub(in crate::tunnel) async fn read_chunk(&mut self, max: usize) -> Result<Option<Bytes>, ReadError> {
         let chunk = self.stream.read_chunk(max, true).await.map_err(|error| self.slot.read_error(error))?;
-        Ok(chunk.map(|chunk| chunk.bytes))
+        let bytes = chunk.map(|chunk| chunk.bytes);
+        self.slot.shared.has_read(bytes.as_ref().map_or(0, Bytes::len));
+        Ok(bytes)
     }
 
     pub(in crate::tunnel) async fn read_chunks(
         &mut self,
         chunks: &mut [Bytes],
     ) -> Result<Option<usize>, ReadError> {
-        self.stream.read_chunks(chunks).await.map_err(|error| self.slot.read_error(error))
+        let filled = self.stream.read_chunks(chunks).await.map_err(|error| self.slot.read_error(error))?;
+        let read = filled.map_or(0, |filled| chunks[..filled].iter().map(Bytes::len).sum());
+        self.slot.shared.has_read(read);
+        Ok(filled)
     }
 
     pub(in crate::tunnel) fn poll_read(
@@ -139,7 +144,10 @@ impl QuicRecv {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<Result<(), ReadError>> {
-        self.stream.poll_read_buf(cx, buffer).map_err(|error| self.slot.read_error(error))
+        let before = buffer.filled().len();
+        let read = self.stream.poll_read_buf(cx, buffer).map_err(|error| self.slot.read_error(error));
+        self.slot.shared.has_read(buffer.filled().len() - before);
+        read
     }
 
     pub(in crate::tunnel) fn stop(&mut self, code: StreamCode) {

@@ -2,10 +2,13 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::timeout;
 
 use super::*;
 use crate::auth::test_mesh::{TestMesh, endpoint_of};
@@ -112,8 +115,7 @@ async fn nobody_there_is_an_error_of_its_own() {
     let (gone, gate) = gated(&mesh.credentials(), any_port()).unwrap();
     gate.shut();
     let address = gone.local_addr().unwrap();
-    let config =
-        QuicConfig { handshake_timeout: std::time::Duration::from_millis(1), ..QuicConfig::default() };
+    let config = QuicConfig { handshake_timeout: Duration::from_millis(1), ..QuicConfig::default() };
     let near = QuicEndpoint::bind(any_port(), config, mesh.credentials().tls().unwrap()).unwrap();
     assert_eq!(near.dial(address, None).await.unwrap_err(), DialError::TimedOut { address });
 }
@@ -208,9 +210,12 @@ async fn stream(near: &QuinnTunnel, far: &QuinnTunnel) -> (TunnelStream, TunnelS
     (opened, accepted)
 }
 
+/// HARDENING B13. What the other stream carries is more than the window has room for beside those that stall, so that
+/// the peer has to be told of what was read.
 #[tokio::test]
 async fn readers_that_stall_stop_no_other_stream() {
     const CHUNK: Bytes = Bytes::from_static(&[0; 4 * 1024 * 1024]);
+    const CHUNKS: usize = 8;
     let mesh = TestMesh::new();
     let (near_end, far_end) = (endpoint_of(&mesh.credentials()), endpoint_of(&mesh.credentials()));
     let (near, far) = connect(&near_end, &far_end).await;
@@ -223,7 +228,9 @@ async fn readers_that_stall_stop_no_other_stream() {
     }
     let (mut writer, mut reader) = stream(&near, &far).await;
     let write = async {
-        writer.send.write_chunk(CHUNK).await.unwrap();
+        for _ in 0..CHUNKS {
+            writer.send.write_chunk(CHUNK).await.unwrap();
+        }
         writer.send.finish().unwrap();
     };
     let read = async {
@@ -233,20 +240,52 @@ async fn readers_that_stall_stop_no_other_stream() {
         }
         read
     };
-    let ((), read) = tokio::join!(write, read);
-    assert_eq!(read, CHUNK.len() + 1);
+    let both = async { tokio::join!(write, read) };
+    let ((), read) = timeout(Duration::from_secs(60), both).await.expect("nothing stands still");
+    assert_eq!(read, CHUNKS * CHUNK.len() + 1);
+}
+
+/// HARDENING B13: a promise of room cannot be taken back, so promises must not add up while streams come and go.
+#[tokio::test]
+async fn windows_that_shrink_and_grow_again_promise_no_more_than_twice_what_they_may() {
+    const CHUNK: Bytes = Bytes::from_static(&[0; 256 * 1024]);
+    const MAX: u32 = 32 * 1024 * 1024;
+    let mesh = TestMesh::new();
+    let config = QuicConfig { max_connection_window: NonZeroU32::new(MAX).unwrap(), ..QuicConfig::default() };
+    let near_end = endpoint_of(&mesh.credentials());
+    let far_end = QuicEndpoint::bind(any_port(), config, mesh.credentials().tls().unwrap()).unwrap();
+    let (near, far) = connect(&near_end, &far_end).await;
+    far.allow_streams(1024);
+    // Wants the whole window, and a quarter of it; again and again.
+    for _ in 0..8 {
+        let mut streams = Vec::new();
+        for _ in 0..28 {
+            streams.push(stream(&near, &far).await);
+        }
+    }
+    let (mut unread, mut promised) = (Vec::new(), 0);
+    while promised <= 2 * MAX as usize {
+        // A peer that takes nothing for so long has no room.
+        let quarter = Duration::from_millis(250);
+        let Ok((mut writer, reader)) = timeout(quarter, stream(&near, &far)).await else { break };
+        for _ in 0..4 {
+            let Ok(written) = timeout(quarter, writer.send.write_chunk(CHUNK)).await else { break };
+            written.unwrap();
+            promised += CHUNK.len();
+        }
+        unread.push((writer, reader));
+    }
+    assert!(promised <= 2 * MAX as usize, "{promised} bytes");
 }
 
 /// HARDENING B13: what stalls goes when the others need the memory, and only as much of it as has to.
 #[tokio::test]
 async fn of_streams_that_stall_as_many_give_way_as_pin_too_much() {
     const MIB: u32 = 1024 * 1024;
-    let seconds = std::time::Duration::from_secs;
+    let seconds = Duration::from_secs;
     let mesh = TestMesh::new();
-    let config = QuicConfig {
-        max_connection_window: std::num::NonZeroU32::new(4 * MIB).unwrap(),
-        ..QuicConfig::default()
-    };
+    let config =
+        QuicConfig { max_connection_window: NonZeroU32::new(4 * MIB).unwrap(), ..QuicConfig::default() };
     let near_end = endpoint_of(&mesh.credentials());
     let far_end = QuicEndpoint::bind(any_port(), config, mesh.credentials().tls().unwrap()).unwrap();
     let (near, far) = connect(&near_end, &far_end).await;
@@ -276,7 +315,7 @@ async fn of_streams_that_stall_as_many_give_way_as_pin_too_much() {
 async fn streams_that_stall_give_way_to_those_of_other_connections() {
     /// As many as a window of sixteen has room for.
     const STREAMS: usize = 12;
-    let minute = std::time::Duration::from_secs(60);
+    let minute = Duration::from_secs(60);
     let mesh = TestMesh::new();
     let config = QuicConfig { max_receive_windows: 32 * 1024 * 1024, ..QuicConfig::default() };
     let near_end = endpoint_of(&mesh.credentials());

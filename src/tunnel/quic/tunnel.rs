@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,8 +26,10 @@ use crate::tunnel::{
 /// Streams that the peer may have right after it has authenticated. Quinn keeps state for every permitted stream, so
 /// the limit grows with use.
 const FIRST_STREAMS: u32 = 100;
-/// Streams beyond the active ones for which the connection's window has room.
-const SPARE_STREAMS: u32 = 4;
+/// Streams beyond the active ones for which the connection's window has room, apart from a seventh of the active ones: quinn
+/// tells its peer of what has been read when that is an eighth of the window, so that with a window for as many as there
+/// are, those that stall could take all that the peer knows of.
+const SPARE_STREAMS: u32 = 3;
 /// The connection's window changes in steps of so many streams, not with each. A neighbour in the mesh that has nothing but
 /// its link gets one step.
 const WINDOW_STEP: u32 = 8;
@@ -49,6 +52,8 @@ pub(super) struct Shared {
     max_window: NonZeroU32,
     budget: Arc<Budget>,
     books: Mutex<Books>,
+    /// Bytes that readers have taken.
+    read: AtomicU64,
 }
 
 /// How many streams there are and what they are allowed.
@@ -64,6 +69,9 @@ struct Books {
     /// The connection's receive window, and what it would be without limits and other connections.
     window: u32,
     wanted: u32,
+    /// How much has to have been read before the window may shrink again. What the peer was promised stays promised: a
+    /// window that shrank and grew again and again would add up to any number.
+    settled_at: u64,
     /// Streams that have data and whose readers take none of it.
     stalled: u32,
 }
@@ -109,6 +117,7 @@ impl QuinnTunnel {
                 max_window,
                 budget: Arc::clone(budget),
                 books,
+                read: AtomicU64::new(0),
             }),
         }
     }
@@ -189,16 +198,26 @@ impl Shared {
                 books.permitted.saturating_mul(2).clamp(FIRST_STREAMS.min(books.ceiling), books.ceiling);
             self.connection.set_max_concurrent_bi_streams(VarInt::from_u32(books.permitted));
         }
-        let steps = (books.active + SPARE_STREAMS).next_multiple_of(WINDOW_STEP);
-        books.wanted = steps.saturating_mul(STREAM_WINDOW);
+        let streams = (books.active + books.active / 7 + SPARE_STREAMS).next_multiple_of(WINDOW_STEP);
+        books.wanted = streams.saturating_mul(STREAM_WINDOW);
         let window = books.wanted.min(self.max_window.get());
-        if window > books.window || window < books.window / 2 {
-            let window = self.budget.share(books.window, window);
-            if window != books.window {
-                books.window = window;
-                self.connection.set_receive_window(VarInt::from_u32(window));
+        let read = self.read.load(Ordering::Relaxed);
+        let settled = read >= books.settled_at;
+        if window > books.window || (settled && window < books.window / 2) {
+            let before = books.window;
+            books.window = self.budget.share(before, window, if settled { 0 } else { before });
+            if books.window < before {
+                books.settled_at = read + u64::from(before - books.window);
+            }
+            if books.window != before {
+                self.connection.set_receive_window(VarInt::from_u32(books.window));
             }
         }
+    }
+
+    /// Takes note of bytes that a reader has taken.
+    pub(super) fn has_read(&self, bytes: usize) {
+        self.read.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {

@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::changes::{ChangeCounters, Changes};
 use super::connect::DialStatus;
+use super::health::Health;
 use super::input::Input;
 use super::journal::Storage;
 use super::traffic::{Counters, Traffic};
@@ -173,7 +174,7 @@ impl MeshHandle {
         &self.shared.access
     }
 
-    /// Who holds tunnels of a name, may do so, and is not down, the last registered first.
+    /// Who holds tunnels of a name, may do so, is not down, and does not say that its target is, the last registered first.
     ///
     /// # Errors
     ///
@@ -182,7 +183,10 @@ impl MeshHandle {
         let access = self.shared.access.clone();
         self.view(move |mesh| {
             let mut found = mesh.lookup(&name);
-            found.retain(|found| access.permits(found.holder.node, Act::Expose, &name));
+            found.retain(|found| {
+                Health::of(&found.attributes) == Health::Healthy
+                    && access.permits(found.holder.node, Act::Expose, &name)
+            });
             found
         })
         .await

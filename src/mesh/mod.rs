@@ -22,6 +22,7 @@ mod connect;
 mod driver;
 mod guard;
 mod handle;
+pub mod health;
 mod input;
 mod journal;
 mod link;
@@ -39,6 +40,7 @@ pub use connect::{ConnectError, Connector, DaemonConnector, DialStatus};
 pub use driver::{Driver, DriverConfig};
 pub use guard::Guarded;
 pub use handle::{CommandError, MeshHandle, Stopped, Written};
+pub use health::Health;
 pub use journal::{Batch, Journal, JournalTail, Report, Storage, journal};
 pub use registry::{MeshIdentifier, MeshRegistry, MeshRegistryError};
 pub use route::{

@@ -14,7 +14,7 @@ use super::admin::Http;
 use super::api::{self, API_VERSION, state_name};
 use super::census::{Census, Counter};
 use super::control::Controls;
-use super::forwards::Forwards;
+use super::forwards::{Exposed, Forwards};
 use super::listing::{self, Page};
 use super::metrics::Metrics;
 use super::trust::Keys;
@@ -24,7 +24,8 @@ use crate::compat::{PublicPorts, Server};
 use crate::daemon::PeersView;
 use crate::gossip::{Member, MemberState, Mesh, Progress};
 use crate::id::{Generation, NodeId, TunnelId, TunnelName};
-use crate::mesh::{MeshHandle, PROPAGATION_BOUNDS, Stopped, Storage};
+use crate::mesh::health::plain;
+use crate::mesh::{Health, MeshHandle, PROPAGATION_BOUNDS, Stopped, Storage};
 use crate::replica::{Address, Path, Registration};
 use crate::service::Listen;
 use crate::tunnel::Tunnel;
@@ -105,11 +106,7 @@ impl Agent {
         let storage = storage_name(&self.mesh.storage().borrow());
         let facts = &self.facts;
         let exposed = self.forwards.exposed().await.into_iter();
-        let exposed = exposed.map(|(name, target, tunnel)| api::Exposed {
-            name: name.to_string(),
-            target: target.to_string(),
-            tunnel: tunnel.to_string(),
-        });
+        let exposed = exposed.map(|exposed| api::Exposed::from(&exposed));
         Ok(api::Status {
             api_version: API_VERSION.into(),
             node: facts.node.to_string(),
@@ -253,8 +250,13 @@ impl Agent {
         })
     }
 
-    /// A page of the registrations, by name and tunnel, and where the next one begins.
-    pub(super) async fn tunnels(&self, page: Page) -> Result<(Vec<api::Tunnel>, Option<String>), Stopped> {
+    /// A page of the registrations, by name and tunnel, and where the next one begins: all, or those that are `healthy`,
+    /// or those that are not.
+    pub(super) async fn tunnels(
+        &self,
+        page: Page,
+        healthy: Option<bool>,
+    ) -> Result<(Vec<api::Tunnel>, Option<String>), Stopped> {
         let (own, own_name) = (self.facts.node, self.facts.name.clone());
         let access = self.mesh.access().clone();
         self.mesh
@@ -268,10 +270,16 @@ impl Agent {
                 listing::read(mesh, "tunnel", &page, |key| {
                     let Some(Path::Registration { name, tunnel: id }) = Path::of(key) else { return None };
                     let registration = mesh.replica().registration(&name, id)?;
+                    let is_healthy = Health::of(&registration.attributes) == Health::Healthy;
+                    if healthy.is_some_and(|wanted| wanted != is_healthy) {
+                        return None;
+                    }
                     if first.as_ref().is_none_or(|(of, _)| *of != name) {
                         let may = |node| access.permits(node, Act::Expose, &name);
-                        let mut found = mesh.lookup(&name).into_iter();
-                        let chosen = found.find(|found| may(found.holder.node)).map(|found| found.tunnel);
+                        let chosen = mesh.lookup(&name).into_iter().find(|found| {
+                            Health::of(&found.attributes) == Health::Healthy && may(found.holder.node)
+                        });
+                        let chosen = chosen.map(|found| found.tunnel);
                         first = Some((name, chosen));
                     }
                     let chosen = first.as_ref().is_some_and(|(_, chosen)| *chosen == Some(id));
@@ -402,15 +410,29 @@ fn explained(error: &str) -> String {
 }
 
 fn tunnel(registration: &Registration, holder_name: String, state: &str, chosen: bool) -> api::Tunnel {
-    let attributes = registration.attributes.iter();
+    let attributes = plain(&registration.attributes).into_iter();
     api::Tunnel {
         name: registration.name.to_string(),
         tunnel: registration.tunnel.to_string(),
         holder: registration.holder.node.to_string(),
         holder_name,
         holder_state: state.into(),
+        healthy: Health::of(&registration.attributes) == Health::Healthy,
         chosen,
         registered_at: registration.stamp.to_wall().0,
-        attributes: attributes.map(|(name, value)| (name.to_owned(), value.into())).collect(),
+        attributes: attributes.map(|(name, value)| (name, value.as_slice().into())).collect(),
+    }
+}
+
+impl From<&Exposed> for api::Exposed {
+    fn from(exposed: &Exposed) -> Self {
+        let Exposed { name, tunnel, offer, health } = exposed;
+        let health = health.as_ref().zip(offer.health.as_ref()).map(|(reported, check)| api::Health {
+            state: api::health_name(reported.health).into(),
+            since: reported.since.0,
+            failure: reported.failure.clone(),
+            check: check.words(),
+        });
+        Self { name: name.to_string(), target: offer.target.to_string(), tunnel: tunnel.to_string(), health }
     }
 }

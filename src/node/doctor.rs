@@ -7,9 +7,10 @@ use tokio::time::timeout;
 
 use super::agent::Agent;
 use super::api::{Check, Convergence, Node, Status, Verdict};
+use super::health::Reported;
 use crate::auth::Act;
 use crate::id::TunnelName;
-use crate::mesh::Stopped;
+use crate::mesh::{Health, Stopped};
 use crate::service::{DialTargetError, Target};
 
 /// How long a service of this machine may take to accept a connection.
@@ -169,11 +170,16 @@ fn core(agent: &Agent) -> Check {
 /// All at once: one that does not answer must not keep the others from being looked at.
 async fn targets(agent: &Agent) -> Vec<Check> {
     let mut tries = Vec::new();
-    for (name, target, _) in agent.forwards.exposed().await.into_iter().take(MAX_TARGETS) {
+    for exposed in agent.forwards.exposed().await.into_iter().take(MAX_TARGETS) {
         let table = agent.forwards.targets().clone();
         tries.push(tokio::spawn(async move {
-            let outcome = timeout(TARGET_TIMEOUT, table.probe(&target)).await;
-            target_check(&name, &target, outcome)
+            let (name, target) = (&exposed.name, &exposed.offer.target);
+            // What is said to whoever picks is what matters; where nothing is, it is found out now.
+            if let Some(reported) = &exposed.health {
+                return health_check(name, target, reported);
+            }
+            let outcome = timeout(TARGET_TIMEOUT, table.probe(target)).await;
+            target_check(name, target, outcome)
         }));
     }
     let mut checks = Vec::new();
@@ -182,6 +188,25 @@ async fn targets(agent: &Agent) -> Vec<Check> {
         checks.extend(tried.await.ok());
     }
     checks
+}
+
+fn health_check(name: &TunnelName, target: &Target, reported: &Reported) -> Check {
+    let name = format!("tunnel {name}");
+    let failure = reported.failure.as_deref().unwrap_or("not asked yet");
+    match (reported.health, &reported.failure) {
+        (Health::Healthy, None) => check(&name, Verdict::Ok, format!("{target} passes its health checks")),
+        (Health::Healthy, Some(_)) | (Health::Starting, _) => {
+            check(&name, Verdict::Warn, format!("{target}: {failure}")).hint("look again in a few seconds")
+        }
+        (Health::Failing, Some(_)) => {
+            check(&name, Verdict::Fail, format!("nobody picks it; {target}: {failure}"))
+                .hint("look after the service; the tunnel comes back by itself")
+        }
+        (Health::Failing, None) => {
+            check(&name, Verdict::Warn, format!("{target} begins to pass its health checks again"))
+                .hint("look again in a few seconds")
+        }
+    }
 }
 
 fn target_check(

@@ -24,6 +24,7 @@ mod demo;
 mod doctor;
 mod files;
 mod forwards;
+mod health;
 mod listing;
 mod metrics;
 mod nearest;

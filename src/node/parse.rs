@@ -21,6 +21,14 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     millis.filter(|millis| *millis > 0).map(Duration::from_millis).ok_or_else(|| "out of range".to_owned())
 }
 
+/// A duration, as [`duration`] reads it.
+pub(super) fn shown(duration: Duration) -> String {
+    match duration.as_millis() {
+        millis if millis % 1_000 == 0 => format!("{}s", millis / 1_000),
+        millis => format!("{millis}ms"),
+    }
+}
+
 /// An address to listen on: `IP:PORT`, or a port of 127.0.0.1.
 pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = text.parse::<u16>() {
@@ -34,6 +42,12 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
 pub(super) fn target(text: &str) -> Result<crate::service::Target, String> {
     let text = if text.parse::<u16>().is_ok() { format!("127.0.0.1:{text}") } else { text.to_owned() };
     text.parse().map_err(|error: crate::service::ParseTargetError| error.to_string())
+}
+
+/// A health check, whose words are passed on.
+pub(super) fn check(text: &str) -> Result<String, String> {
+    super::health::HealthCheck::legal(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
 }
 
 /// An attribute: its full name, or a name in the scope of the mesh.
@@ -87,6 +101,9 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert_eq!(duration("3"), Ok(Duration::from_secs(3)));
+        for text in ["1ms", "1500ms", "1s", "86400s"] {
+            assert_eq!(shown(duration(text).unwrap()), text);
+        }
         for bad in ["", "s", "0", "5d", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615h"] {
             assert!(duration(bad).is_err(), "{bad}");
         }

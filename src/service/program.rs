@@ -63,21 +63,33 @@ impl Program {
     pub(super) fn start(&self) -> io::Result<(UnixStream, Running)> {
         let (near, far) = std::os::unix::net::UnixStream::pair()?;
         near.set_nonblocking(true)?;
-        let (path, arguments) = self.words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let input = OwnedFd::from(far.try_clone()?);
+        let mut command = self.command()?;
+        command.stdin(Stdio::from(input)).stdout(Stdio::from(OwnedFd::from(far)));
+        let child = command.spawn()?;
+        Ok((UnixStream::from_std(near)?, Running { child }))
+    }
+
+    /// Runs it to its end, without input and output, with these variables besides. It is killed if nobody waits any more.
+    #[cfg(feature = "node")]
+    pub(crate) async fn run(&self, variables: &[(&str, String)]) -> io::Result<std::process::ExitStatus> {
+        let mut command = self.command()?;
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?.wait().await
+    }
+
+    fn command(&self) -> io::Result<Command> {
+        let (path, arguments) = self.words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(path);
         command
             .args(arguments)
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .current_dir("/")
-            .stdin(Stdio::from(input))
-            .stdout(Stdio::from(OwnedFd::from(far)))
             .stderr(Stdio::null())
             .process_group(0)
             .kill_on_drop(true);
-        let child = command.spawn()?;
-        Ok((UnixStream::from_std(near)?, Running { child }))
+        Ok(command)
     }
 }
 

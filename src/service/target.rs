@@ -358,6 +358,19 @@ impl TargetTable {
         }
     }
 
+    /// Connects to a target that takes streams, as a visitor's stream would. Others are not dialled.
+    #[cfg(feature = "node")]
+    pub(crate) async fn connect(&self, target: &Target) -> Result<LocalSocket, DialTargetError> {
+        let forbidden = || DialTargetError::Forbidden { target: target.clone() };
+        match target {
+            Target::Tcp(_) | Target::Unix(_) => match self.dial(target).await? {
+                Dialled::Stream(socket) => Ok(socket),
+                Dialled::Program(..) | Dialled::Datagrams(_) => Err(forbidden()),
+            },
+            Target::Udp(_) | Target::Program(_) => Err(forbidden()),
+        }
+    }
+
     pub(super) async fn dial(&self, target: &Target) -> Result<Dialled, DialTargetError> {
         let own = self.own.read().unwrap_or_else(PoisonError::into_inner).clone();
         target.dial(&own).await

@@ -12,7 +12,7 @@ fn over_unix(agent: &Agent, request: &str, body: &[u8]) -> Answer {
 }
 
 /// The series of a scrape: name and labels, to value.
-fn metrics(agent: &Agent) -> BTreeMap<String, f64> {
+pub(crate) fn metrics(agent: &Agent) -> BTreeMap<String, f64> {
     let answer = over_unix(agent, "GET /metrics HTTP/1.1", b"");
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(answer.head.contains("application/openmetrics-text"), "{answer:?}");
@@ -73,9 +73,9 @@ fn metrics_count_what_happens() {
     assert!(here["snomesh_peer_bytes_total{peer=\"b\",dir=\"sent\"}"] > 1_000.0);
     assert!(here["snomesh_peer_rtt_seconds{peer=\"b\"}"] > 0.0);
     assert!(here["snomesh_gossip_messages_total{kind=\"delta\",dir=\"sent\"}"] >= 1.0);
-    assert_eq!(here["snomesh_tunnels{kind=\"exposed\"}"], 1.0);
+    assert_eq!(here["snomesh_tunnels{state=\"healthy\"}"], 1.0);
     assert_eq!(here["snomesh_tunnel_registered{tunnel=\"web\"}"], 1.0);
-    assert_eq!(there["snomesh_tunnels{kind=\"bound\"}"], 1.0);
+    assert_eq!(there["snomesh_binds"], 1.0);
     assert_eq!(there["snomesh_streams_total{tunnel=\"nobody\",result=\"not_found\"}"], 1.0);
 
     let watch = a.follow(&["events"]);

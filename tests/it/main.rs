@@ -18,6 +18,7 @@ mod demo;
 mod documents;
 mod everyday;
 mod hardening;
+mod health;
 mod http;
 mod looking;
 mod mesh;

@@ -90,6 +90,12 @@ pub enum RouteError {
         /// Where it was to go.
         destination: Destination,
     },
+    /// The holders of all tunnels that are meant say that what is behind them is not healthy.
+    #[error("whatever \"{destination}\" means fails its health checks")]
+    Unhealthy {
+        /// Where it was to go.
+        destination: Destination,
+    },
     /// The way was there, and the stream was refused: the last of all that were tried.
     #[error("the stream was not opened")]
     Open(#[from] OpenError),
@@ -199,10 +205,18 @@ impl Router {
             let mut found = self.find(&route.destination, route.policy, turn, matches).await?;
             let lost = found.iter().find(|(found, _)| found.refused == Some(Refused::NoWay));
             let lost = lost.map(|(found, _)| found.registration.holder.node);
-            let may_not =
-                |refused: &Option<Refused>| matches!(refused, Some(Refused::MayNot | Refused::HolderMayNot));
-            if found.iter().any(|(found, _)| may_not(&found.refused)) {
-                *failure = RouteError::NotPermitted { destination: route.destination.clone() };
+            let destination = || route.destination.clone();
+            for (found, _) in &found {
+                match found.refused {
+                    Some(Refused::MayNot | Refused::HolderMayNot) => {
+                        *failure = RouteError::NotPermitted { destination: destination() };
+                        break;
+                    }
+                    Some(Refused::Unhealthy(_)) => {
+                        *failure = RouteError::Unhealthy { destination: destination() }
+                    }
+                    _ => {}
+                }
             }
             found.retain(|(found, _)| found.refused.is_none());
             match lost {

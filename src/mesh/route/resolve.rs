@@ -10,6 +10,7 @@ use super::shortcut::MAX_ADDRESSES;
 use crate::auth::{Access, Act};
 use crate::gossip::{Member, MemberState, Mesh};
 use crate::id::{NodeId, TunnelName};
+use crate::mesh::health::{self, Health};
 use crate::replica::{Address, Registration, Requirement, Selector};
 
 /// The most tunnels that an explanation lists.
@@ -20,7 +21,7 @@ const MAX_CANDIDATES: usize = 1_024;
 pub struct Candidate {
     /// The tunnel.
     pub registration: Registration,
-    /// What it was registered with, overlaid with what the mesh has under `tunnel/<name>/`.
+    /// What it was registered with, without the mesh's own, overlaid with what the mesh has under `tunnel/<name>/`.
     pub attributes: BTreeMap<String, Vec<u8>>,
     /// What people call its holder, if that is known.
     pub label: String,
@@ -71,6 +72,8 @@ pub enum Refused {
     Down,
     /// Its holder has left.
     Left,
+    /// Its holder has not found its target healthy.
+    Unhealthy(Health),
     /// No link leads to its holder, directly or over one node.
     NoWay,
 }
@@ -84,6 +87,8 @@ impl fmt::Display for Refused {
             Self::OtherNode => f.write_str("held by another node"),
             Self::Down => f.write_str("its holder is down"),
             Self::Left => f.write_str("its holder has left"),
+            Self::Unhealthy(Health::Starting) => f.write_str("its first health check is not done"),
+            Self::Unhealthy(_) => f.write_str("its target fails its health checks"),
             Self::NoWay => f.write_str("no link leads to its holder"),
         }
     }
@@ -137,8 +142,7 @@ fn tunnels(
     let mut overlays: BTreeMap<TunnelName, BTreeMap<String, Vec<u8>>> = BTreeMap::new();
     let registrations = registrations.into_iter();
     let tunnels = registrations.map(|registration| {
-        let mut attributes: BTreeMap<String, Vec<u8>> =
-            registration.attributes.iter().map(|(name, value)| (name.to_owned(), value.to_vec())).collect();
+        let mut attributes = health::plain(&registration.attributes);
         let overlay =
             overlays.entry(registration.name.clone()).or_insert_with(|| overlay(mesh, &registration.name));
         attributes.extend(overlay.iter().map(|(name, value)| (name.clone(), value.clone())));
@@ -199,7 +203,11 @@ pub(super) fn seen(
         } else {
             None
         };
-        let why = unmet.or(refused_by_policy).or(refused_by_state);
+        let unhealthy = match Health::of(&registration.attributes) {
+            Health::Healthy => None,
+            health => Some(Refused::Unhealthy(health)),
+        };
+        let why = unmet.or(refused_by_policy).or(refused_by_state).or(unhealthy);
         // Explanations are for people: they need not be complete, answers must be.
         refused += usize::from(why.is_some());
         if why.is_some() && refused > MAX_CANDIDATES {

@@ -105,7 +105,13 @@ const OPERATIONS: &[Operation] = &[
     get("/v1/nodes", "All nodes, this one first", Content::Json("NodeList")),
     with(
         get("/v1/tunnels", "Registrations, by name and tunnel", Content::Json("TunnelList")),
-        &[("name", "Only those of this name"), PREFIX, LIMIT, AFTER],
+        &[
+            ("name", "Only those of this name"),
+            ("healthy", "true: only those that may be picked; false: only those whose targets do not serve"),
+            PREFIX,
+            LIMIT,
+            AFTER,
+        ],
     ),
     change(
         "put",

@@ -177,6 +177,11 @@ impl From<RouteError> for Problem {
                 Self::new(StatusCode::FORBIDDEN, Code::Forbidden, title)
                     .hint("snomesh acl show; the mesh's authority changes it: snomesh acl set")
             }
+            RouteError::Unhealthy { destination } => {
+                Self::new(StatusCode::BAD_GATEWAY, Code::Unreachable, title).hint(format!(
+                    "snomesh resolve --explain '{destination}'; on the node that holds it: snomesh doctor"
+                ))
+            }
             RouteError::NoWay { .. } | RouteError::Open(_) => {
                 Self::new(StatusCode::BAD_GATEWAY, Code::Unreachable, title)
             }
@@ -196,6 +201,7 @@ impl From<ForwardError> for Problem {
             ForwardError::Listen { .. } => Self::invalid(title),
             ForwardError::Bound { listen, .. } => Self::new(StatusCode::CONFLICT, Code::Conflict, title)
                 .hint(format!("snomesh unbind {listen}")),
+            ForwardError::Reserved(_) | ForwardError::Attributes(_) => Self::invalid(title),
             ForwardError::Configured { .. } => Self::new(StatusCode::CONFLICT, Code::Conflict, title)
                 .hint("change it there, then: snomesh config reload"),
             ForwardError::Save(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, title),

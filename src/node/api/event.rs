@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Bytes, state_name};
 use crate::gossip::{self, Alarm};
+use crate::mesh::Health;
 use crate::replica;
 
 /// One event of `GET /v1/events` and `GET /v1/watch/attributes`.
@@ -53,6 +54,9 @@ pub enum Event {
         tunnel: String,
         /// The node that holds it.
         holder: String,
+        /// Whether its holder takes what is behind it to serve. It is registered anew when that changes.
+        #[serde(default = "yes")]
+        healthy: bool,
         /// When it was registered, by that node's clock.
         #[serde(default)]
         written_at: u64,
@@ -141,6 +145,7 @@ impl From<&gossip::Event> for Event {
                 name: registration.name.to_string(),
                 tunnel: registration.tunnel.to_string(),
                 holder: registration.holder.node.to_string(),
+                healthy: Health::of(&registration.attributes) == Health::Healthy,
                 written_at: registration.stamp.to_wall().0,
             },
             gossip::Event::Deregistered { name, tunnel } => {
@@ -158,6 +163,10 @@ impl From<&gossip::Event> for Event {
             gossip::Event::Alarm(alarm) => Self::Alarm { message: alarm_text(alarm) },
         }
     }
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn alarm_text(alarm: &Alarm) -> String {

@@ -33,7 +33,7 @@ pub use state::{
 };
 pub use status::{Compat, Counts, Digest, Seed, Status};
 pub use trust::{Invite, Invited, Reloaded, Revoke, Revoked};
-pub use tunnel::{Bind, BindList, Expose, Exposed, Tunnel, TunnelList};
+pub use tunnel::{Bind, BindList, Expose, Exposed, Health, HealthCheck, Tunnel, TunnelList, health_name};
 pub use typed::{Counter, CounterList, Increment, Members, SetChange, SetList, SetSize};
 
 /// A list that comes in pages.

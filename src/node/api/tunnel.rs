@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Bytes, Paged};
-use crate::mesh::Policy;
+use crate::mesh::{self, Policy};
 
 /// `GET /v1/tunnels`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -46,6 +46,9 @@ pub struct Tunnel {
     pub holder_name: String,
     /// What the node that is asked thinks of it.
     pub holder_state: String,
+    /// Whether its holder takes what is behind it to serve; if not, nobody picks it.
+    #[serde(default = "yes")]
+    pub healthy: bool,
     /// Whether a lookup of the name finds this one.
     pub chosen: bool,
     /// When it was registered.
@@ -63,6 +66,58 @@ pub struct Expose {
     /// What to say of it.
     #[serde(default)]
     pub attributes: BTreeMap<String, String>,
+    /// How to find out whether the service serves; without it, it is taken to.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub health: Option<HealthCheck>,
+}
+
+/// How to find out whether a service serves, and how often.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HealthCheck {
+    /// `tcp`: it takes a connection; `http:/PATH`: it answers `GET` with a status from 200 to 399; `cmd:/PATH ARGUMENT…`:
+    /// that program ends with 0.
+    pub check: String,
+    /// From the end of one check to the beginning of the next, 100 ms to 24 h; `5s`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub interval: Option<String>,
+    /// How long a check may take, 10 ms to 60 s; `2s`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub timeout: Option<String>,
+    /// So many successes in a row make an unhealthy service healthy; 2.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rise: Option<u32>,
+    /// So many failures in a row make a healthy one unhealthy; 3.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub fall: Option<u32>,
+}
+
+/// What the health checks of a service came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Health {
+    /// `healthy`, `unhealthy`, or `starting`: its first check is not done.
+    pub state: String,
+    /// Since when that is so.
+    pub since: u64,
+    /// What was wrong with the last check; nothing if it succeeded.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub failure: Option<String>,
+    /// How it is checked.
+    pub check: HealthCheck,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What a health is called.
+pub fn health_name(health: mesh::Health) -> &'static str {
+    match health {
+        mesh::Health::Healthy => "healthy",
+        mesh::Health::Starting => "starting",
+        mesh::Health::Failing => "unhealthy",
+    }
 }
 
 /// A local service that a node offers.
@@ -75,6 +130,9 @@ pub struct Exposed {
     pub target: String,
     /// The id of its registration.
     pub tunnel: String,
+    /// What its health checks came to, if it has any.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub health: Option<Health>,
 }
 
 /// A local port that leads into a tunnel.

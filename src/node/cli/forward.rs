@@ -1,6 +1,9 @@
 //! `expose`, `unexpose`, `bind`, `unbind`.
 
+use std::time::Duration;
+
 use clap::Args;
+use tokio::time::sleep;
 
 use super::attr::encode;
 use super::failure::{Exit, Failure};
@@ -13,6 +16,8 @@ use crate::node::Client;
 use crate::node::api::{self, Exposed, Resolution, Status};
 use crate::service::{Listen, Target};
 
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
 #[derive(Debug, Args)]
 pub(super) struct Expose {
     /// What the tunnel is to be called: 1 to 63 of a-z 0-9 . -
@@ -24,6 +29,41 @@ pub(super) struct Expose {
     /// Something to say of it, as often as you like
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse::pair)]
     pub(super) attr: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(super) health: Option<HealthArgs>,
+}
+
+/// How to find out whether the service serves. Nobody picks a tunnel whose service does not.
+#[derive(Debug, Args)]
+#[group(requires = "health")]
+pub(super) struct HealthArgs {
+    /// Check the service: tcp, http:/PATH, or 'cmd:/PATH/OF/PROGRAM ARGUMENT…'; nobody picks the tunnel while it fails
+    #[arg(long, value_name = "CHECK", required = false, value_parser = parse::check)]
+    health: String,
+    /// From one check to the next [default: 5s]
+    #[arg(long, value_name = "TIME")]
+    health_interval: Option<String>,
+    /// How long a check may take [default: 2s]
+    #[arg(long, value_name = "TIME")]
+    health_timeout: Option<String>,
+    /// How many successes in a row bring it back [default: 2]
+    #[arg(long, value_name = "NUMBER")]
+    health_rise: Option<u32>,
+    /// How many failures in a row take it away [default: 3]
+    #[arg(long, value_name = "NUMBER")]
+    health_fall: Option<u32>,
+}
+
+impl HealthArgs {
+    fn words(self) -> api::HealthCheck {
+        api::HealthCheck {
+            check: self.health,
+            interval: self.health_interval,
+            timeout: self.health_timeout,
+            rise: self.health_rise,
+            fall: self.health_fall,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -36,6 +76,9 @@ pub(super) struct Bind {
     /// Stay, and take the bind back at the end
     #[arg(long)]
     pub(super) foreground: bool,
+    /// Bind once somebody offers it whose service serves; 6 if that takes longer than --timeout
+    #[arg(long)]
+    pub(super) wait_healthy: bool,
 }
 
 /// Where streams go.
@@ -56,9 +99,15 @@ impl Route {
     }
 }
 
-pub(super) async fn expose(client: &Client, screen: &mut Screen, expose: Expose) -> Result<(), Failure> {
-    let Expose { name, target, attr } = expose;
-    let body = api::Expose { target: target.to_string(), attributes: attr.into_iter().collect() };
+pub(super) async fn expose(
+    client: &Client,
+    screen: &mut Screen,
+    color: Color,
+    expose: Expose,
+) -> Result<(), Failure> {
+    let Expose { name, target, attr, health } = expose;
+    let (attributes, health) = (attr.into_iter().collect(), health.map(HealthArgs::words));
+    let body = api::Expose { target: target.to_string(), attributes, health };
     let exposed: Exposed = client.put_json(&format!("/v1/tunnels/{name}"), &body).await?;
     if matches!(screen.format(), Format::Json | Format::Jsonl) {
         return Ok(screen.json(&exposed)?);
@@ -69,7 +118,17 @@ pub(super) async fn expose(client: &Client, screen: &mut Screen, expose: Expose)
         1 => "1 other node linked".to_owned(),
         linked => format!("{linked} other nodes linked"),
     };
-    screen.done(format!("{name} → {}   registered, {others}", exposed.target))?;
+    match &exposed.health {
+        Some(api::Health { state, failure: Some(failure), .. }) if state != "healthy" => {
+            remark(
+                color,
+                &format!("{}: {failure}; nobody picks {name} until that has changed", exposed.target),
+            );
+        }
+        _ => {}
+    }
+    let state = exposed.health.map_or_else(|| "registered".to_owned(), |health| health.state);
+    screen.done(format!("{name} → {}   {state}, {others}", exposed.target))?;
     screen.next(format!("Reach it from any node:  snomesh bind 8080 {name}"))?;
     Ok(())
 }
@@ -82,12 +141,15 @@ pub(super) async fn unexpose(client: &Client, screen: &mut Screen, name: &Tunnel
 pub(super) async fn bind(
     client: &Client,
     screen: &mut Screen,
-    color: Color,
+    (color, timeout): (Color, Duration),
     bind: Bind,
 ) -> Result<Exit, Failure> {
-    let Bind { listen, route, foreground } = bind;
+    let Bind { listen, route, foreground, wait_healthy } = bind;
     let Route { to, policy } = &route;
     let mut signals = foreground.then(Signals::new).transpose()?;
+    if wait_healthy {
+        await_healthy(client, &route, timeout).await?;
+    }
     let body = api::Bind { listen: listen.to_string(), tunnel: to.to_string(), policy: policy.to_string() };
     let bound: api::Bind = client.post_json("/v1/binds", &body).await?;
     if matches!(screen.format(), Format::Json | Format::Jsonl) {
@@ -109,6 +171,25 @@ pub(super) async fn bind(
     client.delete(&format!("/v1/binds/{}", encode(&bound.listen))).await?;
     screen.done(format!("{} is free again", bound.listen))?;
     Ok(exit)
+}
+
+/// Waits until a tunnel that is meant can be picked.
+async fn await_healthy(client: &Client, route: &Route, timeout: Duration) -> Result<(), Failure> {
+    let path = format!("/v1/resolve?{}", route.query());
+    let found = async {
+        loop {
+            let found: Resolution = client.get(&path).await?;
+            if !found.candidates.is_empty() {
+                return Ok::<_, Failure>(());
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
+    };
+    tokio::time::timeout(timeout, found).await.unwrap_or_else(|_elapsed| {
+        let what = format!("nobody offers \"{}\" with a service that serves, after {timeout:?}", route.to);
+        Err(Failure::new(Exit::TimedOut, what)
+            .hint(format!("snomesh resolve --explain '{}'; or wait longer with --timeout", route.to)))
+    })
 }
 
 pub(super) async fn unbind(client: &Client, screen: &mut Screen, listen: &Listen) -> Result<(), Failure> {

@@ -163,8 +163,9 @@ Example:
 Examples:
   snomesh expose web 8080                      a port of this machine
   snomesh expose db db.local:5432 --attr env=prod
+  snomesh expose web 8080 --health http:/healthz
 Reach it from any node with `snomesh bind 9090 web`.")]
-    Expose(forward::Expose),
+    Expose(Box<forward::Expose>),
     /// Take an offer back
     Unexpose {
         /// The name
@@ -319,9 +320,11 @@ async fn ask(
         Command::Debug(debug) => debug::run(client, screen, debug).await?,
         Command::Config(_) => return config::reload(client, screen, global.color).await,
         Command::Events => return stream::events(client, screen).await,
-        Command::Expose(expose) => forward::expose(client, screen, expose).await?,
+        Command::Expose(expose) => forward::expose(client, screen, global.color, *expose).await?,
         Command::Unexpose { name } => forward::unexpose(client, screen, &name).await?,
-        Command::Bind(bind) => return forward::bind(client, screen, global.color, bind).await,
+        Command::Bind(bind) => {
+            return forward::bind(client, screen, (global.color, global.timeout), bind).await;
+        }
         Command::Connect(to) => connect::connect(client, &to).await?,
         Command::Proxy(args) => return proxy::proxy(client, screen, &args).await,
         Command::Resolve(to) => resolve::resolve(client, screen, &to).await?,

@@ -93,8 +93,9 @@ fn describe(event: &Event) -> String {
             format!("element       {key} + {}", excerpt(&shown(element), EXCERPT))
         }
         Event::Element { key, id, element: None } => format!("element       {key} - {id}"),
-        Event::Registered { name, tunnel, holder, .. } => {
-            format!("registered    {name} as {tunnel} by {}", short(holder))
+        Event::Registered { name, tunnel, holder, healthy, .. } => {
+            let health = if *healthy { "" } else { ", unhealthy" };
+            format!("registered    {name} as {tunnel} by {}{health}", short(holder))
         }
         Event::Deregistered { name, tunnel } => format!("deregistered  {name} as {tunnel}"),
         Event::Member { node, state, .. } => format!("member        {} is {state}", short(node)),

@@ -65,7 +65,7 @@ async fn list(client: &Client, attr: &[(String, String)]) -> Result<TunnelList, 
 
 fn print(screen: &mut Screen, list: &TunnelList) -> Result<(), Failure> {
     let wide = screen.format() == Format::Wide;
-    let mut head = vec!["NAME", "TUNNEL", "HOLDER", "STATE", "CHOSEN", "ATTRIBUTES"];
+    let mut head = vec!["NAME", "TUNNEL", "HOLDER", "STATE", "HEALTHY", "CHOSEN", "ATTRIBUTES"];
     if wide {
         head.push("REGISTERED");
     }
@@ -74,7 +74,9 @@ fn print(screen: &mut Screen, list: &TunnelList) -> Result<(), Failure> {
         let id = if wide { tunnel.holder.clone() } else { short(&tunnel.holder) };
         let holder = format!("{} ({id})", tunnel.holder_name);
         let chosen = if tunnel.chosen { "yes" } else { "-" }.to_owned();
-        let row = [tunnel.name.clone(), tunnel.tunnel.clone(), holder, tunnel.holder_state.clone(), chosen];
+        let (name, id) = (tunnel.name.clone(), tunnel.tunnel.clone());
+        let healthy = if tunnel.healthy { "yes" } else { "no" }.to_owned();
+        let row = [name, id, holder, tunnel.holder_state.clone(), healthy, chosen];
         let more = [attributes(tunnel), registered(tunnel)].into_iter().take(1 + usize::from(wide));
         table.row(row.into_iter().chain(more));
     }
@@ -115,7 +117,11 @@ async fn show(client: &Client, screen: &mut Screen, name: &str) -> Result<(), Fa
         Format::Table | Format::Wide => {}
     }
     for tunnel in found {
-        let mark = if tunnel.chosen { "found first" } else { "found after others, or its holder is down" };
+        let mark = match tunnel {
+            api::Tunnel { chosen: true, .. } => "found first",
+            api::Tunnel { healthy: false, .. } => "not found: its holder says that it does not serve",
+            _ => "found after others, or its holder is down",
+        };
         screen.line(format!("{}  {}", escape(&tunnel.name), tunnel.tunnel))?;
         screen.line(format!(
             "  held by     {} ({}), {}",

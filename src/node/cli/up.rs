@@ -194,8 +194,7 @@ struct Start {
 
 fn wanted(settings: &Settings) -> Wanted {
     let tunnels = settings.tunnels.iter();
-    let tunnels =
-        tunnels.map(|(name, tunnel)| (name.clone(), (tunnel.target.clone(), tunnel.attributes.clone())));
+    let tunnels = tunnels.map(|(name, offer)| (name.clone(), offer.clone()));
     let binds = settings
         .binds
         .iter()

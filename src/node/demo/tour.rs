@@ -151,7 +151,11 @@ impl Tour {
         let last = self.last();
         let text = format!("hello from node {}\n", last.name);
         let target = hello::serve(text).await?.to_string();
-        let expose = Expose { target: target.clone(), attributes: [("kind".into(), "demo".into())].into() };
+        let expose = Expose {
+            target: target.clone(),
+            attributes: [("kind".into(), "demo".into())].into(),
+            health: None,
+        };
         let path = format!("/v1/tunnels/{TUNNEL}");
         let _exposed: Exposed = last.client.put_json(&path, &expose).await?;
         let title = format!("{} offers the service at {target} as \"{TUNNEL}\"", last.name);

@@ -7,6 +7,7 @@
 //! **Invariant:** the number of series is bounded: peers beyond [`MAX_LABELS`] and tunnels beyond it are summed up
 //! as `other`.
 
+mod named;
 mod page;
 mod process;
 mod scrape;
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use named::HealthChecks;
 pub(super) use scrape::scrape;
 
 /// How many peers, and how many tunnels, have series of their own.
@@ -42,6 +44,7 @@ pub(super) struct Metrics {
     refused: Mutex<BTreeMap<&'static str, u64>>,
     /// Streams that this node opened for its visitors, by tunnel and by how that went.
     opened: Mutex<BTreeMap<(String, &'static str), u64>>,
+    pub(super) health: HealthChecks,
     /// The longest time that the core took for an answer lately, in nanoseconds.
     stall: AtomicU64,
 }

@@ -10,6 +10,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::named::Times;
+
 /// Names and values of one series.
 pub(super) type Labels = Vec<(&'static str, String)>;
 
@@ -61,7 +63,17 @@ impl Page {
         sum: f64,
         buckets: Vec<(f64, u64)>,
     ) {
-        self.registry.register_collector(Box::new(Histogram { name, help, sum, buckets }));
+        self.histograms(name, help, vec![(Labels::new(), Counted { sum, buckets })]);
+    }
+
+    /// Such times for each of several things.
+    pub(super) fn histograms(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        rows: Vec<(Labels, Counted)>,
+    ) {
+        self.registry.register_collector(Box::new(Histogram { name, help, rows }));
     }
 
     /// The text, as `text/plain; version=0.0.4` and as OpenMetrics both allow it.
@@ -75,11 +87,23 @@ impl Page {
 
 /// Counts that were made elsewhere.
 #[derive(Debug)]
+pub(super) struct Counted {
+    pub(super) sum: f64,
+    /// Upper bounds in seconds, each time in one bucket.
+    pub(super) buckets: Vec<(f64, u64)>,
+}
+
+impl From<Times> for Counted {
+    fn from(times: Times) -> Self {
+        Self { sum: times.sum(), buckets: times.buckets() }
+    }
+}
+
+#[derive(Debug)]
 struct Histogram {
     name: &'static str,
     help: &'static str,
-    sum: f64,
-    buckets: Vec<(f64, u64)>,
+    rows: Vec<(Labels, Counted)>,
 }
 
 impl Collector for Histogram {
@@ -91,8 +115,12 @@ impl Collector for Histogram {
 
 impl EncodeMetric for Histogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let count = self.buckets.iter().map(|(_, count)| count).sum();
-        encoder.encode_histogram::<Labels>(self.sum, count, &self.buckets, None)
+        for (labels, Counted { sum, buckets }) in &self.rows {
+            let count = buckets.iter().map(|(_, count)| count).sum();
+            let mut encoder = encoder.encode_family(labels)?;
+            encoder.encode_histogram::<Labels>(*sum, count, buckets, None)?;
+        }
+        Ok(())
     }
 
     fn metric_type(&self) -> MetricType {

@@ -9,9 +9,9 @@ use super::process::Process;
 use super::{MAX_LABELS, Metrics, OTHER};
 use crate::gossip::{MemberState, Mesh, Progress};
 use crate::id::NodeId;
-use crate::mesh::{Changes, PROPAGATION_BOUNDS, Stopped, Traffic};
+use crate::mesh::{Changes, Health, PROPAGATION_BOUNDS, Stopped, Traffic};
 use crate::node::agent::Agent;
-use crate::node::api::state_name;
+use crate::node::api::{health_name, state_name};
 use crate::node::census::Census;
 use crate::tunnel::{PathStats, Tunnel};
 
@@ -213,14 +213,29 @@ async fn forwards(page: &mut Page, agent: &Agent) {
     let (exposed, binds) = (agent.forwards.exposed().await, agent.forwards.binds().await);
     page.gauges(
         "tunnels",
-        "Tunnels of this node",
-        [("exposed", exposed.len()), ("bound", binds.len())]
-            .map(|(kind, count)| (vec![("kind", kind.to_owned())], number(count))),
+        "Tunnels that this node offers, by what their health checks came to; those without one are taken to be healthy",
+        [Health::Healthy, Health::Failing, Health::Starting].map(|state| {
+            let of = exposed.iter().filter(|exposed| exposed.state() == state);
+            (vec![("state", health_name(state).to_owned())], number(of.count()))
+        }),
+    );
+    page.gauge("binds", "Local addresses that lead into tunnels", number(binds.len()));
+    let checks = agent.metrics.health.0.read();
+    let label = |tunnel: &String| vec![("tunnel", tunnel.clone())];
+    page.histograms(
+        "health_check_duration_seconds",
+        "How long a health check took",
+        checks.iter().map(|(tunnel, checked)| (label(tunnel), checked.took.into())).collect(),
+    );
+    page.counters(
+        "health_check_failures",
+        "Health checks that failed",
+        checks.iter().map(|(tunnel, checked)| (label(tunnel), checked.failures)),
     );
     page.gauges(
         "tunnel_registered",
         "The tunnels that this node offers",
-        exposed.iter().take(MAX_LABELS).map(|(name, ..)| (vec![("tunnel", name.to_string())], 1.0)),
+        exposed.iter().take(MAX_LABELS).map(|exposed| (vec![("tunnel", exposed.name.to_string())], 1.0)),
     );
     let opened = agent.metrics.opened.lock().unwrap_or_else(PoisonError::into_inner).clone();
     page.counters(

@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::Fault;
-use super::table::{self, BIND_KEYS, Kind, OPTIONAL_KEYS, SETTINGS, TUNNEL_KEYS};
+use super::table::{self, BIND_KEYS, HEALTH_KEYS, Kind, OPTIONAL_KEYS, SETTINGS, TUNNEL_KEYS};
 use crate::node::nearest::nearest;
 
 /// A place in a file, as editors jump to it.
@@ -39,6 +39,7 @@ pub(super) struct Item {
     pub(super) place: Place,
     pub(super) fields: BTreeMap<&'static str, At<String>>,
     pub(super) attrs: BTreeMap<String, String>,
+    pub(super) health: Option<At<BTreeMap<&'static str, String>>>,
 }
 
 /// What a file says.
@@ -184,7 +185,7 @@ impl Reader<'_> {
                 continue;
             };
             let mut fields = BTreeMap::new();
-            let mut attrs = BTreeMap::new();
+            let (mut attrs, mut health) = (BTreeMap::new(), None);
             for (key, value) in table {
                 let here = self.place(value.span().start);
                 let field = known.iter().find(|known| **known == key.get_ref().as_ref());
@@ -205,6 +206,12 @@ impl Reader<'_> {
                     (Some(&"attrs"), _) => {
                         faults.push(Fault::at(&here, "attrs is a table: { env = \"prod\" }"));
                     }
+                    (Some(&"health"), DeValue::Table(table)) => {
+                        health = Some(At { value: self.health(table, faults), place: here });
+                    }
+                    (Some(&"health"), _) => {
+                        faults.push(Fault::at(&here, "health is a table: { kind = \"tcp\" }"));
+                    }
                     (Some(field), DeValue::String(text)) => {
                         fields.insert(*field, At { value: text.to_string(), place: here });
                     }
@@ -216,8 +223,31 @@ impl Reader<'_> {
                     faults.push(Fault::at(&place.clone(), format!("{field} is missing in {within}")));
                 }
             }
-            read.push(Item { place, fields, attrs });
+            read.push(Item { place, fields, attrs, health });
         }
         read
+    }
+
+    /// The fields of a health check, as texts.
+    fn health(&self, table: &DeTable<'_>, faults: &mut Vec<Fault>) -> BTreeMap<&'static str, String> {
+        let mut fields = BTreeMap::new();
+        for (key, value) in table {
+            let here = self.place(value.span().start);
+            let field = HEALTH_KEYS.iter().find(|known| **known == key.get_ref().as_ref());
+            match (field, value.get_ref()) {
+                (None, _) => faults.push(self.unknown(key, " in health", HEALTH_KEYS.iter().copied())),
+                (Some(field @ (&"rise" | &"fall")), DeValue::Integer(number)) => {
+                    fields.insert(*field, number.to_string());
+                }
+                (Some(field @ (&"rise" | &"fall")), _) => {
+                    faults.push(Fault::at(&here, format!("{field} is a whole number")));
+                }
+                (Some(field), DeValue::String(text)) => {
+                    fields.insert(*field, text.to_string());
+                }
+                (Some(field), _) => faults.push(Fault::at(&here, format!("{field} is a text in quotes"))),
+            }
+        }
+        fields
     }
 }

@@ -9,13 +9,16 @@ use std::str::FromStr;
 
 use super::file::{self, At, Contents, Item};
 use super::table::{self, Kind, SETTINGS};
-use super::{BindSetting, Chosen, Fault, Origin, Settings, TunnelSetting};
+use super::{BindSetting, Chosen, Fault, Origin, Settings};
 use crate::compat::PublicPorts;
 use crate::id::TunnelName;
+use crate::mesh::health::check_reserved;
 use crate::mesh::{DestinationError, ParsePolicyError, Policy};
-use crate::node::{CompatConfig, parse};
+use crate::node::forwards::Offer;
+use crate::node::health::HealthCheck;
+use crate::node::{CompatConfig, api, parse};
 use crate::replica::Attributes;
-use crate::service::Listen;
+use crate::service::{Listen, Target};
 
 /// The longest file that is read, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -286,9 +289,9 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
     Err("the admin API listens on loopback only: 127.0.0.1:PORT".to_owned())
 }
 
-fn offered(items: Vec<Item>, faults: &mut Vec<Fault>) -> BTreeMap<TunnelName, TunnelSetting> {
+fn offered(items: Vec<Item>, faults: &mut Vec<Fault>) -> BTreeMap<TunnelName, Offer> {
     let mut tunnels = BTreeMap::new();
-    for Item { place, fields, attrs } in items {
+    for Item { place, fields, attrs, health } in items {
         let name =
             field(&fields, "name", faults, |text| text.parse::<TunnelName>().map_err(|e| e.to_string()));
         let target = field(&fields, "target", faults, parse::target);
@@ -297,13 +300,51 @@ fn offered(items: Vec<Item>, faults: &mut Vec<Fault>) -> BTreeMap<TunnelName, Tu
         let attributes =
             attributes.map_err(|error| faults.push(Fault::at(&place, format!("attrs: {error}"))));
         let (Some(name), Some(target), Ok(attributes)) = (name, target, attributes) else { continue };
+        if let Err(error) = check_reserved(&attributes) {
+            faults.push(Fault::at(&place, format!("attrs: {error}")));
+            continue;
+        }
+        let health = match health.map(|At { value, place }| (health_check(&value, &target), place)) {
+            None => None,
+            Some((Ok(check), _)) => Some(check),
+            Some((Err(error), place)) => {
+                faults.push(Fault::at(&place, error));
+                continue;
+            }
+        };
         if tunnels.contains_key(&name) {
             faults.push(Fault::at(&place, format!("tunnel \"{name}\" is offered twice")));
             continue;
         }
-        tunnels.insert(name, TunnelSetting { target, attributes });
+        tunnels.insert(name, Offer { target, attributes, health });
     }
     tunnels
+}
+
+/// The check that the table `health` describes.
+fn health_check(table: &BTreeMap<&'static str, String>, target: &Target) -> Result<HealthCheck, String> {
+    let text = |key: &str| table.get(key).cloned();
+    let count = |key| {
+        text(key).map(|number| {
+            number.parse().map_err(|_large| format!("{key} is not a number that a health check has"))
+        })
+    };
+    let needs = |key: &str| text(key).ok_or_else(|| format!("a health check of this kind needs {key}"));
+    let kind = text("kind").ok_or("a health check has a kind: tcp, http or cmd")?;
+    let (check, foreign) = match kind.as_str() {
+        "http" => (format!("http:{}", needs("path")?), "command"),
+        "cmd" => (format!("cmd:{}", needs("command")?), "path"),
+        "tcp" if table.contains_key("path") => (kind.clone(), "path"),
+        "tcp" => (kind.clone(), "command"),
+        other => return Err(format!("the kind of a health check is tcp, http or cmd, not {other:?}")),
+    };
+    if table.contains_key(foreign) {
+        return Err(format!("a health check of kind {kind} has no {foreign}"));
+    }
+    let (interval, timeout) = (text("interval"), text("timeout"));
+    let (rise, fall) = (count("rise").transpose()?, count("fall").transpose()?);
+    let words = api::HealthCheck { check, interval, timeout, rise, fall };
+    HealthCheck::new(&words, target).map_err(|error| error.to_string())
 }
 
 fn bound(items: Vec<Item>, faults: &mut Vec<Fault>) -> BTreeMap<String, BindSetting> {

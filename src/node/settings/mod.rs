@@ -24,8 +24,9 @@ pub(in crate::node) use merge::{Sources, default_file};
 use crate::id::TunnelName;
 use crate::mesh::{Destination, Policy};
 use crate::node::CompatConfig;
-use crate::replica::{Address, Attributes};
-use crate::service::{Listen, Target};
+use crate::node::forwards::Offer;
+use crate::replica::Address;
+use crate::service::Listen;
 
 /// One thing that is wrong with the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,13 +87,6 @@ pub(in crate::node) struct Chosen {
     pub(in crate::node) origin: Origin,
 }
 
-/// A tunnel that the configuration offers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::node) struct TunnelSetting {
-    pub(in crate::node) target: Target,
-    pub(in crate::node) attributes: Attributes,
-}
-
 /// Everything that was set, valid.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::node) struct Settings {
@@ -118,7 +112,7 @@ pub(in crate::node) struct Settings {
     pub(in crate::node) max_tunnels_per_node: NonZeroUsize,
     pub(in crate::node) max_streams: NonZeroUsize,
     pub(in crate::node) drain_timeout: Duration,
-    pub(in crate::node) tunnels: BTreeMap<TunnelName, TunnelSetting>,
+    pub(in crate::node) tunnels: BTreeMap<TunnelName, Offer>,
     /// By where to listen, as text.
     pub(in crate::node) binds: BTreeMap<String, BindSetting>,
 }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::table::{Kind, SETTINGS, Setting};
 use super::{BindSetting, Chosen, Settings};
 use crate::mesh::Policy;
+use crate::node::api;
 
 impl Settings {
     /// What holds, and where it comes from: key, value, origin.
@@ -55,6 +56,9 @@ impl Settings {
             if !attrs.is_empty() {
                 text += &format!("attrs = {{ {} }}\n", attrs.join(", "));
             }
+            if let Some(check) = &tunnel.health {
+                text += &health(&check.words());
+            }
         }
         for BindSetting { listen, destination, policy } in self.binds.values() {
             text += &format!("\n[[bind]]\nlisten = \"{listen}\"\ntunnel = \"{destination}\"\n");
@@ -64,6 +68,22 @@ impl Settings {
         }
         text
     }
+}
+
+/// The line of a health check, all of it.
+fn health(words: &api::HealthCheck) -> String {
+    let (kind, rest) = words.check.split_once(':').unwrap_or((&words.check, ""));
+    let rest = match kind {
+        "http" => format!(", path = {rest:?}"),
+        "cmd" => format!(", command = {rest:?}"),
+        _ => String::new(),
+    };
+    let time = |time: &Option<String>| time.clone().unwrap_or_default();
+    let (rise, fall) = (words.rise.unwrap_or_default(), words.fall.unwrap_or_default());
+    let (interval, timeout) = (time(&words.interval), time(&words.timeout));
+    format!(
+        "health = {{ kind = \"{kind}\"{rest}, interval = \"{interval}\", timeout = \"{timeout}\", rise = {rise}, fall = {fall} }}\n"
+    )
 }
 
 fn shown(setting: &Setting, chosen: &Chosen) -> String {
@@ -106,7 +126,15 @@ pub(in crate::node) fn schema() -> Value {
         } })
     };
     let attrs = json!({ "type": "object", "additionalProperties": text });
-    let tunnel = json!({ "name": text, "target": text, "attrs": attrs });
+    let count = json!({ "type": "integer", "minimum": 1, "maximum": 100 });
+    let health = json!({
+        "type": "object", "additionalProperties": false, "required": ["kind"],
+        "properties": {
+            "kind": { "enum": ["tcp", "http", "cmd"] }, "path": text, "command": text,
+            "interval": text, "timeout": text, "rise": count, "fall": count,
+        },
+    });
+    let tunnel = json!({ "name": text, "target": text, "attrs": attrs, "health": health });
     sections.insert("tunnel".into(), list(tunnel, &["name", "target"]));
     sections.insert(
         "bind".into(),

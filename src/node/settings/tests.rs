@@ -75,6 +75,7 @@ fn what_is_unknown_is_said_with_its_place_and_a_suggestion() {
 
 #[test]
 fn what_is_not_legal_is_said_with_its_place() {
+    let check = |health: &str| format!("[[tunnel]]\nname = \"x\"\ntarget = \"1\"\nhealth = {{ {health} }}");
     for (text, fault) in [
         ("[node\n", "s.toml:1:6: not TOML: "),
         ("node = 1", "s.toml:1:1: node is a table (write [node])"),
@@ -104,6 +105,24 @@ fn what_is_not_legal_is_said_with_its_place() {
             "[[tunnel]]\nname = \"x\"\ntarget = \"1\"\n[[tunnel]]\nname = \"x\"\ntarget = \"2\"",
             "offered twice",
         ),
+        (
+            &check("kind = \"htpp\", path = \"/\""),
+            "s.toml:4:10: the kind of a health check is tcp, http or cmd",
+        ),
+        (&check("kind = \"http\""), "s.toml:4:10: a health check of this kind needs path"),
+        (&check("path = \"/\""), "a health check has a kind"),
+        (&check("kind = \"tcp\", path = \"/\""), "a health check of kind tcp has no path"),
+        (&check("kind = \"http\", path = \"/\", command = \"/x\""), "of kind http has no command"),
+        (&check("kind = \"tcp\", intervall = \"1s\""), "did you mean \"interval\"?"),
+        (
+            &check("kind = \"tcp\", interval = \"1ms\""),
+            "the interval of a health check is from 100ms to 86400s: 1ms",
+        ),
+        (&check("kind = \"tcp\", rise = 0"), "the rise of a health check is from 1 to 100"),
+        (&check("kind = \"tcp\", rise = -1"), "rise is not a number that a health check has"),
+        (&check("kind = \"tcp\", rise = \"1\""), "rise is a whole number"),
+        ("[[tunnel]]\nname = \"x\"\ntarget = \"1\"\nhealth = \"tcp\"", "s.toml:4:10: health is a table"),
+        ("[[tunnel]]\nname = \"x\"\ntarget = \"1\"\nattrs = { \"snomesh.x\" = \"\" }", "are the mesh's own"),
         ("[[bind]]\nlisten = \"0\"\ntunnel = \"x\"", "a port of its own"),
         ("[[bind]]\nlisten = \"1\"\ntunnel = \"x\"\n[[bind]]\nlisten = \"1\"\ntunnel = \"y\"", "bound twice"),
     ] {
@@ -136,6 +155,7 @@ fn a_variable_that_is_not_legal_is_named() {
 fn what_is_shown_is_a_file_that_says_the_same() {
     let text = "[node]\nname = \"e \\\"17\\\"\"\n[mesh]\nseeds = [\"a:1\", \"b:2\"]\n[admin]\nhttp = \"127.0.0.1:7668\"\n\
         [limits]\nmax_streams = 7\n[[tunnel]]\nname = \"web\"\ntarget = \"127.0.0.1:80\"\nattrs = { env = \"prod\" }\n\
+        health = { kind = \"http\", path = \"/x\", interval = \"1m\", fall = 5 }\n\
         [[bind]]\nlisten = \"127.0.0.1:81\"\ntunnel = \"web\"\n\
         [[bind]]\nlisten = \"udp:127.0.0.1:53\"\ntunnel = \"service=dns,!canary\"\npolicy = \"nearest\"\n";
     let settings = load(text).unwrap();

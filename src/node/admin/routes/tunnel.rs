@@ -14,6 +14,8 @@ use crate::auth::Act;
 use crate::id::TunnelName;
 use crate::node::agent::Agent;
 use crate::node::api::{API_VERSION, Bind, BindList, Code, Expose, Exposed, Problem, TunnelList};
+use crate::node::forwards::Offer;
+use crate::node::health::HealthCheck;
 use crate::replica::Attributes;
 use crate::service::{Listen, ParseTargetError, Target};
 
@@ -33,24 +35,28 @@ async fn tunnels(
         Some(name) => format!("{}/", tunnel_name(name)?),
         None => query.get("prefix").cloned().unwrap_or_default(),
     };
-    let (tunnels, next) = agent.tunnels(page(&query, prefix)?).await?;
+    let healthy = query.get("healthy").map(|healthy| healthy.parse::<bool>()).transpose();
+    let healthy = healthy.map_err(|_neither| Problem::invalid("healthy is true or false"))?;
+    let (tunnels, next) = agent.tunnels(page(&query, prefix)?, healthy).await?;
     Ok(Json(TunnelList { api_version: API_VERSION.into(), tunnels, next }))
 }
 
 async fn expose(State(agent): State<Arc<Agent>>, Path(name): Path<String>, body: Body) -> Answer<Exposed> {
     let name = tunnel_name(&name)?;
-    let Expose { target, attributes } = json(body)?;
+    let Expose { target, attributes, health } = json(body)?;
     let target: Target =
         target.parse().map_err(|error: ParseTargetError| Problem::invalid(error.to_string()))?;
     let attributes = attributes.into_iter().map(|(name, value)| (name, value.into_bytes()));
     let attributes =
         Attributes::new(attributes.collect()).map_err(|error| Problem::invalid(error.to_string()))?;
+    let health = health.map(|words| HealthCheck::new(&words, &target)).transpose();
+    let health = health.map_err(|error| Problem::invalid(error.to_string()))?;
     if !agent.mesh.access().permits(agent.facts.node, Act::Expose, &name) {
         let title = format!("the mesh's policy does not permit this node to expose \"{name}\"");
         return Err(Problem::new(StatusCode::FORBIDDEN, Code::Forbidden, title).hint("snomesh acl show"));
     }
-    let tunnel = agent.forwards.expose(name.clone(), target.clone(), attributes).await?;
-    Ok(Json(Exposed { name: name.to_string(), target: target.to_string(), tunnel: tunnel.to_string() }))
+    let exposed = agent.forwards.expose(name, Offer { target, attributes, health }).await?;
+    Ok(Json((&exposed).into()))
 }
 
 async fn unexpose(State(agent): State<Arc<Agent>>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
@@ -58,7 +64,7 @@ async fn unexpose(State(agent): State<Arc<Agent>>, Path(name): Path<String>) -> 
     if agent.forwards.unexpose(&name).await? {
         return Ok(StatusCode::NO_CONTENT);
     }
-    let exposed = agent.forwards.exposed().await.into_iter().map(|(name, ..)| name.to_string());
+    let exposed = agent.forwards.exposed().await.into_iter().map(|exposed| exposed.name.to_string());
     Err(Problem::not_found(format!("this node does not expose \"{name}\""))
         .hint(known("it exposes", exposed)))
 }

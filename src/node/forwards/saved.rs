@@ -1,0 +1,149 @@
+//! `forwards.json`: what was asked for at the admin API, for the next start.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Forwards, Keeper, Offer, State};
+use crate::id::TunnelName;
+use crate::mesh::Policy;
+use crate::node::api;
+use crate::node::files::{self, FileError};
+use crate::node::health::HealthCheck;
+use crate::replica::Attributes;
+use crate::service::Listen;
+use crate::store;
+
+/// The longest file of forwards that is read, in bytes: some hundred thousand of them.
+const MAX_FILE: u64 = 64 * 1024 * 1024;
+
+/// `forwards.json`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Saved {
+    exposed: Vec<SavedExposure>,
+    binds: Vec<SavedBind>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedExposure {
+    name: String,
+    target: String,
+    attributes: BTreeMap<String, Vec<u8>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    health: Option<api::HealthCheck>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedBind {
+    listen: String,
+    /// A destination; older files have names here, which are destinations too.
+    tunnel: String,
+    #[serde(default)]
+    policy: Option<String>,
+}
+
+impl SavedExposure {
+    fn read(self) -> Option<(TunnelName, Offer)> {
+        let target = self.target.parse().ok()?;
+        let health = self.health.map(|words| HealthCheck::new(&words, &target)).transpose().ok()?;
+        let attributes = Attributes::new(self.attributes).ok()?;
+        Some((self.name.parse().ok()?, Offer { target, attributes, health }))
+    }
+}
+
+impl Forwards {
+    /// Takes up again what held when the node stopped. What does not hold any more is said and left out.
+    pub(in crate::node) async fn restore(&self) {
+        let saved: Saved = match files::read_up_to(&self.file, MAX_FILE) {
+            Ok(None) => return,
+            Ok(Some(text)) => match serde_json::from_str(&text) {
+                Ok(saved) => saved,
+                Err(error) => return self.set_aside(&error),
+            },
+            Err(error) => return self.set_aside(&error),
+        };
+        for exposure in saved.exposed {
+            let shown = exposure.name.clone();
+            let Some((name, offer)) = exposure.read() else {
+                tracing::warn!(name = ?shown, "a saved exposure is not legal and not taken up");
+                continue;
+            };
+            let mut state = self.state.lock().await;
+            if let Err(error) = self.offer(&mut state, name, offer, Keeper::Forwards).await {
+                tracing::warn!(%error, "a service is not exposed again");
+            }
+        }
+        for SavedBind { listen, tunnel, policy } in saved.binds {
+            let policy = policy.map_or_else(|| Ok(Policy::default()), |policy| policy.parse());
+            let (Ok(listen), Ok(destination), Ok(policy)) = (listen.parse(), tunnel.parse(), policy) else {
+                tracing::warn!(?listen, "a saved bind is not legal and not taken up");
+                continue;
+            };
+            let mut state = self.state.lock().await;
+            if let Err(error) = self.listen(&mut state, listen, (destination, policy), Keeper::Forwards).await
+            {
+                tracing::warn!(%error, "a tunnel is not bound again");
+            }
+        }
+    }
+
+    /// What cannot be taken up is not written over by the next change either.
+    fn set_aside(&self, error: &dyn std::error::Error) {
+        match store::set_aside(&self.file) {
+            Ok(aside) => {
+                let aside = aside.unwrap_or_default();
+                tracing::error!(%error, aside = %aside.display(), "forwards cannot be read: they are kept aside");
+            }
+            Err(kept) => tracing::error!(%error, %kept, "forwards cannot be read and are not taken up"),
+        }
+    }
+
+    /// Saves a change, unless somebody has saved it meanwhile along with a later one: changes that come together cost one
+    /// file.
+    pub(super) async fn save(&self, change: u64) -> Result<(), FileError> {
+        let mut saved = self.saved.lock().await;
+        if *saved >= change {
+            return Ok(());
+        }
+        let (changes, text) = {
+            let state = self.state.lock().await;
+            (state.changes, state.text())
+        };
+        let file = self.file.clone();
+        let written = tokio::task::spawn_blocking(move || files::write(&file, &text, 0o600));
+        written.await.expect("writing a file does not panic")?;
+        *saved = changes;
+        Ok(())
+    }
+}
+
+impl State {
+    /// What of it is kept in the file.
+    fn text(&self) -> String {
+        let ours = |keeper: Keeper| keeper == Keeper::Forwards;
+        let exposed = self.exposed.iter().filter(|(_, exposure)| ours(exposure.keeper));
+        let exposed = exposed.map(|(name, exposure)| SavedExposure {
+            name: name.to_string(),
+            target: exposure.offer.target.to_string(),
+            attributes: exposure
+                .offer
+                .attributes
+                .iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+            health: exposure.offer.health.as_ref().map(HealthCheck::words),
+        });
+        let binds = self.binds.values().filter(|binding| ours(binding.keeper));
+        let binds = binds.map(|binding| SavedBind {
+            // A free port stays the same one after a restart; of a range it is again the lowest.
+            listen: match &binding.asked {
+                range @ Listen::Ports(..) => range.to_string(),
+                Listen::Tcp(_) | Listen::Udp(_) | Listen::Unix(_) => binding.bound.to_string(),
+            },
+            tunnel: binding.route.destination.to_string(),
+            policy: Some(binding.route.policy.to_string()),
+        });
+        let saved = Saved { exposed: exposed.collect(), binds: binds.collect() };
+        serde_json::to_string(&saved).expect("texts and numbers are JSON")
+    }
+}

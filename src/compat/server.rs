@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::proxy::{TcpAddress, decimal};
 use super::tls::CompatTlsError;
 use super::{Daemon, daemon};
-use crate::daemon::{DaemonConfig, Drained, PeersView};
+use crate::daemon::{DaemonConfig, Drained, Limits, PeersView};
 use crate::service::{
     AnyError, Dialect, ListenerProxy, NEGOTIATION_TIMEOUT, OfferedStream, RouteAddress, Service,
     ServiceRegistry, bind_lowest,
@@ -212,6 +212,11 @@ impl Server {
     /// The clients that it has.
     pub fn peers(&self) -> PeersView {
         self.daemon.peers()
+    }
+
+    /// Gives it other limits from now on: [`ModularDaemon::limit`](crate::daemon::ModularDaemon::limit).
+    pub fn limit(&self, limits: Limits) {
+        self.daemon.limit(limits);
     }
 
     /// Stops: takes nothing new, lets connections come to their ends until the deadline, then closes everything.

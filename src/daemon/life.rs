@@ -3,14 +3,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use super::limits::Places;
 use super::pace::Pace;
-use super::{AuthenticationFailure, Core, Dropkick, Peer, TunnelEvent};
+use super::{AuthenticationFailure, Core, Dropkick, Limits, Peer, TunnelEvent};
 use crate::auth::AuthenticationHandler;
 use crate::id::TunnelId;
 use crate::registry::{Registration, TunnelRegistry};
@@ -103,10 +104,11 @@ async fn admit<R, S, A: AuthenticationHandler>(
         attributes: authenticated.attributes,
         tunnel: tunnel.clone(),
     };
-    if !core.peers.insert(&peer, core.config.max_tunnels_per_node.get()) {
+    let limits = *core.limits.borrow();
+    if !core.peers.insert(&peer, limits.max_tunnels_per_node.get()) {
         return Err(AuthenticationFailure::TooManyTunnels);
     }
-    tunnel.allow_streams(u32::try_from(core.config.max_streams.get()).unwrap_or(u32::MAX));
+    allow_streams(tunnel, &limits);
     for observer in &core.observers {
         observer.joined(&peer);
     }
@@ -160,6 +162,7 @@ where
         // While all places are taken nobody accepts, and so nobody else would notice.
         _closed = tunnel.on_closed() => return,
         () = core.stop.cancelled() => {}
+        () = follow_limits(core.limits.subscribe(), tunnel) => {}
         _closed = accept(core, tunnel, gone, &streams) => return,
     }
     streams.close();
@@ -170,6 +173,18 @@ where
         _closed = tunnel.on_closed() => {}
     }
     tunnel.close(CloseReason::ShuttingDown);
+}
+
+fn allow_streams(tunnel: &ArcTunnel, limits: &Limits) {
+    tunnel.allow_streams(u32::try_from(limits.max_streams.get()).unwrap_or(u32::MAX));
+}
+
+/// Lets the peer open as many streams as there may be by now; never ends.
+async fn follow_limits(mut limits: watch::Receiver<Limits>, tunnel: &ArcTunnel) {
+    while limits.changed().await.is_ok() {
+        allow_streams(tunnel, &limits.borrow_and_update());
+    }
+    std::future::pending::<()>().await;
 }
 
 async fn accept<R, S, A>(
@@ -187,13 +202,13 @@ where
         Ok(incoming) => incoming,
         Err(closed) => return closed,
     };
-    let places = Arc::new(Semaphore::new(core.config.max_streams.get()));
+    let (places, mut limits) = (Arc::new(Places::default()), core.limits.subscribe());
     let undecided = Arc::new(Semaphore::new(core.config.max_undecided_streams.get()));
     let (rate, burst) = (core.config.max_wasted_streams.get(), core.config.wasted_stream_burst.get());
     let pace = Arc::new(Mutex::new(Pace::new(rate, burst, Instant::now())));
     let open = "the semaphore is never closed";
     loop {
-        let place = Arc::clone(&places).acquire_owned().await.expect(open);
+        let place = places.take(&mut limits, |limits| limits.max_streams).await;
         let decision = Arc::clone(&undecided).acquire_owned().await.expect(open);
         let stream = match incoming.accept().await {
             Ok(stream) => stream,

@@ -20,6 +20,7 @@ mod dropkick;
 mod events;
 mod life;
 mod lifecycle;
+mod limits;
 mod pace;
 mod peers;
 mod source;
@@ -31,7 +32,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,11 +43,13 @@ use crate::id::TunnelId;
 use crate::registry::{InMemoryTunnelRegistry, TunnelRegistry};
 use crate::service::{Service, ServiceRegistry};
 use crate::tunnel::{CloseReason, Closed, Tunnel, TunnelControl, TunnelSource};
+use limits::Places;
 
 pub use config::DaemonConfig;
 pub use dropkick::Dropkick;
 pub use events::{Coalescing, Events, RecvError, Subscription};
 pub use lifecycle::{TunnelEvent, TunnelPhase, TunnelStatus, TunnelTable};
+pub use limits::Limits;
 pub use peers::{Peer, PeersView};
 pub use source::AttachedSource;
 
@@ -172,8 +175,10 @@ struct Core<R, S, A> {
     ids: TunnelIds,
     peers: PeersView,
     events: Events<TunnelEvent>,
-    /// One permit per tunnel that may live.
-    tunnels: Arc<Semaphore>,
+    /// What of the configuration may change.
+    limits: watch::Sender<Limits>,
+    /// One per tunnel that lives.
+    tunnels: Arc<Places>,
     /// Every task of the daemon, so that shutdown can wait for all of them.
     tasks: TaskTracker,
     /// Nothing new: neither tunnels nor streams.
@@ -278,7 +283,8 @@ impl<R: TunnelRegistry, S: Service + Send + Sync + 'static, A: AuthenticationHan
             observers: self.observers,
             peers: self.peers,
             events: Events::new(self.config.event_capacity),
-            tunnels: Arc::new(Semaphore::new(self.config.max_tunnels.get())),
+            limits: watch::Sender::new(Limits::from(&self.config)),
+            tunnels: Arc::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             cut: CancellationToken::new(),
@@ -323,7 +329,8 @@ impl<R: TunnelRegistry, S: Service + Send + Sync + 'static, A: AuthenticationHan
             tunnel.close(CloseReason::ShuttingDown);
             return Err(AttachError::ShuttingDown);
         }
-        let Ok(permit) = Arc::clone(&self.core.tunnels).try_acquire_owned() else {
+        let limit = self.core.limits.borrow().max_tunnels;
+        let Some(place) = self.core.tunnels.try_take(limit) else {
             tunnel.close(CloseReason::TooManyTunnels);
             return Err(AttachError::TooManyTunnels);
         };
@@ -332,9 +339,20 @@ impl<R: TunnelRegistry, S: Service + Send + Sync + 'static, A: AuthenticationHan
         let life = life::live(Arc::clone(&self.core), tunnel.into_shared(), id, told);
         self.core.tasks.spawn(async move {
             life.await;
-            drop(permit);
+            drop(place);
         });
         Ok(Attached { id, outcome })
+    }
+
+    /// Gives it other limits from now on, also for the tunnels that it has. Those that are there stay, and so do their
+    /// streams; where there are more than there may be, newcomers are turned away or wait until there are fewer.
+    pub fn limit(&self, limits: Limits) {
+        self.core.limits.send_replace(limits);
+    }
+
+    /// The limits that hold.
+    pub fn limits(&self) -> Limits {
+        *self.core.limits.borrow()
     }
 
     /// The tunnels that the daemon holds.
@@ -400,7 +418,8 @@ impl<R: TunnelRegistry, S: Service + Send + Sync + 'static, A: AuthenticationHan
         core.stop.cancel();
         core.tasks.close();
         let mut drained = Drained::Clean;
-        if timeout(core.config.drain_timeout, core.tasks.wait()).await.is_err() {
+        let drain_timeout = core.limits.borrow().drain_timeout;
+        if timeout(drain_timeout, core.tasks.wait()).await.is_err() {
             drained = Drained::Cut;
             core.cut.cancel();
             if timeout(core.config.cut_timeout, core.tasks.wait()).await.is_err() {

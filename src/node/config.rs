@@ -111,6 +111,11 @@ impl NodeConfig {
         }
     }
 
+    /// The daemon's settings, with this node's deadline of draining.
+    pub(super) fn daemon_config(&self) -> DaemonConfig {
+        DaemonConfig { drain_timeout: self.drain_timeout, ..self.daemon.clone() }
+    }
+
     /// The socket of the admin API.
     pub fn admin_path(&self) -> PathBuf {
         self.admin.clone().unwrap_or_else(|| self.data_dir.join("admin.sock"))

@@ -19,11 +19,12 @@ use super::files::FileError;
 use super::forwards::{Applied, Forwards, Opener, Wanted};
 use super::metrics::Metrics;
 use super::trust::{Keys, Policies, RenewalService, Revocations, keep_certificate, keep_door};
-use super::{CompatConfig, DataDir, DataDirError, NodeConfig, NodeFiles, StateStore, pulse};
+use super::{CompatConfig, DataDir, DataDirError, NodeConfig, NodeFiles, StateStore, parse, pulse};
 use crate::auth::{CredentialsError, MutualTls};
+use crate::causes::in_one_line;
 use crate::clock::WallClock;
 use crate::compat;
-use crate::daemon::{DaemonConfig, Drained, ModularDaemon};
+use crate::daemon::{Drained, Limits, ModularDaemon};
 use crate::gossip::{self, ConfigError};
 use crate::id::{Actor, Generation, NodeId};
 use crate::mesh::{
@@ -58,6 +59,14 @@ struct Parts {
     policies: Policies,
     /// Those who want to join, if this node can make nodes of them.
     door: Option<mpsc::Receiver<Guest>>,
+}
+
+/// What of a configuration holds without a restart, beside what is forwarded.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Live {
+    pub(super) limits: Limits,
+    /// How long the certificates hold that this node signs.
+    pub(super) certificate_validity: Duration,
 }
 
 /// A running node: identity, daemon, mesh and admin API. Several may run in one process.
@@ -239,7 +248,7 @@ impl Node {
         let daemon: Daemon = builder
             .registry(MeshRegistry::new(mesh.clone()))
             .services(services)
-            .config(DaemonConfig { drain_timeout: config.drain_timeout, ..config.daemon.clone() })
+            .config(config.daemon_config())
             .build();
         let (accepting, incoming) = (daemon.clone(), endpoint.incoming());
         tasks.spawn(async move { accepting.run(incoming).await });
@@ -319,8 +328,22 @@ impl Node {
     }
 
     /// Makes another configuration hold, as far as that needs no restart.
-    pub(super) async fn reconfigure(&self, wanted: &Wanted) -> Applied {
-        self.agent.forwards.configure(wanted).await
+    pub(super) async fn reconfigure(&self, wanted: &Wanted, live: Live) -> Applied {
+        let mut applied = self.agent.forwards.configure(wanted).await;
+        let Live { limits, certificate_validity } = live;
+        if limits != self.daemon.limits() {
+            applied.done.extend(told_limits(&self.daemon.limits(), &limits));
+            self.daemon.limit(limits);
+            self.compat.iter().for_each(|compat| compat.limit(limits));
+        }
+        if certificate_validity != self.agent.keys.validity() {
+            let done = format!("identity.cert_ttl is {}", parse::shown(certificate_validity));
+            match self.agent.keys.set_validity(certificate_validity) {
+                Ok(()) => applied.done.push(done),
+                Err(error) => applied.failed.push(format!("identity.cert_ttl: {}", in_one_line(&error))),
+            }
+        }
+        applied
     }
 
     /// A reload of the configuration was tried.
@@ -395,6 +418,20 @@ impl Node {
     }
 }
 
+/// The limits that differ, in the words of the configuration.
+fn told_limits(old: &Limits, new: &Limits) -> Vec<String> {
+    let rows = |limits: &Limits| {
+        let Limits { max_tunnels, max_tunnels_per_node, max_streams, drain_timeout } = limits;
+        [
+            format!("limits.max_tunnels is {max_tunnels}"),
+            format!("limits.max_tunnels_per_node is {max_tunnels_per_node}"),
+            format!("limits.max_streams is {max_streams}"),
+            format!("limits.drain_timeout is {}", parse::shown(*drain_timeout)),
+        ]
+    };
+    rows(new).into_iter().zip(rows(old)).filter(|(new, old)| new != old).map(|(new, _)| new).collect()
+}
+
 /// Opens the state file, unless the state is kept in memory.
 fn open_state(config: &NodeConfig, data_dir: &DataDir) -> Result<Option<StateFile>, StartError> {
     if config.store == StateStore::Memory {
@@ -434,8 +471,7 @@ fn restore(
 /// Takes the address for clients of snocat.
 fn bind_compat(config: &NodeConfig, compat: &CompatConfig) -> Result<compat::Server, compat::ServerError> {
     let tls = compat::server_tls(&compat.certificate, &compat.key)?;
-    let daemon = DaemonConfig { drain_timeout: config.drain_timeout, ..config.daemon.clone() };
-    compat::Server::bind(compat.listen, tls, compat.public.clone(), daemon)
+    compat::Server::bind(compat.listen, tls, compat.public.clone(), config.daemon_config())
 }
 
 /// Puts the mesh's policy before a service of this node.

@@ -82,17 +82,34 @@ fn a_reload_changes_what_changed_and_nothing_else() {
     assert!(refused.stderr.contains("configuration"), "{refused:?}");
 
     let bind = "[[bind]]\nlisten = \"127.0.0.1:1\"\ntunnel = \"kept\"\n";
-    let other = "[limits]\nmax_streams = 7\n[log]\nlevel = \"debug\"\n";
+    let other = "[identity]\ncert_ttl = \"2h\"\n[limits]\nmax_streams = 7\ndrain_timeout = \"3s\"\n\
+        [log]\nlevel = \"debug\"\nformat = \"json\"\n";
+    let expires = || a.status()["certificateExpiresAt"].as_u64().unwrap();
+    let expired_before = expires();
     write(&file, &(other.to_owned() + &tunnel("kept", 1) + &tunnel("moved", 4) + &tunnel("new", 5)));
     let reload = a.ok(&["config", "reload", "-o", "json"]).json();
-    assert_eq!(reload["needsRestart"], serde_json::json!(["limits.max_streams"]), "{reload}");
-    assert_eq!(reload["applied"].as_array().unwrap().len(), 4, "{reload}");
+    assert_eq!(reload["needsRestart"], serde_json::json!(["log.format"]), "{reload}");
+    let applied = reload["applied"].as_array().unwrap();
+    assert_eq!(
+        applied[3..],
+        [
+            "limits.max_streams is 7",
+            "limits.drain_timeout is 3s",
+            "identity.cert_ttl is 7200s",
+            "log.level is debug"
+        ],
+        "{reload}"
+    );
+    assert_eq!(applied.len(), 7, "{reload}");
+    assert!(expires() < expired_before, "it shows a certificate of the new length");
+    // Once is enough.
+    assert_eq!(a.ok(&["config", "reload", "-o", "json"]).json()["applied"], serde_json::json!([]));
     let after = exposed();
     assert_eq!(after.keys().collect::<Vec<_>>(), ["kept", "mine", "moved", "new"]);
     assert_eq!(after["kept"], before["kept"]);
     assert_eq!(after["moved"].0, "127.0.0.1:4");
     assert_eq!(a.ok(&["debug", "log-level"]).text().trim(), "debug");
-    assert!(a.run(&["config", "reload"]).stderr.contains("limits.max_streams"));
+    assert!(a.run(&["config", "reload"]).stderr.contains("log.format"));
 
     write(&file, "[log]\nlevle = \"info\"\n");
     let refused = a.run(&["config", "reload"]);

@@ -2,6 +2,7 @@
 
 mod forward;
 mod life;
+mod limits;
 
 use super::*;
 use crate::auth::NoOp;

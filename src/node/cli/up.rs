@@ -21,6 +21,7 @@ use super::{Global, parse, telemetry};
 use crate::daemon::DaemonConfig;
 use crate::node::api::{API_VERSION, Reload};
 use crate::node::forwards::{Applied, Wanted};
+use crate::node::run::Live;
 use crate::node::settings::{Fault, Settings, Sources, default_file};
 use crate::node::{CaSource, Controls, LogControl, Node, NodeConfig, Reloaded, StateStore, notify};
 use crate::replica::Address;
@@ -171,17 +172,22 @@ fn node_config(settings: &Settings, controls: Controls) -> Result<NodeConfig, Fa
         certificate_validity: settings.cert_ttl,
         store: if settings.in_memory { StateStore::Memory } else { StateStore::Disk },
         drain_timeout: settings.drain_timeout,
-        daemon: DaemonConfig {
-            max_tunnels: settings.max_tunnels,
-            max_tunnels_per_node: settings.max_tunnels_per_node,
-            max_streams: settings.max_streams,
-            ..DaemonConfig::default()
-        },
+        daemon: daemon_config(settings),
         wanted: wanted(settings),
         compat: settings.compat.clone(),
         controls,
         ..NodeConfig::new(&settings.name, data_dir)
     })
+}
+
+fn daemon_config(settings: &Settings) -> DaemonConfig {
+    DaemonConfig {
+        max_tunnels: settings.max_tunnels,
+        max_tunnels_per_node: settings.max_tunnels_per_node,
+        max_streams: settings.max_streams,
+        drain_timeout: settings.drain_timeout,
+        ..DaemonConfig::default()
+    }
 }
 
 /// What a node is started with.
@@ -278,7 +284,8 @@ impl Reloader {
                 return Err(faults.join("; "));
             }
         };
-        let Applied { done: mut applied, mut failed } = node.reconfigure(&wanted(&new)).await;
+        let live = Live { limits: (&daemon_config(&new)).into(), certificate_validity: new.cert_ttl };
+        let Applied { done: mut applied, mut failed } = node.reconfigure(&wanted(&new), live).await;
         if new.log_level != self.log.spec() {
             match self.log.set(&new.log_level) {
                 Ok(()) => applied.push(format!("log.level is {}", new.log_level)),

@@ -87,7 +87,8 @@ pub(in crate::node) const SETTINGS: &[Setting] = &[
         "SNOMESH_CERT_TTL",
         "How long the certificates hold that this node signs, if it has the authority's key",
     )
-    .or("8760h"),
+    .or("8760h")
+    .live(),
     setting(
         "registry.store",
         Kind::Word(&["disk", "memory"]),
@@ -145,18 +146,23 @@ pub(in crate::node) const SETTINGS: &[Setting] = &[
         "How: auto is pretty on a terminal, json else",
     )
     .or("auto"),
-    setting("limits.max_tunnels", Kind::Number, "SNOMESH_MAX_TUNNELS", "Connections at a time").or("1024"),
+    setting("limits.max_tunnels", Kind::Number, "SNOMESH_MAX_TUNNELS", "Connections at a time")
+        .or("1024")
+        .live(),
     setting("limits.max_tunnels_per_node", Kind::Number, "SNOMESH_MAX_TUNNELS_PER_NODE", "Of one other node")
-        .or("4"),
+        .or("4")
+        .live(),
     setting("limits.max_streams", Kind::Number, "SNOMESH_MAX_STREAMS", "Streams of one connection at a time")
-        .or("8192"),
+        .or("8192")
+        .live(),
     setting(
         "limits.drain_timeout",
         Kind::Time,
         "SNOMESH_DRAIN_TIMEOUT",
         "How long streams may go on at the end",
     )
-    .or("10s"),
+    .or("10s")
+    .live(),
 ];
 
 /// What an entry of `[[tunnel]]` has.

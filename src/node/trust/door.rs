@@ -47,7 +47,7 @@ fn judge(keys: &Keys, request: &[u8]) -> Result<JoinAnswer, JoinRefusal> {
     let request = JoinRequest::decode(request).map_err(|_malformed| JoinRefusal::Request)?;
     let authority = keys.authority().ok_or(JoinRefusal::Unable)?;
     // Signed before the secret is spent: a request that proves nothing must not cost anybody an invitation.
-    let signed = request.sign(&authority, keys.validity).map_err(|_unproven| JoinRefusal::Request)?;
+    let signed = request.sign(&authority, keys.validity()).map_err(|_unproven| JoinRefusal::Request)?;
     if keys.denied.contains(signed.node) {
         return Err(JoinRefusal::Revoked);
     }

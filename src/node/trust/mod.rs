@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::Notify;
 
 use super::NodeConfig;
 use super::data_dir::{CaSource, DataDirError, NodeFiles, Trust};
@@ -51,7 +52,9 @@ pub(super) struct Keys {
     invitations: Invitations,
     addresses: Vec<Address>,
     /// How long the certificates hold that this node signs.
-    validity: Duration,
+    validity: Mutex<Duration>,
+    /// Told whenever there is another certificate.
+    changed: Notify,
 }
 
 /// The node could not do with its keys what was asked. Nothing has changed.
@@ -134,13 +137,25 @@ impl Keys {
             denied: trust.credentials.denied.clone(),
             trust: Mutex::new(trust),
             addresses,
-            validity: config.certificate_validity,
+            validity: Mutex::new(config.certificate_validity),
+            changed: Notify::new(),
         })
     }
 
     /// The nodes that are refused.
     pub(super) fn denied(&self) -> &DenyList {
         &self.denied
+    }
+
+    /// How long the certificates hold that this node signs.
+    pub(super) fn validity(&self) -> Duration {
+        *self.validity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Signs certificates for so long from now on; its own too, at once, if it has the authority's key.
+    pub(super) fn set_validity(&self, validity: Duration) -> Result<(), KeysError> {
+        *self.validity.lock().unwrap_or_else(PoisonError::into_inner) = validity;
+        if self.authority().is_some() { self.reload() } else { Ok(()) }
     }
 
     /// When this node's certificate ends.
@@ -189,10 +204,11 @@ impl Keys {
     /// Reads the certificates again, or makes a new one where the authority's key is at hand. Connections to come use
     /// them; those that stand are not touched.
     pub(super) fn reload(&self) -> Result<(), KeysError> {
-        let mut trust = self.files.trust(&self.identity, &self.source, self.validity)?;
+        let mut trust = self.files.trust(&self.identity, &self.source, self.validity())?;
         trust.credentials.denied = self.denied.clone();
         self.show(&trust)?;
         *self.trust.lock().unwrap_or_else(PoisonError::into_inner) = trust;
+        self.changed.notify_one();
         tracing::info!("certificates reloaded");
         Ok(())
     }

@@ -55,7 +55,7 @@ impl RenewalService {
         if !self.is_rested(asking) {
             return Err(JoinRefusal::Unable);
         }
-        let signed = request.sign(asking, &authority, self.keys.validity).map_err(|error| {
+        let signed = request.sign(asking, &authority, self.keys.validity()).map_err(|error| {
             tracing::warn!(node = %asking, %error, "a certificate is not renewed");
             JoinRefusal::Request
         })?;
@@ -118,7 +118,13 @@ pub(in crate::node) async fn keep_certificate(
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
-    while stop.run_until_cancelled(sleep(keys.renewal_due_in().min(LOOK_INTERVAL))).await.is_some() {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(keys.renewal_due_in().min(LOOK_INTERVAL)) => {}
+            // It may end sooner than the one before.
+            () = keys.changed.notified() => {}
+        }
         if !keys.renewal_due_in().is_zero() {
             continue;
         }

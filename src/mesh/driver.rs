@@ -16,6 +16,7 @@ use super::handle::{CommandError, MeshHandle, Shared, Written};
 use super::input::{Input, LinkStreams, Write};
 use super::journal::{Journal, Report, Storage};
 use super::link::{LinkTasks, open_streams};
+use super::merges::MergeCounters;
 use super::persist::Persister;
 use super::service::GossipService;
 use super::traffic::Counters;
@@ -25,8 +26,8 @@ use crate::clock::WallClock;
 use crate::crdt::Corrupt;
 use crate::daemon::Events;
 use crate::gossip::{
-    Channel, CloseReason as Gone, Config, ConfigError, DialId, Durability, LinkId, Mesh, Output, Record,
-    Side, Ticket,
+    Channel, CloseReason as Gone, Config, ConfigError, DialId, Durability, LinkId, Mesh, Message, Output,
+    Record, Side, Ticket,
 };
 use crate::id::{Actor, NodeId};
 use crate::replica::Address;
@@ -120,6 +121,7 @@ impl Driver {
             events: Events::new(event_capacity),
             counters: Arc::new(Counters::default()),
             changes: ChangeCounters::new(now(started_at, &clock).wall),
+            merges: MergeCounters::default(),
             dials: Mutex::new(BTreeMap::new()),
             storage: watch::Sender::new(storage),
             access: Access::default(),
@@ -238,10 +240,13 @@ impl Driver {
                 self.mesh.dial_failed(now, dial);
             }
             Input::Message { link, message, room } => {
-                self.mesh.handle_message(now, link, message);
+                self.take(now, link, message);
                 drop(room);
             }
-            Input::Malformed { link } => self.mesh.handle_malformed(now, link),
+            Input::Malformed { link } => {
+                self.handle.shared.merges.malformed();
+                self.mesh.handle_malformed(now, link);
+            }
             Input::Writable { link, channel } => {
                 self.writing.remove(&(link, channel));
                 self.mesh.link_writable(now, link, channel);
@@ -256,6 +261,18 @@ impl Driver {
                 self.mesh.link_down(now, link);
             }
         }
+    }
+
+    /// Gives the mesh a message. What brings state is timed.
+    fn take(&mut self, now: Now, link: LinkId, message: Message) {
+        let merges = &self.handle.shared.merges;
+        merges.received(&message);
+        if !MergeCounters::brings_state(&message) {
+            return self.mesh.handle_message(now, link, message);
+        }
+        let (begun, before) = (Instant::now(), self.mesh.replica().store().revision());
+        self.mesh.handle_message(now, link, message);
+        merges.merged(begun.elapsed(), self.mesh.replica().store().revision() != before);
     }
 
     /// Writes, and answers when the write is as durable as was asked for.
@@ -275,6 +292,9 @@ impl Driver {
         let ticket = match outcome {
             Ok(ticket) => ticket,
             Err(error) => {
+                if let CommandError::Write(error) = &error {
+                    self.handle.shared.merges.refused(error);
+                }
                 // Whoever asked may have gone meanwhile; so below.
                 told.send(Err(error)).ok();
                 return;
@@ -395,6 +415,7 @@ impl Driver {
         while let Some(output) = self.mesh.poll_output(now) {
             match output {
                 Output::Send { link, channel, message } => {
+                    self.handle.shared.merges.sent(&message);
                     if let Some(tasks) = self.links.get_mut(&link) {
                         tasks.send(channel, &message);
                         self.writing.insert((link, channel));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -10,6 +11,7 @@ use super::connect::DialStatus;
 use super::health::Health;
 use super::input::Input;
 use super::journal::Storage;
+use super::merges::{MergeCounters, Merges};
 use super::traffic::{Counters, Traffic};
 use crate::auth::{Access, Act};
 use crate::crdt::Value;
@@ -34,6 +36,7 @@ pub(super) struct Shared {
     pub(super) events: Events<Event>,
     pub(super) counters: Arc<Counters>,
     pub(super) changes: ChangeCounters,
+    pub(super) merges: MergeCounters,
     /// Addresses are those of seeds and nodes: few, and replaced rather than added.
     pub(super) dials: Mutex<BTreeMap<Address, DialStatus>>,
     pub(super) storage: watch::Sender<Storage>,
@@ -276,6 +279,28 @@ impl MeshHandle {
     /// What came of the replicated state here.
     pub fn changes(&self) -> Changes {
         self.shared.changes.read()
+    }
+
+    /// What came of the state that peers sent.
+    pub fn merges(&self) -> Merges {
+        self.shared.merges.read()
+    }
+
+    /// By how many milliseconds the clocks of linked peers are ahead of this node's, and how long their states have
+    /// differed from its own; zero if they do not.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`].
+    pub async fn comparisons(&self) -> Result<(BTreeMap<NodeId, i64>, BTreeMap<NodeId, Duration>), Stopped> {
+        self.call(|mesh, now| {
+            let differing = mesh.progress().into_iter().map(|(node, progress)| {
+                let since = progress.differing_since.unwrap_or(now.monotone);
+                (node, now.monotone.since(since))
+            });
+            (mesh.clocks(now).collect(), differing.collect())
+        })
+        .await
     }
 
     /// How it goes with the addresses that are dialled.

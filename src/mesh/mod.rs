@@ -26,6 +26,7 @@ pub mod health;
 mod input;
 mod journal;
 mod link;
+mod merges;
 mod persist;
 mod registry;
 mod route;
@@ -42,10 +43,11 @@ pub use guard::Guarded;
 pub use handle::{CommandError, MeshHandle, Stopped, Written};
 pub use health::Health;
 pub use journal::{Batch, Journal, JournalTail, Report, Storage, journal};
+pub use merges::Merges;
 pub use registry::{MeshIdentifier, MeshRegistry, MeshRegistryError};
 pub use route::{
     Candidate, Destination, DestinationError, NodeHint, ParsePolicyError, Policy, Refused, Route, RouteError,
-    Router, Turn, Way,
+    RouteObserver, Router, Turn, Way,
 };
 pub use service::GossipService;
 pub use traffic::Traffic;

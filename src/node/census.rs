@@ -29,6 +29,8 @@ pub(super) struct Census {
     pub(super) tombstones: u64,
     /// Values that lost against a concurrent one.
     pub(super) siblings: u64,
+    /// The bytes of all keys and of their values.
+    pub(super) bytes: u64,
 }
 
 impl AddAssign for Census {
@@ -39,11 +41,13 @@ impl AddAssign for Census {
         self.registrations += other.registrations;
         self.tombstones += other.tombstones;
         self.siblings += other.siblings;
+        self.bytes += other.bytes;
     }
 }
 
 impl Census {
     fn count(&mut self, mesh: &Mesh, row: Row<'_>) {
+        self.bytes += (row.name().len() + row.value_bytes()) as u64;
         let family = row.name().split('/').next().unwrap_or_default();
         let live = match family {
             "attr" => &mut self.attributes,
@@ -192,8 +196,27 @@ mod tests {
         }
         let nodes = mesh.replica().nodes().count() as u64;
         assert_eq!(pieces, 3);
-        let expected =
-            Census { attributes: many - 1, tunnels: 1, nodes, registrations: 1, tombstones: 1, siblings: 0 };
-        assert_eq!(census, expected);
+        let counted = Census { bytes: 0, ..census };
+        let expected = Census {
+            attributes: many - 1,
+            tunnels: 1,
+            nodes,
+            registrations: 1,
+            tombstones: 1,
+            siblings: 0,
+            bytes: 0,
+        };
+        assert_eq!(counted, expected);
+        // Each name and its value; what is removed has a name still. The rest is the tunnel, and what the node says of itself.
+        let names: usize = (0..many).map(|number| format!("attr/mesh/k{number}").len()).sum();
+        let all = mesh.replica().store().prefix("");
+        let others = all.filter(|row| !row.name().starts_with("attr/"));
+        let others = others.map(|row| {
+            let register = row.register();
+            let values = register.entries().iter().filter_map(|entry| entry.value.as_ref());
+            row.name().len() + values.map(|value| value.as_bytes().len()).sum::<usize>()
+        });
+        let others: usize = others.sum();
+        assert_eq!(census.bytes, (names + others) as u64 + many - 1);
     }
 }

@@ -17,7 +17,7 @@ use super::admin::{self, AdminError, AdminSocket, Http, HttpError};
 use super::agent::{Agent, CompatFacts, Facts};
 use super::files::FileError;
 use super::forwards::{Applied, Forwards, Opener, Wanted};
-use super::metrics::Metrics;
+use super::metrics::{ConnectionObserver, Metrics, StreamObserver};
 use super::trust::{Keys, Policies, RenewalService, Revocations, keep_certificate, keep_door};
 use super::{CompatConfig, DataDir, DataDirError, NodeConfig, NodeFiles, StateStore, parse, pulse};
 use crate::auth::{CredentialsError, MutualTls};
@@ -236,6 +236,7 @@ impl Node {
         let token = config.token_file.clone().unwrap_or_else(|| data_dir.file("admin.token"));
         let http = Http::prepare(token, Arc::clone(&metrics), stop.clone())?;
         let targets = TargetTable::new();
+        targets.observe(Arc::new(StreamObserver(Arc::clone(&metrics.streams))));
         targets.keep_from_udp(facts.listen.port());
         targets.keep_from_path(&facts.admin);
         let builder = ModularDaemon::builder();
@@ -248,6 +249,7 @@ impl Node {
         let daemon: Daemon = builder
             .registry(MeshRegistry::new(mesh.clone()))
             .services(services)
+            .observer(Arc::new(ConnectionObserver(Arc::clone(&metrics.connections))))
             .config(config.daemon_config())
             .build();
         let (accepting, incoming) = (daemon.clone(), endpoint.incoming());
@@ -259,6 +261,7 @@ impl Node {
         let opener = Opener {
             router: Router::new(mesh.clone(), peers.clone())
                 .with_local(&facts.name, loopback)
+                .observed_by(Arc::new(StreamObserver(Arc::clone(&metrics.streams))))
                 .with_shortcuts(connector, &tasks, stop.clone()),
             mesh: mesh.clone(),
             targets,

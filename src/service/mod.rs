@@ -41,7 +41,8 @@ pub use route::{Kind, RouteService, RouteTarget, TunnelLookup};
 pub use socket::LocalSocket;
 pub use splice::{SpliceError, splice, splice_streams};
 pub use target::{
-    Declared, DialTargetError, HostPort, ParseTargetError, TARGET_TIMEOUT, Target, TargetTable,
+    Declared, DialTargetError, HostPort, ParseTargetError, TARGET_TIMEOUT, Target, TargetObserver,
+    TargetTable,
 };
 
 /// Any error of a service, where its type is of no further interest.

@@ -1,6 +1,7 @@
 //! The service before the targets that this node has declared.
 
 use std::io;
+use std::time::Instant;
 
 use super::datagram::splice_datagrams;
 use super::route::RouteTarget;
@@ -67,14 +68,19 @@ impl Service for TargetService {
             Some(RouteTarget::Target(name, kind) | RouteTarget::Tunnel(name, _, kind)) => Some((name, kind)),
             Some(RouteTarget::Via(..)) | None => None,
         };
-        let found = asked.and_then(|(name, kind)| Some((self.targets.find(&name)?.target, kind)));
-        let Some((target, kind)) = found else {
+        let found = asked.and_then(|(name, kind)| Some((self.targets.find(&name)?.target, name, kind)));
+        let Some((target, name, kind)) = found else {
             return Ok(stream.refuse(Refusal::NotFound).await?);
         };
         if target.kind() != kind {
             return Ok(stream.refuse(Refusal::OtherKind).await?);
         }
-        let dialled = match self.targets.dial(&target).await {
+        let (begun, observer) = (Instant::now(), self.targets.observer());
+        let dialled = self.targets.dial(&target).await;
+        if let Some(observer) = observer {
+            observer.dialled(&name, begun.elapsed(), dialled.is_ok());
+        }
+        let dialled = match dialled {
             Ok(dialled) => dialled,
             Err(error) => {
                 let refusal = match error {
@@ -85,15 +91,17 @@ impl Service for TargetService {
                 return Err(error.into());
             }
         };
+        if let Dialled::Stream(socket) = &dialled {
+            socket.prepare()?;
+        }
+        let mut stream = stream.accept().await?;
+        if let Some(observer) = observer {
+            stream = stream.observed_by(observer.served(&name));
+        }
         match dialled {
-            Dialled::Stream(socket) => {
-                socket.prepare()?;
-                splice(socket, stream.accept().await?).await?;
-            }
-            Dialled::Program(socket, mut running) => {
-                splice_vouched(socket, stream.accept().await?, running.ended()).await?;
-            }
-            Dialled::Datagrams(socket) => splice_datagrams(&socket, stream.accept().await?).await?,
+            Dialled::Stream(socket) => splice(socket, stream).await?,
+            Dialled::Program(socket, mut running) => splice_vouched(socket, stream, running.ended()).await?,
+            Dialled::Datagrams(socket) => splice_datagrams(&socket, stream).await?,
         }
         Ok(())
     }

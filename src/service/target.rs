@@ -10,7 +10,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UdpSocket, UnixStream, lookup_host};
@@ -20,6 +20,7 @@ use super::program::{Program, Running};
 use super::route::Kind;
 use super::socket::LocalSocket;
 use crate::id::{TunnelId, TunnelName};
+use crate::tunnel::StreamObserver;
 
 /// How long connecting to a target may take, name resolution included: less than its opener waits for an answer.
 pub const TARGET_TIMEOUT: Duration = Duration::from_secs(4);
@@ -294,12 +295,32 @@ pub struct Declared {
 pub struct TargetTable {
     targets: Arc<RwLock<BTreeMap<TunnelName, Declared>>>,
     own: Arc<RwLock<Own>>,
+    observer: Arc<OnceLock<Arc<dyn TargetObserver>>>,
+}
+
+/// Told of the streams that peers open to targets, in the tasks that serve them: it must return at once.
+pub trait TargetObserver: fmt::Debug + Send + Sync {
+    /// A target was dialled for a stream, with that outcome.
+    fn dialled(&self, name: &TunnelName, took: Duration, reached: bool);
+
+    /// A stream to it begins; what is given back is told of its bytes and dropped at its end.
+    fn served(&self, name: &TunnelName) -> Arc<dyn StreamObserver>;
 }
 
 impl TargetTable {
     /// A table without targets.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Tells an observer of streams to targets. Only the first one is told.
+    pub fn observe(&self, observer: Arc<dyn TargetObserver>) {
+        // A second one would be somebody's mistake, and the first one goes on.
+        let _first = self.observer.set(observer);
+    }
+
+    pub(super) fn observer(&self) -> Option<&dyn TargetObserver> {
+        self.observer.get().map(|observer| &**observer)
     }
 
     /// Declares a target, and gives back the one that had the name before.

@@ -37,8 +37,8 @@ pub use close::{CloseReason, Closed};
 pub use dynamic::ArcTunnel;
 pub use source::TunnelSource;
 pub use stream::{
-    IncomingStreams, ReadError, ReadExactError, RecvHalf, SendHalf, Stall, Stopped, StreamCode, TunnelStream,
-    WriteError,
+    IncomingStreams, ReadError, ReadExactError, RecvHalf, SendHalf, Stall, Stopped, StreamCode,
+    StreamObserver, TunnelStream, WriteError,
 };
 
 /// Which end of the connection we are.

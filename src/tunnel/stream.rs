@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -114,6 +115,15 @@ pub enum Stopped {
     Closed(Closed),
 }
 
+/// Told of the bytes of a stream by whoever moves them: it must return at once. It is dropped with the last half.
+pub trait StreamObserver: std::fmt::Debug + Send + Sync {
+    /// So many were given to the transport.
+    fn sent(&self, bytes: usize);
+
+    /// So many were taken from it.
+    fn received(&self, bytes: usize);
+}
+
 /// A bidirectional stream in a tunnel: two halves that end independently.
 #[derive(Debug)]
 pub struct TunnelStream {
@@ -121,6 +131,16 @@ pub struct TunnelStream {
     pub send: SendHalf,
     /// From the peer.
     pub recv: RecvHalf,
+}
+
+impl TunnelStream {
+    /// Tells an observer of what is sent and received from now on. There is one at a time.
+    #[must_use]
+    pub fn observed_by(mut self, observer: Arc<dyn StreamObserver>) -> Self {
+        self.send.observer = Some(Arc::clone(&observer));
+        self.recv.observer = Some(observer);
+        self
+    }
 }
 
 #[derive(Debug)]
@@ -134,6 +154,7 @@ pub(super) enum SendKind {
 pub struct SendHalf {
     kind: SendKind,
     ended: bool,
+    observer: Option<Arc<dyn StreamObserver>>,
 }
 
 enum Either<A, B> {
@@ -143,7 +164,7 @@ enum Either<A, B> {
 
 impl SendHalf {
     pub(super) fn new(kind: SendKind) -> Self {
-        Self { kind, ended: false }
+        Self { kind, ended: false, observer: None }
     }
 
     /// Writes all of a chunk without copying it. Not safe to cancel: a part may have been written.
@@ -155,9 +176,18 @@ impl SendHalf {
         if self.ended {
             return Err(WriteError::Ended);
         }
+        let bytes = chunk.len();
         match &mut self.kind {
             SendKind::Quic(quic) => quic.write_chunk(chunk).await,
             SendKind::Duplex(pipe) => pipe.write_chunk(chunk).await,
+        }?;
+        self.note(bytes);
+        Ok(())
+    }
+
+    fn note(&self, sent: usize) {
+        if let Some(observer) = &self.observer {
+            observer.sent(sent);
         }
     }
 
@@ -170,15 +200,17 @@ impl SendHalf {
         if self.ended {
             return Err(WriteError::Ended);
         }
+        let bytes = chunks.iter().map(Bytes::len).sum();
         match &mut self.kind {
-            SendKind::Quic(quic) => quic.write_chunks(chunks).await,
+            SendKind::Quic(quic) => quic.write_chunks(chunks).await?,
             SendKind::Duplex(pipe) => {
                 for chunk in chunks {
                     pipe.write_chunk(std::mem::take(chunk)).await?;
                 }
-                Ok(())
             }
         }
+        self.note(bytes);
+        Ok(())
     }
 
     /// Writes all bytes. Not safe to cancel.
@@ -253,11 +285,14 @@ impl AsyncWrite for SendHalf {
         if self.ended {
             return Poll::Ready(Err(WriteError::Ended.into()));
         }
-        match &mut self.kind {
+        let written = match &mut self.kind {
             SendKind::Quic(quic) => quic.poll_write(cx, bytes),
             SendKind::Duplex(pipe) => pipe.poll_write(cx, bytes),
+        };
+        if let Poll::Ready(Ok(written)) = &written {
+            self.note(*written);
         }
-        .map_err(io::Error::from)
+        written.map_err(io::Error::from)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -283,6 +318,7 @@ pub(super) enum RecvKind {
 pub struct RecvHalf {
     kind: RecvKind,
     progress: Progress,
+    observer: Option<Arc<dyn StreamObserver>>,
 }
 
 /// A stream that has data which is not taken, see [`RecvHalf::stall`]. Many of them at a time use up what a connection, or
@@ -310,7 +346,7 @@ enum Progress {
 
 impl RecvHalf {
     pub(super) fn new(kind: RecvKind) -> Self {
-        Self { kind, progress: Progress::Open }
+        Self { kind, progress: Progress::Open, observer: None }
     }
 
     /// The next bytes, at most `max`, without copying them; `None` at the end. Safe to cancel.
@@ -326,10 +362,17 @@ impl RecvHalf {
             RecvKind::Quic(quic) => quic.read_chunk(max).await,
             RecvKind::Duplex(pipe) => pipe.read_chunk(max).await,
         };
-        if matches!(read, Ok(None) | Err(_)) {
-            self.progress = Progress::Ended;
+        match &read {
+            Ok(Some(chunk)) => self.note(chunk.len()),
+            Ok(None) | Err(_) => self.progress = Progress::Ended,
         }
         read
+    }
+
+    fn note(&self, received: usize) {
+        if let Some(observer) = &self.observer {
+            observer.received(received);
+        }
     }
 
     /// Fills as many of `chunks` as there is data for and says how many; `None` at the end. Safe to cancel.
@@ -345,8 +388,9 @@ impl RecvHalf {
             RecvKind::Quic(quic) => quic.read_chunks(chunks).await,
             RecvKind::Duplex(pipe) => pipe.read_chunks(chunks).await,
         };
-        if matches!(read, Ok(None) | Err(_)) {
-            self.progress = Progress::Ended;
+        match &read {
+            Ok(Some(count)) => self.note(chunks[..*count].iter().map(Bytes::len).sum()),
+            Ok(None) | Err(_) => self.progress = Progress::Ended,
         }
         read
     }
@@ -410,6 +454,7 @@ impl AsyncRead for RecvHalf {
         if matches!(read, Poll::Ready(Err(_))) || (read.is_ready() && at_end) {
             self.progress = Progress::Ended;
         }
+        self.note(buffer.filled().len() - before);
         read.map_err(io::Error::from)
     }
 }

@@ -22,6 +22,7 @@ mod health;
 mod http;
 mod looking;
 mod mesh;
+mod metrics;
 mod program;
 mod promises;
 mod route;

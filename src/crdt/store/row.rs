@@ -48,6 +48,17 @@ impl<'a> Row<'a> {
         }
     }
 
+    /// The bytes of these values together.
+    pub fn value_bytes(&self) -> usize {
+        match self.elsewhere() {
+            Some(register) => {
+                let values = register.entries().iter().filter_map(|entry| entry.value.as_ref());
+                values.map(|value| value.as_bytes().len()).sum()
+            }
+            None => self.store.keys.packed(self.slot).value().map_or(0, <[u8]>::len),
+        }
+    }
+
     /// Whether there is nothing in it but removals.
     pub fn is_removed(&self) -> bool {
         self.value_count() == 0

@@ -36,9 +36,19 @@ const WAY_CHECK: Duration = Duration::from_millis(50);
 /// How many nodes between are tried for one holder.
 const MAX_RELAYS: usize = 2;
 
+/// Told of what a [`Router`] finds, in the task of whoever asks: it must return at once.
+pub trait RouteObserver: std::fmt::Debug + Send + Sync {
+    /// A destination was looked up for a stream; `found` says whether anybody is meant who can be reached.
+    fn resolved(&self, took: Duration, found: bool);
+
+    /// A holder that had been found did not take the stream.
+    fn stale(&self);
+}
+
 /// Opens streams to destinations.
 #[derive(Debug, Clone)]
 pub struct Router {
+    observer: Option<Arc<dyn RouteObserver>>,
     mesh: MeshHandle,
     peers: PeersView,
     local: Option<(Arc<str>, Loopback)>,
@@ -120,7 +130,14 @@ impl Route {
 impl Router {
     /// Routes by what `mesh` knows over the tunnels in `peers`.
     pub fn new(mesh: MeshHandle, peers: PeersView) -> Self {
-        Self { mesh, peers, local: None, shortcuts: None }
+        Self { observer: None, mesh, peers, local: None, shortcuts: None }
+    }
+
+    /// Tells an observer of what is found.
+    #[must_use]
+    pub fn observed_by(mut self, observer: Arc<dyn RouteObserver>) -> Self {
+        self.observer = Some(observer);
+        self
     }
 
     /// Reaches what this node, called `label`, has registered itself through `loopback`.
@@ -175,15 +192,21 @@ impl Router {
     pub async fn open(&self, route: &Route, source: Option<IpAddr>) -> Result<TunnelStream, RouteError> {
         let deadline = Instant::now() + OPEN_TIMEOUT;
         let mut failure = RouteError::NotFound { destination: route.destination.clone() };
-        for (candidate, detours) in
-            self.await_way(route, source, &mut failure).await?.into_iter().take(MAX_ATTEMPTS)
-        {
+        let begun = Instant::now();
+        let found = self.await_way(route, source, &mut failure).await?;
+        if let Some(observer) = &self.observer {
+            observer.resolved(begun.elapsed(), !found.is_empty());
+        }
+        for (candidate, detours) in found.into_iter().take(MAX_ATTEMPTS) {
             let opened = timeout_at(deadline, self.open_at(&candidate, &detours, route.kind)).await;
             match opened.unwrap_or(Err(OpenError::TimedOut.into())) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => {
                     let holder = candidate.registration.holder;
                     tracing::debug!(destination = %route.destination, %holder, %error, "holder not reached");
+                    if let Some(observer) = &self.observer {
+                        observer.stale();
+                    }
                     failure = error;
                 }
             }

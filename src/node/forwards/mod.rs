@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,11 +44,27 @@ pub(super) struct Opener {
 }
 
 impl Opener {
+    /// Opens a stream, for a visitor of a bind if it has one.
+    pub(super) async fn open(
+        &self,
+        route: &Route,
+        bind: Option<&str>,
+        source: Option<IpAddr>,
+    ) -> Result<TunnelStream, RouteError> {
+        let begun = Instant::now();
+        let opened = self.router.open(route, source).await;
+        self.metrics.streams.opened(&route.destination.to_string(), bind, begun.elapsed(), opened)
+    }
+
     /// Opens a stream for a visitor of a bind, whose end is told in the terms of a stream.
-    async fn open_for_visitor(self, route: Arc<Route>, visitor: IpAddr) -> Result<TunnelStream, OpenError> {
-        let opened = self.router.open(&route, Some(visitor)).await;
-        self.metrics.opened(&route.destination.to_string(), result_of(&opened));
-        opened.map_err(|error| {
+    async fn open_for_visitor(
+        self,
+        route: Arc<Route>,
+        bind: Arc<str>,
+        visitor: IpAddr,
+    ) -> Result<TunnelStream, OpenError> {
+        self.metrics.streams.accepted(&bind);
+        self.open(&route, Some(&bind), Some(visitor)).await.map_err(|error| {
             let described: &dyn std::error::Error = &error;
             tracing::info!(destination = %route.destination, error = described, "visitor not served");
             match error {
@@ -60,22 +77,6 @@ impl Opener {
                 RouteError::Stopped(_) => OpenError::Closed(Closed::Locally(CloseReason::ShuttingDown)),
             }
         })
-    }
-}
-
-/// How an attempt went, in a word.
-fn result_of(opened: &Result<TunnelStream, RouteError>) -> &'static str {
-    match opened {
-        Ok(_) => "ok",
-        Err(RouteError::NotFound { .. }) => "not_found",
-        Err(RouteError::NoWay { .. }) => "no_route",
-        Err(RouteError::Unhealthy { .. }) => "unhealthy",
-        Err(
-            RouteError::NotPermitted { .. } | RouteError::Open(OpenError::Refused(Refusal::NotPermitted)),
-        ) => "acl",
-        Err(RouteError::Open(OpenError::Refused(_))) => "refused",
-        Err(RouteError::Open(_)) => "failed",
-        Err(RouteError::Stopped(_)) => "stopped",
     }
 }
 
@@ -268,21 +269,27 @@ impl Forwards {
         ended: &TaskTracker,
     ) -> io::Result<Listen> {
         let opener = self.opener.clone();
-        let open = move |visitor: IpAddr| opener.clone().open_for_visitor(Arc::clone(&route), visitor);
+        let open = |bound: &Listen| {
+            let bind: Arc<str> = bound.to_string().into();
+            move |visitor: IpAddr| {
+                opener.clone().open_for_visitor(Arc::clone(&route), Arc::clone(&bind), visitor)
+            }
+        };
         let proxy = match listen {
             Listen::Tcp(address) => ListenerProxy::bind(*address).await?,
             Listen::Ports(ip, ports) => bind_lowest(*ip, ports.clone()).await?.into(),
             Listen::Unix(path) => ListenerProxy::bind_unix(path)?,
             Listen::Udp(address) => {
                 let proxy = UdpListenerProxy::bind(*address).await?;
-                let bound = proxy.local_addr()?;
+                let bound = Listen::Udp(proxy.local_addr()?);
+                let open = open(&bound);
                 let serving = proxy.run(move |source| open(source.ip()), stop.clone());
                 self.tasks.spawn(ended.track_future(serving));
-                return Ok(Listen::Udp(bound));
+                return Ok(bound);
             }
         };
         let bound = proxy.local_addr()?;
-        self.tasks.spawn(ended.track_future(proxy.run(open, stop.clone())));
+        self.tasks.spawn(ended.track_future(proxy.run(open(&bound), stop.clone())));
         Ok(bound)
     }
 
@@ -290,6 +297,7 @@ impl Forwards {
     async fn close(&self, binding: &Binding) {
         binding.stop.cancel();
         binding.ended.wait().await;
+        self.opener.metrics.streams.forget_bind(&binding.bound.to_string());
         if let Listen::Tcp(address) = &binding.bound {
             self.opener.targets.keep_from_tcp(address.port(), false);
         }
@@ -333,7 +341,12 @@ impl Forwards {
         &self.opener.targets
     }
 
-    /// Opens streams to the mesh.
+    /// Opens a stream to the mesh, and counts it.
+    pub(super) async fn open(&self, route: &Route) -> Result<TunnelStream, RouteError> {
+        self.opener.open(route, None, None).await
+    }
+
+    /// Finds tunnels of the mesh.
     pub(super) fn router(&self) -> &Router {
         &self.opener.router
     }

@@ -7,18 +7,24 @@
 //! **Invariant:** the number of series is bounded: peers beyond [`MAX_LABELS`] and tunnels beyond it are summed up
 //! as `other`.
 
+mod connections;
 mod named;
 mod page;
 mod process;
 mod scrape;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use connections::Connections;
+pub(super) use connections::Observer as ConnectionObserver;
 use named::HealthChecks;
 pub(super) use scrape::scrape;
+pub(super) use streams::Observer as StreamObserver;
+use streams::Streams;
 
 /// How many peers, and how many tunnels, have series of their own.
 const MAX_LABELS: usize = 64;
@@ -42,8 +48,8 @@ pub(super) struct Metrics {
     reload_failed: AtomicU64,
     /// Requests to the admin API that were refused before they were looked at, by reason.
     refused: Mutex<BTreeMap<&'static str, u64>>,
-    /// Streams that this node opened for its visitors, by tunnel and by how that went.
-    opened: Mutex<BTreeMap<(String, &'static str), u64>>,
+    pub(super) streams: Arc<Streams>,
+    pub(super) connections: Arc<Connections>,
     pub(super) health: HealthChecks,
     /// The longest time that the core took for an answer lately, in nanoseconds.
     stall: AtomicU64,
@@ -64,9 +70,9 @@ impl Metrics {
     }
 
     /// A reader of events has come; it goes when the value does.
-    pub(super) fn reader(self: &std::sync::Arc<Self>) -> Reader {
+    pub(super) fn reader(self: &Arc<Self>) -> Reader {
         self.readers.fetch_add(1, Ordering::Relaxed);
-        Reader(std::sync::Arc::clone(self))
+        Reader(Arc::clone(self))
     }
 
     /// The node's certificate was renewed, or was not.
@@ -83,15 +89,6 @@ impl Metrics {
     /// A request to the admin API was refused before it was looked at.
     pub(super) fn refused(&self, reason: &'static str) {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
-    }
-
-    /// A stream for a visitor was opened, or was not.
-    pub(super) fn opened(&self, tunnel: &str, result: &'static str) {
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        let tunnels = opened.keys().map(|(tunnel, _)| tunnel).collect::<std::collections::BTreeSet<_>>();
-        let tunnel =
-            if tunnels.contains(&tunnel.to_owned()) || tunnels.len() < MAX_LABELS { tunnel } else { OTHER };
-        *opened.entry((tunnel.to_owned(), result)).or_default() += 1;
     }
 
     #[cfg(test)]
@@ -112,7 +109,7 @@ impl Metrics {
 
 /// A reader of events, for as long as it reads.
 #[derive(Debug)]
-pub(super) struct Reader(std::sync::Arc<Metrics>);
+pub(super) struct Reader(Arc<Metrics>);
 
 impl Drop for Reader {
     fn drop(&mut self) {
@@ -122,8 +119,6 @@ impl Drop for Reader {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]
@@ -133,16 +128,5 @@ mod tests {
         assert_eq!(metrics.readers.load(Ordering::Relaxed), 2);
         drop((first, second));
         assert_eq!(metrics.readers.load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn however_many_names_are_asked_for_the_series_are_bounded() {
-        let metrics = Metrics::default();
-        for number in 0..1_000 {
-            metrics.opened(&format!("tunnel-{number}"), "ok");
-        }
-        let opened = metrics.opened.lock().unwrap();
-        assert_eq!(opened.len(), MAX_LABELS + 1);
-        assert_eq!(opened[&(OTHER.to_owned(), "ok")], 1_000 - MAX_LABELS as u64);
     }
 }

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::page::{Labels, Page};
 use super::process::Process;
+use super::streams::{Streams, Visits};
 use super::{MAX_LABELS, Metrics, OTHER};
 use crate::gossip::{MemberState, Mesh, Progress};
 use crate::id::NodeId;
-use crate::mesh::{Changes, Health, PROPAGATION_BOUNDS, Stopped, Traffic};
+use crate::mesh::{Changes, Health, Merges, PROPAGATION_BOUNDS, Stopped, Traffic};
 use crate::node::agent::Agent;
 use crate::node::api::{health_name, state_name};
 use crate::node::census::Census;
@@ -22,6 +24,8 @@ const STATES: [MemberState; 4] =
 struct State {
     members: BTreeMap<NodeId, (String, MemberState)>,
     progress: BTreeMap<NodeId, Progress>,
+    clocks: BTreeMap<NodeId, i64>,
+    differing: BTreeMap<NodeId, Duration>,
 }
 
 /// A peer that this node has a link to.
@@ -30,11 +34,14 @@ struct Peer {
     rtt: f64,
     path: PathStats,
     progress: Progress,
+    clock_offset: Option<f64>,
+    differs_for: f64,
 }
 
 /// Reads everything and writes it down.
 pub(in crate::node) async fn scrape(agent: &Agent) -> Result<String, Stopped> {
-    let state = agent.mesh.view(State::of).await?;
+    let (clocks, differing) = agent.mesh.comparisons().await?;
+    let state = State { clocks, differing, ..agent.mesh.view(State::of).await? };
     let readiness = agent.readiness().await?;
     let mut page = Page::new();
     let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("crypto", "ring".to_owned())];
@@ -49,6 +56,7 @@ pub(in crate::node) async fn scrape(agent: &Agent) -> Result<String, Stopped> {
     members(&mut page, &state, &agent.mesh.changes());
     peers(&mut page, agent, &state);
     gossip(&mut page, &agent.mesh.traffic(), &agent.mesh.changes());
+    merges(&mut page, &agent.mesh.merges(), agent.mesh.changes().corruptions);
     registry(&mut page, agent.census().await?);
     forwards(&mut page, agent).await;
     own(&mut page, &agent.metrics);
@@ -61,7 +69,8 @@ pub(in crate::node) async fn scrape(agent: &Agent) -> Result<String, Stopped> {
 impl State {
     fn of(mesh: &Mesh) -> Self {
         let members = mesh.members().map(|member| (member.node, (member.record.label.clone(), member.state)));
-        Self { members: members.collect(), progress: mesh.progress() }
+        let (clocks, differing) = (BTreeMap::new(), BTreeMap::new());
+        Self { members: members.collect(), progress: mesh.progress(), clocks, differing }
     }
 }
 
@@ -82,13 +91,19 @@ fn members(page: &mut Page, state: &State, changes: &Changes) {
 
 fn peers(page: &mut Page, agent: &Agent, state: &State) {
     let (peers, others) = linked(agent, state);
-    let connections = agent.peers.len();
-    page.gauges(
-        "peer_connections",
-        "Authenticated connections to other nodes and to clients",
-        [(vec![("state", "authenticated".to_owned())], number(connections))],
-    );
+    connections(page, agent);
     let label = |peer: &Peer| vec![("peer", peer.name.clone())];
+    let clocks = peers.iter().filter_map(|peer| Some((label(peer), peer.clock_offset?)));
+    page.gauges(
+        "clock_offset_seconds",
+        "How far a peer's wall clock was ahead of this one when the link began",
+        clocks.collect::<Vec<_>>(),
+    );
+    page.gauges(
+        "gossip_peer_last_sync_seconds",
+        "How long ago a peer's state was last known to be the same; 0 while it is",
+        peers.iter().map(|peer| (label(peer), peer.differs_for)),
+    );
     page.gauges(
         "peer_rtt_seconds",
         "The round-trip time of a link",
@@ -130,6 +145,29 @@ fn peers(page: &mut Page, agent: &Agent, state: &State) {
     );
 }
 
+fn connections(page: &mut Page, agent: &Agent) {
+    let connections = agent.peers.len();
+    page.gauges(
+        "peer_connections",
+        "Authenticated connections to other nodes and to clients",
+        [(vec![("state", "authenticated".to_owned())], number(connections))],
+    );
+    let counts = agent.metrics.connections.read();
+    let rows = |label: &'static str, counts: BTreeMap<&'static str, u64>| {
+        counts.into_iter().map(move |(name, count)| (vec![(label, name.to_owned())], count))
+    };
+    page.counters(
+        "peer_connects",
+        "Connections that were authenticated, by who called",
+        rows("dir", counts.connects),
+    );
+    page.counters(
+        "peer_disconnects",
+        "Connections that have ended, by why",
+        rows("reason", counts.disconnects),
+    );
+}
+
 /// The peers that a link leads to, the first [`MAX_LABELS`] by name apart from the others.
 fn linked(agent: &Agent, state: &State) -> (Vec<Peer>, Vec<Peer>) {
     let mut peers: Vec<Peer> = Vec::new();
@@ -138,7 +176,10 @@ fn linked(agent: &Agent, state: &State) -> (Vec<Peer>, Vec<Peer>) {
         let name = state.members.get(node).map(|(name, _)| name.clone()).filter(|name| !name.is_empty());
         let name = name.unwrap_or_else(|| node.short());
         let (rtt, path) = (tunnel.tunnel.rtt().as_secs_f64(), tunnel.tunnel.path());
-        peers.push(Peer { name, rtt, path, progress: *progress });
+        #[expect(clippy::cast_precision_loss, reason = "an offset of clocks is a small number")]
+        let clock_offset = state.clocks.get(node).map(|millis| *millis as f64 / 1_000.0);
+        let differs_for = state.differing.get(node).map_or(0.0, Duration::as_secs_f64);
+        peers.push(Peer { name, rtt, path, progress: *progress, clock_offset, differs_for });
     }
     peers.sort_by(|a, b| a.name.cmp(&b.name));
     // Names need not be unique, series must be.
@@ -199,7 +240,7 @@ fn gossip(page: &mut Page, traffic: &Traffic, changes: &Changes) {
 }
 
 fn registry(page: &mut Page, census: Census) {
-    let Census { attributes, tunnels, nodes, tombstones, siblings, registrations: _ } = census;
+    let Census { attributes, tunnels, nodes, tombstones, siblings, bytes, registrations: _ } = census;
     let kinds = [("attr", attributes), ("tunnel", tunnels), ("node", nodes), ("tombstone", tombstones)];
     page.gauges(
         "registry_entries",
@@ -207,6 +248,7 @@ fn registry(page: &mut Page, census: Census) {
         kinds.map(|(kind, count)| (vec![("kind", kind.to_owned())], bytes_of(count))),
     );
     page.gauge("registry_siblings", "Values that lost against a concurrent one", bytes_of(siblings));
+    page.gauge("registry_bytes", "Bytes of the keys and values of the replicated state", bytes_of(bytes));
 }
 
 async fn forwards(page: &mut Page, agent: &Agent) {
@@ -237,13 +279,137 @@ async fn forwards(page: &mut Page, agent: &Agent) {
         "The tunnels that this node offers",
         exposed.iter().take(MAX_LABELS).map(|exposed| (vec![("tunnel", exposed.name.to_string())], 1.0)),
     );
-    let opened = agent.metrics.opened.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    visits(page, &agent.metrics.streams);
+    streams(page, &agent.metrics.streams);
+}
+
+fn visits(page: &mut Page, streams: &Streams) {
+    let binds = streams.binds.read();
+    page.counters(
+        "bind_accepts",
+        "Visitors of a bind",
+        binds.iter().map(|(bind, visits)| (vec![("bind", bind.clone())], visits.accepted)),
+    );
+    let errors = |(bind, visits): (&String, &Visits)| {
+        let bind = bind.clone();
+        let errors = visits.errors.clone().into_iter();
+        errors
+            .map(move |(reason, count)| (vec![("bind", bind.clone()), ("reason", reason.to_owned())], count))
+    };
+    page.counters("bind_errors", "Visitors that were turned away", binds.iter().flat_map(errors));
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    page.counters(
+        "resolve",
+        "Lookups for streams: a holder was found, nobody was, or one was found and did not take the stream",
+        ["hit", "miss", "stale"]
+            .into_iter()
+            .zip(&streams.resolved)
+            .map(|(result, counter)| (vec![("result", result.to_owned())], read(counter))),
+    );
+    let took = *streams.resolving.lock().unwrap_or_else(PoisonError::into_inner);
+    let help = "How long lookups for streams took, the wait for a way included";
+    page.histograms("resolve_duration_seconds", help, vec![(Labels::new(), took.into())]);
+}
+
+fn streams(page: &mut Page, streams: &Streams) {
+    let (opened, served) = (streams.opened.read(), streams.served.read());
+    let label = |tunnel: &String| vec![("tunnel", tunnel.clone())];
+    let directions = [("opened", &opened), ("served", &served)];
+    let all = || directions.into_iter().flat_map(|(dir, tallies)| tallies.iter().map(move |of| (dir, of)));
+    page.gauges(
+        "streams_active",
+        "Streams that live: opened for a visitor here, or served by a target here",
+        all().map(|(dir, (tunnel, tally))| {
+            #[expect(clippy::cast_precision_loss, reason = "there are some thousand streams at most")]
+            let active = tally.flow.active.load(Ordering::Relaxed) as f64;
+            (vec![("tunnel", tunnel.clone()), ("dir", dir.to_owned())], active)
+        }),
+    );
     page.counters(
         "streams",
-        "Streams that this node opened for its visitors",
-        opened.into_iter().map(|((tunnel, result), count)| {
-            (vec![("tunnel", tunnel), ("result", result.to_owned())], count)
+        "Streams that this node opened for its visitors, or did not",
+        opened.iter().flat_map(|(tunnel, tally)| {
+            let results = tally.results.clone().into_iter();
+            results.map(move |(result, count)| {
+                (vec![("tunnel", tunnel.clone()), ("result", result.to_owned())], count)
+            })
         }),
+    );
+    page.histograms(
+        "stream_open_duration_seconds",
+        "How long it took to open a stream, until its target had accepted it",
+        opened.iter().map(|(tunnel, tally)| (label(tunnel), tally.open.into())).collect(),
+    );
+    page.histograms(
+        "stream_duration_seconds",
+        "How long streams lived that have ended",
+        all()
+            .map(|(dir, (tunnel, tally))| {
+                (vec![("tunnel", tunnel.clone()), ("dir", dir.to_owned())], tally.lived.into())
+            })
+            .collect(),
+    );
+    page.counters(
+        "stream_bytes",
+        "Bytes of streams that this node gave to the mesh and took from it",
+        all().flat_map(|(_, (tunnel, tally))| {
+            let row = |dir: &str, counter: &AtomicU64| {
+                let labels = vec![("tunnel", tunnel.clone()), ("dir", dir.to_owned())];
+                (labels, counter.load(Ordering::Relaxed))
+            };
+            [row("sent", &tally.flow.sent), row("received", &tally.flow.received)]
+        }),
+    );
+    page.histograms(
+        "target_connect_duration_seconds",
+        "How long it took to connect to a target",
+        streams.connects.read().iter().map(|(tunnel, times)| (label(tunnel), (*times).into())).collect(),
+    );
+}
+
+fn merges(page: &mut Page, merges: &Merges, corrupt: u64) {
+    #[expect(clippy::cast_precision_loss, reason = "bounds of buckets are small numbers")]
+    let bound = |micros: u64| if micros == u64::MAX { f64::INFINITY } else { micros as f64 / 1e6 };
+    page.histogram(
+        "registry_merge_duration_seconds",
+        "How long the core took for a piece of state that a peer sent",
+        merges.sum.as_secs_f64(),
+        merges.took.iter().map(|(micros, count)| (bound(*micros), *count)).collect(),
+    );
+    page.counters(
+        "gossip_duplicates",
+        "Pieces of state that a peer sent and of which everything was known",
+        [(Labels::new(), merges.duplicates)],
+    );
+    let rows = |label: &'static str, rows: &[(&'static str, u64)]| -> Vec<(Labels, u64)> {
+        rows.iter().map(|(name, count)| (vec![(label, (*name).to_owned())], *count)).collect()
+    };
+    page.counters(
+        "antientropy_rounds",
+        "Comparisons of the whole state with a peer that this node has begun, and that came to their end",
+        rows("result", &[("begun", merges.rounds_begun), ("ok", merges.rounds_ended)]),
+    );
+    let [received, sent] = merges.items;
+    page.counters(
+        "antientropy_items",
+        "Entries that were told in such comparisons",
+        rows("dir", &[("received", received), ("sent", sent)]),
+    );
+    let [rate, clock, other] = merges.refused;
+    page.counters(
+        "registry_rejected",
+        "What was not taken: of peers what cannot be read or fails its checksum; of this node what is too much, stamped by a \
+         clock that is off, or not possible",
+        rows(
+            "reason",
+            &[
+                ("decode", merges.malformed),
+                ("checksum", corrupt),
+                ("rate", rate),
+                ("clock", clock),
+                ("other", other),
+            ],
+        ),
     );
 }
 

@@ -64,7 +64,7 @@ async fn connect(
     if asked.is_none_or(|asked| asked != CONNECT_PROTOCOL) {
         return Err(Problem::invalid(format!("ask to upgrade the connection to {CONNECT_PROTOCOL}")));
     }
-    let stream = agent.forwards.router().open(&Route::new(to, policy, Kind::Stream), None).await?;
+    let stream = agent.forwards.open(&Route::new(to, policy, Kind::Stream)).await?;
     let upgrading = hyper::upgrade::on(request);
     agent.forwards.spawn(async move {
         match upgrading.await {

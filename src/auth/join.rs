@@ -27,7 +27,6 @@ use crate::codec::{Malformed, Reader, Writer};
 use crate::replica::Address;
 use crate::tunnel::quic::{GUEST_ALPN, node_of_certificate};
 
-const VERSION: u8 = 1;
 const GRANTED: u8 = 0;
 const REFUSED: u8 = 1;
 const MAX_PEM: usize = 8_192;
@@ -86,11 +85,7 @@ impl JoinRequest {
 
     /// Its bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::new();
-        writer.byte(VERSION);
-        writer.raw(&self.secret);
-        self.request.write(&mut writer);
-        writer.finish()
+        self.request.encode(&self.secret)
     }
 
     /// Reads a request.
@@ -99,14 +94,7 @@ impl JoinRequest {
     ///
     /// [`Malformed`]: the guest's fault.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut reader = Reader::new(bytes);
-        match reader.byte()? {
-            VERSION => {}
-            tag => return Err(Malformed::Unknown { what: "version of a request", tag: tag.into() }),
-        }
-        let secret = reader.array()?;
-        let request = CertificateRequest::read(&mut reader)?;
-        reader.finish()?;
+        let (secret, request) = CertificateRequest::decode(bytes)?;
         Ok(Self { secret, request })
     }
 

@@ -30,6 +30,7 @@ use tokio::time::Instant;
 use crate::id::TunnelName;
 use crate::tunnel::ArcTunnel;
 
+#[cfg(feature = "node")]
 pub(crate) use ca::BACKDATED;
 
 pub use access::Access;

@@ -9,10 +9,8 @@
 
 use super::request::CertificateRequest;
 use super::{CaError, Identity, IdentityError, MeshCa, NodeCertificate, Validity};
-use crate::codec::{Malformed, Reader, Writer};
+use crate::codec::Malformed;
 use crate::id::NodeId;
-
-const VERSION: u8 = 1;
 
 /// What a node asks for before its certificate ends.
 #[derive(Clone)]
@@ -50,10 +48,7 @@ impl RenewalRequest {
 
     /// Its bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::new();
-        writer.byte(VERSION);
-        self.request.write(&mut writer);
-        writer.finish()
+        self.request.encode(&[])
     }
 
     /// Reads a request.
@@ -62,13 +57,7 @@ impl RenewalRequest {
     ///
     /// [`Malformed`]: the fault of whoever asks.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut reader = Reader::new(bytes);
-        match reader.byte()? {
-            VERSION => {}
-            tag => return Err(Malformed::Unknown { what: "version of a request", tag: tag.into() }),
-        }
-        let request = CertificateRequest::read(&mut reader)?;
-        reader.finish()?;
+        let ([], request) = CertificateRequest::decode(bytes)?;
         Ok(Self { request })
     }
 

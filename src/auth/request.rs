@@ -7,6 +7,8 @@ use crate::codec::{Malformed, Reader, Writer};
 
 /// The longest request, in bytes of DER.
 const MAX_LEN: usize = 4_096;
+/// The version of everything that is asked with one.
+const VERSION: u8 = 1;
 
 /// A request in the form of PKCS #10, signed by the key that it asks a certificate for.
 #[derive(Clone)]
@@ -22,12 +24,26 @@ impl CertificateRequest {
         Ok(Self { der: request.der().to_vec() })
     }
 
-    pub(super) fn write(&self, writer: &mut Writer) {
+    /// The bytes of what is asked with it: the version, what else there is to say, and the request.
+    pub(super) fn encode(&self, more: &[u8]) -> Vec<u8> {
+        let mut writer = Writer::new();
+        writer.byte(VERSION);
+        writer.raw(more);
         writer.bytes(&self.der);
+        writer.finish()
     }
 
-    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        Ok(Self { der: reader.bytes(MAX_LEN, "a certificate request")?.to_vec() })
+    /// Reads what was asked, and what else was said of so many bytes.
+    pub(super) fn decode<const MORE: usize>(bytes: &[u8]) -> Result<([u8; MORE], Self), Malformed> {
+        let mut reader = Reader::new(bytes);
+        match reader.byte()? {
+            VERSION => {}
+            tag => return Err(Malformed::Unknown { what: "version of a request", tag: tag.into() }),
+        }
+        let more = reader.array()?;
+        let der = reader.bytes(MAX_LEN, "a certificate request")?.to_vec();
+        reader.finish()?;
+        Ok((more, Self { der }))
     }
 
     /// Signs what is asked for: the key, and nothing else that the request says.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::program::{Agent, Run, snomesh, snomesh_reading, until};
+use crate::program::{Agent, Follower, Run, snomesh, snomesh_reading, until};
 
 fn join(directory: &Path, name: &str, token: &str) -> Run {
     snomesh(&["join", token, "--data-dir", directory.join(name).to_str().unwrap()])
@@ -18,6 +18,17 @@ fn joined(directory: &Path, name: &str, first: &Agent) -> Agent {
     let run = join(directory, name, &invite(first, &[]));
     assert_eq!(run.code, Some(0), "{run:?}");
     Agent::start(directory, name, &[])
+}
+
+/// Reads events up to that of the attribute `last`.
+fn no_link_ended_until_the_last(events: &mut Follower) {
+    loop {
+        let event = events.line();
+        assert!(!event.contains("link_down"), "{event}");
+        if event.contains("mesh/last") {
+            return;
+        }
+    }
 }
 
 /// FEATURES P6.
@@ -139,13 +150,7 @@ fn a_new_certificate_is_shown_from_now_on_and_no_tunnel_is_dropped() {
     let c = joined(directory.path(), "c", &a);
     until("all are linked", || [&a, &b, &c].iter().all(|agent| agent.linked() == 2));
     a.ok(&["attr", "set", "last", "1"]);
-    loop {
-        let event = events.line();
-        assert!(!event.contains("link_down"), "{event}");
-        if event.contains("mesh/last") {
-            break;
-        }
-    }
+    no_link_ended_until_the_last(&mut events);
     // A certificate that does not fit changes nothing.
     std::fs::write(b.file("node.crt"), &before).unwrap();
     let refused = b.run(&["cert", "reload"]);
@@ -173,11 +178,5 @@ fn a_certificate_is_renewed_over_the_mesh_before_it_ends() {
     let c = joined(directory.path(), "c", &a);
     until("all are linked", || [&a, &b, &c].iter().all(|agent| agent.linked() == 2));
     a.ok(&["attr", "set", "last", "1"]);
-    loop {
-        let event = events.line();
-        assert!(!event.contains("link_down"), "{event}");
-        if event.contains("mesh/last") {
-            break;
-        }
-    }
+    no_link_ended_until_the_last(&mut events);
 }

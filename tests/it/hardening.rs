@@ -271,9 +271,7 @@ fn every_word_that_is_not_legal_is_refused_with_what_is() {
         ("GET /v1/events HTTP/1.1\r\nlast-event-id: x", "", 400, "invalid"),
         ("PUT /v1/debug/log HTTP/1.1", "{\"spec\":\"\",\"forSeconds\":-1}", 400, "invalid"),
     ] {
-        let answer = over_unix(&a.admin, request, body.as_bytes());
-        assert_eq!(answer.status, status, "{request}: {answer:?}");
-        assert_eq!(answer.json()["code"], code, "{request}: {answer:?}");
+        refused(&a, request, body, (status, code));
     }
 }
 
@@ -292,13 +290,15 @@ fn a_node_without_the_authoritys_key_does_not_do_what_needs_it() {
         (format!("POST /v1/revocations {json}"), format!("{{\"node\":\"{}\"}}", a.id)),
         (format!("POST /v1/invites {json}"), "{\"ttlMs\":60000,\"uses\":1}".to_owned()),
     ] {
-        let answer = over_unix(&c.admin, &request, body.as_bytes());
-        assert_eq!(
-            (answer.status, answer.json()["code"].as_str()),
-            (403, Some("forbidden")),
-            "{request}: {answer:?}"
-        );
+        refused(&c, &request, &body, (403, "forbidden"));
     }
+}
+
+/// Asks for something that must be refused so.
+fn refused(agent: &Agent, request: &str, body: &str, (status, code): (u16, &str)) {
+    let answer = over_unix(&agent.admin, request, body.as_bytes());
+    let told = answer.json();
+    assert_eq!((answer.status, told["code"].as_str()), (status, Some(code)), "{request}: {answer:?}");
 }
 
 /// Whatever answers on the socket, a command ends with a code: what makes no sense is 1.

@@ -23,7 +23,7 @@ use super::identity::Identity;
 use crate::clock::WallClock;
 use crate::id::NodeId;
 use crate::time::UnixMillis;
-use crate::tunnel::quic::{ALPN, TlsSettings, expected_node, node_of_certificate};
+use crate::tunnel::quic::{ALPN, TlsSettings, certificate_end, expected_node, node_of_certificate};
 
 /// The rest of a [`ServerCertVerifier`] that has `algorithms`: signatures are what they always are.
 macro_rules! signatures_by_algorithms {
@@ -151,12 +151,32 @@ impl MeshCredentials {
     ///
     /// [`CredentialsError::Tls`].
     pub fn verify(&self) -> Result<(), CredentialsError> {
+        self.verify_signed(&self.certificate)
+    }
+
+    /// Whether that is a certificate of a member now: signed by one of the authorities, valid, of a key that is not
+    /// refused. Says whose it is and when it ends. That its sender has the key is not shown by that.
+    ///
+    /// # Errors
+    ///
+    /// [`CredentialsError::Tls`].
+    pub fn verify_member(
+        &self,
+        certificate: &CertificateDer<'_>,
+    ) -> Result<(NodeId, UnixMillis), CredentialsError> {
+        self.verify_signed(certificate)?;
+        let node = admitted(&self.denied, certificate)?;
+        let end = certificate_end(certificate).ok_or(Error::from(CertificateError::BadEncoding))?;
+        Ok((node, end))
+    }
+
+    fn verify_signed(&self, certificate: &CertificateDer<'_>) -> Result<(), CredentialsError> {
         let mut roots = RootCertStore::empty();
         for authority in &self.authorities {
             roots.add(authority.clone())?;
         }
         let algorithms = ring::default_provider().signature_verification_algorithms;
-        let certificate = ParsedCertificate::try_from(&self.certificate)?;
+        let certificate = ParsedCertificate::try_from(certificate)?;
         verify_server_cert_signed_by_trust_anchor(
             &certificate,
             &roots,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -18,13 +18,16 @@ use super::agent::{Agent, CompatFacts, Facts};
 use super::files::FileError;
 use super::forwards::{Applied, Forwards, Opener, Wanted};
 use super::metrics::{ConnectionObserver, Metrics, StreamObserver};
-use super::trust::{Keys, Policies, RenewalService, Revocations, keep_certificate, keep_door};
+use super::trust::{
+    Keys, Newcomers, Policies, RenewalService, Revocations, ShowService, keep_certificate, keep_checked,
+    keep_door,
+};
 use super::{CompatConfig, DataDir, DataDirError, NodeConfig, NodeFiles, StateStore, parse, pulse};
 use crate::auth::{CredentialsError, MutualTls};
 use crate::causes::in_one_line;
 use crate::clock::WallClock;
 use crate::compat;
-use crate::daemon::{Drained, Limits, ModularDaemon};
+use crate::daemon::{Drained, Limits, ModularDaemon, PeersView};
 use crate::gossip::{self, ConfigError};
 use crate::id::{Actor, Generation, NodeId};
 use crate::mesh::{
@@ -230,7 +233,7 @@ impl Node {
         let Parts { data_dir, endpoint, socket, driver, disk, facts, keys, revocations, policies, door } =
             parts;
         let mesh = driver.handle();
-        let metrics = Arc::new(Metrics::default());
+        let (metrics, newcomers) = (Arc::new(Metrics::default()), Arc::new(Notify::new()));
         let (stop, stop_driver, tasks) =
             (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let token = config.token_file.clone().unwrap_or_else(|| data_dir.file("admin.token"));
@@ -244,12 +247,14 @@ impl Node {
         let services = ServiceRegistry::new()
             .with(driver.service())
             .with(RenewalService::new(Arc::clone(&keys)))
+            .with(ShowService::new(Arc::clone(&keys)))
             .with(guarded(TargetService::new(targets.clone()), &mesh))
             .with(guarded(RouteService::new(peers.clone()), &mesh));
         let daemon: Daemon = builder
             .registry(MeshRegistry::new(mesh.clone()))
             .services(services)
             .observer(Arc::new(ConnectionObserver(Arc::clone(&metrics.connections))))
+            .observer(Arc::new(Newcomers(Arc::clone(&newcomers))))
             .config(config.daemon_config())
             .build();
         let (accepting, incoming) = (daemon.clone(), endpoint.incoming());
@@ -272,12 +277,8 @@ impl Node {
         for failed in forwards.configure(&config.wanted).await.failed {
             tracing::error!("{failed}");
         }
-        tasks.spawn(policies.keep(mesh.clone(), stop.clone()));
-        tasks.spawn(keep_certificate(Arc::clone(&keys), peers.clone(), Arc::clone(&metrics), stop.clone()));
-        tasks.spawn(revocations.keep(mesh.clone(), peers.clone(), stop.clone()));
-        if let Some(guests) = door {
-            tasks.spawn(keep_door(guests, Arc::clone(&keys), stop.clone()));
-        }
+        let keepers = Keepers { keys: Arc::clone(&keys), revocations, policies, door, newcomers };
+        keepers.spawn((&mesh, &peers, &metrics), &tasks, &stop);
         let controls = config.controls.clone();
         let alive = controls.alive.clone();
         tasks.spawn(pulse::watch(
@@ -417,6 +418,34 @@ impl Node {
         let told = timeout(GOODBYE_TIMEOUT, self.agent.mesh.leave()).await;
         if let (Some(longest), Ok(Ok(()))) = (longest, told) {
             sleep((3 * longest).clamp(MIN_GOODBYE, GOODBYE_TIMEOUT)).await;
+        }
+    }
+}
+
+/// What holds the node's trust in others against what becomes of it, while it runs.
+struct Keepers {
+    keys: Arc<Keys>,
+    revocations: Revocations,
+    policies: Policies,
+    door: Option<mpsc::Receiver<Guest>>,
+    newcomers: Arc<Notify>,
+}
+
+impl Keepers {
+    fn spawn(
+        self,
+        (mesh, peers, metrics): (&MeshHandle, &PeersView, &Arc<Metrics>),
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) {
+        let Self { keys, revocations, policies, door, newcomers } = self;
+        tasks.spawn(policies.keep(mesh.clone(), stop.clone()));
+        let renewing = keep_certificate(Arc::clone(&keys), peers.clone(), Arc::clone(metrics), stop.clone());
+        tasks.spawn(renewing);
+        tasks.spawn(keep_checked(Arc::clone(&keys), peers.clone(), newcomers, stop.clone()));
+        tasks.spawn(revocations.keep(mesh.clone(), peers.clone(), stop.clone()));
+        if let Some(guests) = door {
+            tasks.spawn(keep_door(guests, keys, stop.clone()));
         }
     }
 }

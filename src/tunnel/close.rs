@@ -28,6 +28,8 @@ pub enum CloseReason {
     Requested,
     /// The peer no longer answers. Code 8.
     Unresponsive,
+    /// The certificate that the peer proved itself with has ended, and it has shown no later one. Code 9.
+    Expired,
     /// A reason of a protocol above tunnels, or one that this version does not know. Codes from 256 are free for use.
     Application(u32),
 }
@@ -45,6 +47,7 @@ impl CloseReason {
             Self::Denied => 6,
             Self::Requested => 7,
             Self::Unresponsive => 8,
+            Self::Expired => 9,
             Self::Application(code) => code,
         }
     }
@@ -61,6 +64,7 @@ impl CloseReason {
             6 => Self::Denied,
             7 => Self::Requested,
             8 => Self::Unresponsive,
+            9 => Self::Expired,
             code => Self::Application(code),
         }
     }
@@ -78,6 +82,7 @@ impl fmt::Display for CloseReason {
             Self::Denied => "identity denied",
             Self::Requested => "requested by an operator",
             Self::Unresponsive => "peer unresponsive",
+            Self::Expired => "certificate expired",
             Self::Application(code) => return write!(f, "application code {code}"),
         })
     }

@@ -15,6 +15,7 @@ use super::{
     TunnelDownlink, TunnelMonitoring, TunnelStream, TunnelUplink,
 };
 use crate::id::NodeId;
+use crate::time::UnixMillis;
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -34,6 +35,7 @@ trait DynTunnel: std::fmt::Debug + Send + Sync {
     fn path(&self) -> PathStats;
     fn remote(&self) -> Arc<str>;
     fn identity(&self) -> Option<NodeId>;
+    fn proof_ends_at(&self) -> Option<UnixMillis>;
 }
 
 impl<T: Tunnel> DynTunnel for T {
@@ -91,6 +93,10 @@ impl<T: Tunnel> DynTunnel for T {
 
     fn identity(&self) -> Option<NodeId> {
         Tunnel::identity(self)
+    }
+
+    fn proof_ends_at(&self) -> Option<UnixMillis> {
+        Tunnel::proof_ends_at(self)
     }
 }
 
@@ -209,6 +215,11 @@ impl Tunnel for ArcTunnel {
     fn identity(&self) -> Option<NodeId> {
         self.0.tunnel.identity()
     }
+
+    fn proof_ends_at(&self) -> Option<UnixMillis> {
+        self.0.tunnel.proof_ends_at()
+    }
+
     fn into_shared(self) -> Self {
         self
     }

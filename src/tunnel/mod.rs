@@ -30,6 +30,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::id::NodeId;
+use crate::time::UnixMillis;
 
 #[expect(deprecated, reason = "kept for those who know it from elsewhere")]
 pub use baggage::Baggage;
@@ -271,6 +272,12 @@ pub trait Tunnel:
     /// Who the peer has proved to be: the hash of the public key of its certificate. `None` if the transport proves
     /// nothing.
     fn identity(&self) -> Option<NodeId>;
+
+    /// When what the peer has proved its identity with ends to be valid; `None` if it does not end, or nothing was proved.
+    /// The tunnel goes on: to judge that is for whoever trusts it.
+    fn proof_ends_at(&self) -> Option<UnixMillis> {
+        None
+    }
 
     /// Shares the tunnel; one that is shared already stays as it is.
     fn into_shared(self) -> ArcTunnel

@@ -180,3 +180,18 @@ fn a_certificate_is_renewed_over_the_mesh_before_it_ends() {
     a.ok(&["attr", "set", "last", "1"]);
     no_link_ended_until_the_last(&mut events);
 }
+
+/// FEATURES P5: a certificate is judged while a connection stands, not only when it begins.
+#[test]
+fn a_peer_whose_certificate_has_ended_is_cut_off() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start_with(directory.path(), "a", &[], &[("SNOMESH_CERT_TTL", "12s")]);
+    let (b, c) = (joined(directory.path(), "b", &a), joined(directory.path(), "c", &a));
+    until("all are linked", || [&a, &b, &c].iter().all(|agent| agent.linked() == 2));
+    // Nobody is left who could give them other ones.
+    a.kill();
+    until("they part", || b.linked() == 0 && c.linked() == 0);
+    let ended = crate::admin::metrics(&b);
+    assert!(ended["snomesh_peer_disconnects_total{reason=\"expired\"}"] >= 1.0, "{ended:?}");
+    assert!(b.status()["reasons"].to_string().contains("certificate has ended"), "{}", b.status());
+}

@@ -55,6 +55,7 @@ fn reason_of(closed: &Closed) -> &'static str {
             CloseReason::Denied => "denied",
             CloseReason::Requested => "requested",
             CloseReason::Unresponsive => "unresponsive",
+            CloseReason::Expired => "expired",
             CloseReason::Application(_) => "application",
         },
         Closed::TimedOut => "timed_out",

@@ -4,6 +4,7 @@ mod door;
 mod follow;
 mod invitations;
 mod policies;
+mod recheck;
 mod renewal;
 mod revocations;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use crate::tunnel::quic::{BindError, Guest, QuicEndpoint};
 pub(super) use door::keep_door;
 pub(super) use invitations::Invitations;
 pub(super) use policies::Policies;
+pub(super) use recheck::{Newcomers, ShowService, keep_checked};
 pub(super) use renewal::{RenewalService, keep_certificate};
 pub(super) use revocations::Revocations;
 

@@ -28,7 +28,7 @@ pub use config::{ALPN, EndpointSecret, QuicConfig, TlsSettings, UnfitTls};
 pub use endpoint::{BindError, DialError, QuicEndpoint, QuicIncoming, bind_socket};
 pub use gate::{Gate, GatedSocket};
 pub use guest::{AskError, GUEST_ALPN, Guest, ask_as_guest};
-pub use peer::{certificate_expiry, expected_node, node_of_certificate};
+pub use peer::{certificate_end, certificate_expiry, expected_node, node_of_certificate};
 pub use tunnel::QuinnTunnel;
 
 pub(super) use stream::{QuicRecv, QuicSend};

@@ -5,6 +5,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use x509_parser::parse_x509_certificate;
 
 use crate::id::NodeId;
+use crate::time::UnixMillis;
 
 /// The server name of a dial that takes any node of the mesh. Never sent: the name only tells the verifier.
 const ANY_NODE: &str = "any.snomesh";
@@ -24,6 +25,14 @@ pub fn node_of_certificate(certificate: &CertificateDer<'_>) -> Option<NodeId> {
 pub fn certificate_expiry(certificate: &CertificateDer<'_>) -> Option<i64> {
     let (_, parsed) = parse_x509_certificate(certificate).ok()?;
     Some(parsed.validity().not_after.timestamp())
+}
+
+/// The last moment at which a certificate is valid: it is to the end of its last second.
+///
+/// `None` if the bytes are not a certificate.
+pub fn certificate_end(certificate: &CertificateDer<'_>) -> Option<UnixMillis> {
+    let seconds = u64::try_from(certificate_expiry(certificate)?).ok()?;
+    Some(UnixMillis(seconds.saturating_mul(1_000).saturating_add(999)))
 }
 
 /// The node that a dialler expects, read from the server name that its verifier is given; `None` for any.

@@ -13,9 +13,10 @@ use tokio::sync::Semaphore;
 
 use super::budget::{Budget, patience};
 use super::config::{STREAM_WINDOW, UNPROVEN_WINDOW};
-use super::peer::node_of_certificate;
+use super::peer::{certificate_end, node_of_certificate};
 use super::stream::{QuicRecv, QuicSend, StreamSlot};
 use crate::id::NodeId;
+use crate::time::UnixMillis;
 use crate::tunnel::close::CloseCell;
 use crate::tunnel::stream::{IncomingKind, RecvKind, SendKind};
 use crate::tunnel::{
@@ -46,6 +47,7 @@ pub(super) struct Shared {
     connection: quinn::Connection,
     side: Side,
     identity: Option<NodeId>,
+    proof_ends_at: Option<UnixMillis>,
     remote: Arc<str>,
     first: Arc<CloseCell>,
     turn: Arc<Semaphore>,
@@ -98,10 +100,11 @@ impl QuinnTunnel {
             let error = connection.closed().await;
             first.settle(closed_by(&error));
         });
-        let identity = connection
-            .peer_identity()
-            .and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok())
-            .and_then(|chain| node_of_certificate(chain.first()?));
+        let chain = connection.peer_identity();
+        let chain = chain.and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
+        let shown = chain.as_ref().and_then(|chain| chain.first());
+        let identity = shown.and_then(node_of_certificate);
+        let proof_ends_at = shown.and_then(certificate_end);
         let remote = connection.remote_address();
         let remote = std::net::SocketAddr::new(remote.ip().to_canonical(), remote.port());
         budget.enter(UNPROVEN_WINDOW);
@@ -111,6 +114,7 @@ impl QuinnTunnel {
                 connection,
                 side,
                 identity,
+                proof_ends_at,
                 remote: remote.to_string().into(),
                 first,
                 turn: Arc::new(Semaphore::new(1)),
@@ -399,5 +403,9 @@ impl Tunnel for QuinnTunnel {
 
     fn identity(&self) -> Option<NodeId> {
         self.shared.identity
+    }
+
+    fn proof_ends_at(&self) -> Option<UnixMillis> {
+        self.shared.proof_ends_at
     }
 }

@@ -43,7 +43,7 @@ pub use join::{JoinAnswer, JoinRefusal, JoinRequest, guest_door_tls, guest_tls};
 pub use policy::{
     Act, GroupName, Judgement, Pattern, Policy, PolicyError, Rule, SignPolicyError, SignedPolicy, Who,
 };
-pub use renew::{RenewalError, RenewalRequest};
+pub use renew::{PassedRenewal, RenewalError, RenewalRequest};
 pub use revocation::Revocation;
 pub use tls::{CredentialsError, DenyList, MeshCredentials};
 pub use token::{MESH_LEN, SECRET_LEN, Token, TokenError};

@@ -246,7 +246,7 @@ impl Node {
         let peers = builder.peers();
         let services = ServiceRegistry::new()
             .with(driver.service())
-            .with(RenewalService::new(Arc::clone(&keys)))
+            .with(RenewalService::new(Arc::clone(&keys), peers.clone()))
             .with(ShowService::new(Arc::clone(&keys)))
             .with(guarded(TargetService::new(targets.clone()), &mesh))
             .with(guarded(RouteService::new(peers.clone()), &mesh));

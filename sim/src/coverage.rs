@@ -161,6 +161,18 @@ points! {
     Suspected = "suspected",
     /// Verdicts that a node is down.
     Downs = "downs",
+    /// Nodes that were evicted and heard of it, and went on in a new life.
+    TakenForDead = "taken_for_dead",
+    /// Nodes that were evicted, by those who noticed.
+    Evicted = "evicted",
+    /// Lives of a node that were over, put down under one name; at each node.
+    Retired = "retired",
+    /// Lanes of which something was seen at rest, those that are retired not counted; the most of any node.
+    LanesAtRest = "lanes_at_rest",
+    /// Nodes of which one number stands for all lives that are over, at rest; the most of any node.
+    PastsAtRest = "pasts_at_rest",
+    /// Members at rest, of any node.
+    MembersAtRest = "members_at_rest",
 }
 
 impl Point {

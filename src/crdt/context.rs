@@ -44,7 +44,7 @@ impl CvRDT for VersionVector {
 
 /// A set of dots, exact: per lane its ranges of counters.
 ///
-/// Lanes without a dot are not in it, so that equal sets are equal values.
+/// Lanes without a dot are not in it, nor are parts of a [past](Lane::past) that is, so that equal sets are equal values.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CausalContext {
     lanes: BTreeMap<Lane, RangeSet>,
@@ -76,29 +76,66 @@ impl CausalContext {
         self.lanes.iter()
     }
 
-    /// The counters of one lane.
+    /// The counters of one lane: all there can be, of one that is part of a past.
     pub fn lane(&self, lane: &Lane) -> Option<&RangeSet> {
-        self.lanes.get(lane)
+        self.lanes.get(lane).or_else(|| self.past_with(lane).map(|_| RangeSet::all()))
+    }
+
+    /// The past in it that a lane is part of.
+    pub fn past_with(&self, lane: &Lane) -> Option<&Lane> {
+        // No other lane of the node stands between a lane that is gone and the past that it is part of.
+        self.lanes.range(lane..).next().map(|(next, _)| next).filter(|next| next.buries(lane))
     }
 
     /// Whether `dot` is in it.
     pub fn contains(&self, dot: &Dot) -> bool {
-        self.lanes.get(&dot.lane).is_some_and(|seen| seen.contains(dot.counter))
+        self.lane(&dot.lane).is_some_and(|seen| seen.contains(dot.counter))
     }
 
     /// Adds one dot; says whether it is new.
     pub fn insert(&mut self, dot: &Dot) -> bool {
-        self.lane_mut(&dot.lane).insert(dot.counter)
+        if dot.lane.is_past() {
+            return self.insert_all(&dot.lane, &RangeSet::from(dot.counter..=dot.counter));
+        }
+        self.lane_mut(&dot.lane).is_some_and(|seen| seen.insert(dot.counter))
     }
 
     /// Adds counters of one lane; says whether any is new.
     pub fn insert_all(&mut self, lane: &Lane, counters: &RangeSet) -> bool {
-        !counters.is_empty() && self.lane_mut(lane).union(counters)
+        if counters.is_empty() {
+            return false;
+        }
+        let grew = self.lane_mut(lane).is_some_and(|seen| seen.union(counters));
+        if grew && lane.is_past() {
+            self.drop_parts(lane, false);
+        }
+        grew
     }
 
-    /// Lets a lane go.
+    /// Lets a lane go, and a past that it is part of.
     pub fn remove_lane(&mut self, lane: &Lane) {
-        self.lanes.remove(lane);
+        if self.lanes.remove(lane).is_none()
+            && let Some(past) = self.past_with(lane).cloned()
+        {
+            self.lanes.remove(&past);
+        }
+    }
+
+    /// Lets all go that is part of a past, and the past itself.
+    pub fn bury(&mut self, past: &Lane) {
+        self.drop_parts(past, true);
+    }
+
+    fn drop_parts(&mut self, past: &Lane, whole: bool) {
+        while let Some(part) = self.lanes.range(..past).next_back().map(|(lane, _)| lane.clone()) {
+            if !past.buries(&part) {
+                break;
+            }
+            self.lanes.remove(&part);
+        }
+        if whole {
+            self.lanes.remove(past);
+        }
     }
 
     /// Adds all of `other`; says whether anything was new.
@@ -125,11 +162,15 @@ impl CausalContext {
         VersionVector(dots.filter(|dot| dot.counter > 0).collect())
     }
 
-    fn lane_mut(&mut self, lane: &Lane) -> &mut RangeSet {
+    /// What is in it of a lane, to be added to; nothing of one that is part of a past, for nothing can be added.
+    fn lane_mut(&mut self, lane: &Lane) -> Option<&mut RangeSet> {
         if !self.lanes.contains_key(lane) {
+            if self.past_with(lane).is_some() {
+                return None;
+            }
             self.lanes.insert(lane.clone(), RangeSet::new());
         }
-        self.lanes.get_mut(lane).expect("the lane was just inserted")
+        self.lanes.get_mut(lane)
     }
 }
 

@@ -15,6 +15,9 @@ pub enum Class {
     Registry,
     /// Attributes.
     Attribute,
+    /// No writes of its own: it stands for all that a node wrote up to a generation, in contexts and in what writes
+    /// had seen. See [`Lane::past`].
+    Past,
 }
 
 /// One sequence of writes: an actor and a class.
@@ -40,6 +43,23 @@ impl Lane {
         hasher.update(&[class as u8]);
         let tag = hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default();
         Self(Arc::new(Name { actor, class, tag: u128::from_le_bytes(tag) }))
+    }
+
+    /// Stands for all lanes of a node up to that generation, that one included: whoever has seen its dot 1, the only
+    /// one, has nothing more to learn of any of them. So the lives that a node has left behind take one name together.
+    pub fn past(node: NodeId, generation: Generation) -> Self {
+        Self::new(Actor { node, generation }, Class::Past)
+    }
+
+    /// Whether it is a [`past`](Self::past).
+    pub fn is_past(&self) -> bool {
+        self.class() == Class::Past
+    }
+
+    /// Whether it is a [`past`](Self::past) of which the other lane is a part, itself included.
+    pub fn buries(&self, other: &Self) -> bool {
+        let (past, part) = (self.actor(), other.actor());
+        self.is_past() && past.node == part.node && past.generation >= part.generation
     }
 
     /// Whose writes.
@@ -103,6 +123,7 @@ impl fmt::Display for Lane {
         let class = match self.class() {
             Class::Registry => "r",
             Class::Attribute => "a",
+            Class::Past => "p",
         };
         write!(f, "{}{class}", self.actor())
     }

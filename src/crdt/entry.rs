@@ -148,7 +148,7 @@ pub struct ValueError {
 /// What a write had seen on its own key: for each *other* lane the highest counter.
 ///
 /// Of its own lane a write has always seen everything before it. Sorted by lane, one counter each; empty for
-/// a key with one writer.
+/// a key with one writer. A [past](Lane::past) stands for all lanes that are part of it, of which none is named beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Observed(Box<[(Lane, u64)]>);
 
@@ -161,6 +161,11 @@ impl Observed {
         let mut lanes: Vec<(Lane, u64)> = seen.into_iter().collect();
         lanes.sort_by(|(lane, counter), (other, greater)| lane.cmp(other).then(greater.cmp(counter)));
         lanes.dedup_by(|(lane, _), (kept, _)| lane == kept);
+        if lanes.iter().any(|(lane, _)| lane.is_past()) {
+            let pasts: Vec<Lane> =
+                lanes.iter().map(|(lane, _)| lane).filter(|lane| lane.is_past()).cloned().collect();
+            lanes.retain(|(lane, _)| !pasts.iter().any(|past| past != lane && past.buries(lane)));
+        }
         Self(lanes.into())
     }
 
@@ -172,6 +177,11 @@ impl Observed {
     /// Whether nothing was seen.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether all that a lane can have was seen, for it is part of a past that was.
+    pub fn buries(&self, lane: &Lane) -> bool {
+        self.0.iter().any(|(seen, _)| seen.buries(lane))
     }
 
     /// The highest counter seen of `lane`, zero if none.
@@ -213,7 +223,7 @@ impl Entry {
         if self.dot.lane == dot.lane {
             return self.dot.counter > dot.counter;
         }
-        self.observed.counter(&dot.lane) >= dot.counter
+        self.observed.counter(&dot.lane) >= dot.counter || self.observed.buries(&dot.lane)
     }
 
     /// Whether this write takes the place of another of its key: it supersedes it and knows all that it knew.

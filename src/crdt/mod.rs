@@ -24,4 +24,4 @@ pub use dot::{Class, Dot, Lane};
 pub use entry::{Entry, Key, KeyError, Observed, Value, ValueError};
 pub use range_set::RangeSet;
 pub use register::{Register, Verdict};
-pub use store::{Corrupt, KeyRange, Reconciliation, Removal, Revision, Row, Store};
+pub use store::{Corrupt, KeyRange, Reconciliation, Removal, Revision, Row, Store, Testimony, Unready};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::sync::LazyLock;
 
 use smallvec::SmallVec;
 
@@ -22,6 +23,12 @@ impl RangeSet {
     /// The counters from 1 to `last`.
     pub fn up_to(last: u64) -> Self {
         Self::from(1..=last)
+    }
+
+    /// All counters there can be.
+    pub fn all() -> &'static Self {
+        static ALL: LazyLock<RangeSet> = LazyLock::new(|| RangeSet::up_to(u64::MAX));
+        &ALL
     }
 
     /// Whether nothing is in it.

@@ -6,6 +6,7 @@ mod keys;
 mod lanes;
 mod order;
 mod packed;
+mod retire;
 mod row;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,6 +23,7 @@ use crate::id::{Actor, Generation, NodeId};
 use crate::time::Timestamp;
 
 pub use collect::{KeyRange, Reconciliation, Removal};
+pub use retire::{Testimony, Unready};
 pub use row::Row;
 
 /// How many lanes may have changed before the digest is taken anew: about what [`Store::digest`] hashes at most.
@@ -56,6 +58,9 @@ pub struct Corrupt {
 /// **Floors.** Removals may be let go at any moment ([`collect`](Self::collect)). Each lane's floor remembers the
 /// greatest counter that went that way: whoever lacks a dot at or below it cannot be served by a delta, which
 /// could not bring what killed it, but [reconciles](Self::reconcile).
+///
+/// **Pasts.** The lanes of lives that are over can be [retired](Self::retire): one [past](Lane::past) per node takes the
+/// place of them all. It has no index, and its floor is its end: nothing of it is ever served by a delta.
 #[derive(Debug, Clone, Default)]
 pub struct Store {
     keys: Keys,
@@ -79,6 +84,8 @@ pub struct Store {
     horizon: Timestamp,
     /// The keys whose registers changed since somebody asked.
     changed: ChangedKeys,
+    /// The pasts that were made since somebody asked.
+    retired_now: Vec<Lane>,
 }
 
 /// A removal that came.
@@ -138,12 +145,16 @@ impl Store {
 
     /// Whether a write was seen, live or dead.
     pub fn seen(&self, dot: &Dot) -> bool {
-        self.lanes.get(&dot.lane).is_some_and(|lane| lane.seen.contains(dot.counter))
+        self.seen_of(&dot.lane).is_some_and(|seen| seen.contains(dot.counter))
     }
 
-    /// What was seen of one lane.
+    /// What was seen of one lane: all there can be, of one that is retired.
     pub fn seen_of(&self, lane: &Lane) -> Option<&RangeSet> {
-        self.lanes.get(lane).map(|state| &state.seen)
+        match self.lanes.get(lane) {
+            Some(state) if !state.buried => Some(&state.seen),
+            Some(_) => Some(RangeSet::all()),
+            None => self.lanes.past_of(lane).map(|_| RangeSet::all()),
+        }
     }
 
     /// The lanes of all lives of a node that something was seen of.
@@ -187,7 +198,8 @@ impl Store {
     /// Whether what this lane said is void: it spoke of an earlier life of its node.
     pub fn is_void(&self, lane: &Lane) -> bool {
         let Actor { node, generation } = lane.actor();
-        lane.class() == Class::Registry && self.generation(&node).is_some_and(|latest| latest > generation)
+        lane.class() == Class::Registry
+            && (self.generation(&node).is_some_and(|latest| latest > generation) || self.is_retired(lane))
     }
 
     /// A hash of the whole state: equal on two replicas exactly when their contexts and live values are equal
@@ -356,10 +368,11 @@ impl Store {
             }
             Verdict::Live => {}
         }
-        if entry.value.is_some() {
-            let state = &mut self.lanes[lane];
+        if entry.value.is_some() && !self.is_buried(lane) {
+            let home = self.home_of(lane);
+            let state = &mut self.lanes[home];
             state.live = state.live.wrapping_add(entry.digest());
-            self.note_changed(lane);
+            self.note_changed(home);
         } else {
             self.removals += 1;
             self.note_removed(Removed { since: self.revision, lane, counter: entry.dot.counter });
@@ -371,7 +384,8 @@ impl Store {
     fn begin(&mut self, at: Vacant, key: &Key, lane: LaneNumber, entry: &Entry) {
         let slot = self.keys.insert(at, key.as_str(), entry, &mut self.lanes);
         self.lanes[lane].index.insert(entry.dot.counter, slot);
-        for (seen, counter) in entry.observed.iter() {
+        // A past has no index.
+        for (seen, counter) in entry.observed.iter().filter(|(seen, _)| !seen.is_past()) {
             let seen = self.lanes.meet(seen);
             self.lanes[seen].index.insert(*counter, slot);
         }
@@ -391,11 +405,12 @@ impl Store {
 
     /// An entry went: a value, with its digest, or a removal.
     fn forget(&mut self, lane: LaneNumber, digest: Option<u128>) {
-        match digest {
+        match digest.filter(|_| !self.is_buried(lane)) {
             Some(digest) => {
-                let state = &mut self.lanes[lane];
+                let home = self.home_of(lane);
+                let state = &mut self.lanes[home];
                 state.live = state.live.wrapping_sub(digest);
-                self.note_changed(lane);
+                self.note_changed(home);
             }
             None => self.removals -= 1,
         }
@@ -420,6 +435,9 @@ impl Store {
             self.lanes[lane].index.remove(counter);
         }
         for (lane, counter) in after.iter().filter(|covered| !before.contains(covered)) {
+            if lane.is_past() {
+                continue;
+            }
             let lane = self.lanes.meet(lane);
             self.lanes[lane].index.insert(*counter, slot);
         }
@@ -436,6 +454,9 @@ impl Store {
             return;
         }
         for (lane, counter) in self.keys.register(slot, &self.lanes).places() {
+            if lane.is_past() {
+                continue;
+            }
             let lane = self.lanes.meet(&lane);
             self.lanes[lane].index.insert(counter, slot);
         }
@@ -443,6 +464,12 @@ impl Store {
 
     /// Changes what was seen of a lane, and notes when.
     fn see(&mut self, number: LaneNumber, change: impl FnOnce(&mut RangeSet) -> bool) {
+        if self.lanes[number].buried {
+            return;
+        }
+        if self.lanes[number].lane.is_past() {
+            return self.bury(number);
+        }
         let state = &mut self.lanes[number];
         let is_new = state.seen.is_empty();
         if !change(&mut state.seen) {

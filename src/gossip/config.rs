@@ -74,6 +74,11 @@ pub struct Config {
     /// How long a removal is remembered that not every member is known to have seen. Too short, and members that
     /// were away for longer have to compare their whole state with a peer's; too long is memory.
     pub collect_after: Duration,
+    /// How long a node may be down before it is evicted: nobody waits for it any more, its registrations and its record go,
+    /// and what it had written stays. Too short, and a node that comes back has to compare its whole state; too long
+    /// is memory. `None`, the default: nobody is evicted, and no life that is over is retired; decision 21 says what has to be
+    /// shown first.
+    pub evict_after: Option<Duration>,
     /// How long a peer may take for a step of a comparison before another is asked.
     pub reconcile_timeout: Duration,
     /// About how many bytes of state go into one frame.
@@ -115,6 +120,7 @@ impl Default for Config {
             surplus_after: Duration::from_secs(5),
             collect_interval: Duration::from_secs(10),
             collect_after: Duration::from_secs(3_600),
+            evict_after: None,
             reconcile_timeout: Duration::from_secs(10),
             delta_budget: 64 * 1024,
             write_rate: 16 * 1024 * 1024,

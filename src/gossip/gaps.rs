@@ -56,6 +56,11 @@ impl Gaps {
         }
     }
 
+    /// What is part of a past is not missing any more.
+    pub(super) fn bury(&mut self, past: &Lane) {
+        self.gaps.retain(|lane, _| !past.buries(lane));
+    }
+
     /// Asks for what is due, and says when the next is.
     pub(super) fn ask(
         &mut self,

@@ -268,6 +268,24 @@ impl Link {
         self.retelling.extend(lanes.cloned());
     }
 
+    /// Lives of a node are over and known here as a whole: what is remembered of their lanes says nothing any more.
+    /// Whether the peer knows them as a whole too, it says itself.
+    pub(super) fn bury(&mut self, past: &Lane) {
+        let lanes = [&mut self.wanted, &mut self.asking, &mut self.stale, &mut self.offered];
+        for lanes in lanes.into_iter().chain([&mut self.pruning, &mut self.fresh, &mut self.retelling]) {
+            lanes.retain(|lane| !past.buries(lane));
+        }
+        let knows = self.cursor.as_ref().is_some_and(|cursor| cursor.past_with(past).is_some());
+        if let Some(cursor) = self.cursor.as_mut().filter(|_| !knows) {
+            cursor.bury(past);
+        }
+    }
+
+    /// An author writes no more.
+    pub(super) fn forget(&mut self, author: &NodeId) {
+        self.relays.remove(author);
+    }
+
     /// A frame came of the delta channel.
     pub(super) fn take(&mut self, weight: u64) {
         self.taken.add(weight);
@@ -296,7 +314,8 @@ impl Link {
     pub(super) fn progress(&self, replica: &Replica) -> Progress {
         let (store, author) = (replica.store(), replica.actor().node);
         let lacks = |known: &CausalContext| {
-            let own = store.lanes_of(&author).filter_map(|lane| Some((lane, store.seen_of(lane)?)));
+            let own = store.lanes_of(&author).filter(|lane| !lane.is_past());
+            let own = own.filter_map(|lane| Some((lane, store.seen_of(lane)?)));
             own.map(|(lane, seen)| known.lane(lane).map_or(seen.len(), |known| seen.difference(known).len()))
                 .sum()
         };
@@ -327,6 +346,11 @@ impl Link {
         self.told = None;
         self.announces = true;
         true
+    }
+
+    /// Whether the peer has said, since both states have differed, that it has seen exactly what was seen here.
+    pub(super) fn has_seen_the_same(&self, store: &Store) -> bool {
+        self.audits > 1 && self.cursor.as_ref().is_some_and(|cursor| *cursor == store.context())
     }
 
     /// The peer has not heard us for some time.
@@ -406,12 +430,12 @@ impl Link {
             return None;
         }
         let lanes = first_lanes(&mut self.asking).into_iter();
-        let lanes = lanes.map(|lane| {
+        let lanes: BTreeSet<Lane> = lanes.map(|lane| store.home(&lane)).collect();
+        let lanes = lanes.into_iter().map(|lane| {
             let seen = store.seen_of(&lane).map(first_ranges).unwrap_or_default();
             (lane, seen)
         });
-        let lanes = lanes.collect();
-        Some(Message::Want { lanes })
+        Some(Message::Want { lanes: lanes.collect() })
     }
 
     /// What the peer was not told yet of what was seen here, as much as fits into a frame.
@@ -426,6 +450,7 @@ impl Link {
         let news = store.context_since(self.told.replace(store.revision())?);
         let again: CausalContext = std::mem::take(&mut self.retelling)
             .into_iter()
+            .map(|lane| store.home(&lane))
             .filter_map(|lane| Some((lane.clone(), store.seen_of(&lane)?.clone())))
             .collect();
         let served = |lane: &Lane| {
@@ -540,14 +565,15 @@ impl Link {
         }
         let cursor = self.cursor.as_mut()?;
         let lacks = |lane: &Lane| {
-            let ours = store.seen_of(lane);
+            // A past can only be fetched.
+            let ours = store.seen_of(lane).filter(|_| !lane.is_past());
             // A lane of which nothing was seen is there where a write has observed it: nobody lacks nothing.
             let ours = ours.filter(|ours| !ours.is_empty());
             ours.is_some_and(|ours| cursor.lane(lane).is_none_or(|known| !known.is_superset(ours)))
         };
         // What lies below a floor can only be fetched: that is offered once, and whenever it is asked for.
         let is_stale = |lane: &Lane| store.is_below_floor(lane, cursor.lane(lane));
-        self.stale.extend(self.wanted.iter().filter(|lane| is_stale(lane)).cloned());
+        self.stale.extend(self.wanted.iter().filter(|lane| is_stale(lane)).map(|lane| store.home(lane)));
         let fresh = self.fresh.iter().filter(|lane| is_stale(lane) && !self.offered.contains(*lane));
         self.stale.extend(fresh.cloned());
         self.wanted.retain(|lane| lacks(lane) && !is_stale(lane));
@@ -569,12 +595,13 @@ impl Link {
         let by_default = overlay.is_partial() && self.is_neighbour();
         let passes = |lane: &&Lane| {
             let of = lane.actor().node;
-            of == author || *self.relays.get(&of).unwrap_or(&by_default)
+            // No delta brings a past: whoever lacks it asks.
+            !lane.is_past() && (of == author || *self.relays.get(&of).unwrap_or(&by_default))
         };
         self.fresh.extend(store.lanes_since(self.passed).filter(passes).cloned());
         self.passed = store.revision();
         if std::mem::take(&mut self.rechecks) {
-            self.fresh.extend(store.lanes_of(&author).cloned());
+            self.fresh.extend(store.lanes_of(&author).filter(|lane| !lane.is_past()).cloned());
         }
     }
 }

@@ -131,6 +131,40 @@ impl Members {
         known.is_none() || another_life
     }
 
+    /// Lets a node go; says whether it was there.
+    pub(super) fn remove(&mut self, node: &NodeId) -> Option<Member> {
+        let place = self.places.remove(node)?;
+        for other in std::mem::take(&mut self.slots[place].confirmed) {
+            self.slots[other].confirmed.retain(|confirmed| *confirmed != place);
+        }
+        let gone = self.slots.swap_remove(place).member;
+        // The last one has taken its place.
+        let moved = self.slots.len();
+        if let Some(Slot { member, confirmed }) = self.slots.get(place) {
+            self.places.insert(member.node, place);
+            for other in confirmed.clone() {
+                for confirmed in &mut self.slots[other].confirmed {
+                    if *confirmed == moved {
+                        *confirmed = place;
+                    }
+                }
+            }
+        }
+        Some(gone)
+    }
+
+    /// Those that nobody need wait for any more: they have said goodbye a good while ago, or were away for too long.
+    pub(super) fn gone<'a>(&'a self, config: &'a Config, now: Moment) -> impl Iterator<Item = &'a Member> {
+        self.iter().filter(move |member| {
+            let patience = match member.state {
+                MemberState::Left => Some(config.forget_after),
+                MemberState::Down => config.evict_after,
+                MemberState::Alive | MemberState::Suspect | MemberState::Evicted => None,
+            };
+            member.unreachable_at.zip(patience).is_some_and(|(since, patience)| now.since(since) >= patience)
+        })
+    }
+
     /// Notes which links of a node are confirmed now and which no longer.
     fn confirm(&mut self, place: usize, before: &BTreeSet<NodeId>) {
         let Member { node, record, .. } = &self.slots[place].member;
@@ -285,6 +319,10 @@ mod tests {
         for _ in 0..2_000 {
             let links: Vec<u8> = (0..4).map(|_| rng.random_range(0..9)).collect();
             members.update(view(rng.random_range(1..9), 1, &links, false), at(0));
+            if rng.random_range(0..20) == 0 {
+                members.remove(&node(rng.random_range(1..9)));
+            }
+            assert!(members.places.iter().all(|(node, place)| members.slots[*place].member.node == *node));
             for slot in &members.slots {
                 let names = |one: &Member, other: &Member| one.record.links.contains(&other.node);
                 let expected = members.slots.iter().enumerate().filter(|(_, other)| {

@@ -4,6 +4,7 @@ mod changes;
 mod due;
 mod links;
 mod reconcile;
+mod retire;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -55,6 +56,8 @@ pub struct Mesh {
     dialer: Dialer,
     gaps: Gaps,
     reconcile: reconcile::Reconcile,
+    /// How often it was looked at testimonies that wait for somebody to save what only some hold.
+    waited: BTreeMap<NodeId, u32>,
     clocks: Clocks,
     doubt: Doubt,
     quota: Quota,
@@ -109,6 +112,7 @@ impl Mesh {
             dialer: Dialer::new(actor.node, &config.seeds, now.monotone),
             gaps: Gaps::default(),
             reconcile: reconcile::Reconcile::default(),
+            waited: BTreeMap::new(),
             clocks: Clocks::default(),
             doubt: Doubt::default(),
             quota: Quota::new(config.write_rate, config.write_burst, now.monotone),
@@ -249,9 +253,15 @@ impl Mesh {
             Message::Ask { number, ask } => self.handle_ask(now, link, number, ask),
             Message::Tell { number, tell } => self.handle_tell(now, link, number, tell),
             Message::Heartbeat { digest, asks } => {
-                state.handle_digest(digest == own_digest, self.config.audit_after, now.monotone);
+                let audits = state.handle_digest(digest == own_digest, self.config.audit_after, now.monotone);
                 if asks {
                     state.answer();
+                }
+                if audits
+                    && self.config.evict_after.is_some()
+                    && state.has_seen_the_same(self.replica.store())
+                {
+                    self.handle_difference(now, link);
                 }
             }
             Message::Taken { weight } => state.handle_taken(weight, now.monotone),
@@ -312,7 +322,10 @@ impl Mesh {
                 Timer::Choose => self.choose(now),
                 Timer::Record => self.publish(now),
                 Timer::Dial => self.dial(now),
-                Timer::Collect => self.collect(now),
+                Timer::Collect => {
+                    self.collect(now);
+                    self.retire(now);
+                }
                 Timer::Reconcile => self.give_up(now),
             }
         }

@@ -226,6 +226,9 @@ pub enum MemberState {
     Down,
     /// It said that it would go.
     Left,
+    /// It was away for too long, or an operator said so: nobody waits for it, and what it had said of itself is gone.
+    /// If it comes back, it comes as a newcomer does.
+    Evicted,
 }
 
 /// Something that an operator should know.
@@ -236,6 +239,13 @@ pub enum Alarm {
     Double {
         /// The life that was found doubled.
         doubled: Actor,
+        /// The new one.
+        next: Generation,
+    },
+    /// This node was evicted while it was away, or taken for dead by mistake: it goes on as `next`.
+    Dead {
+        /// The life that is said to be over.
+        gone: Actor,
         /// The new one.
         next: Generation,
     },

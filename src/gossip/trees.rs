@@ -17,6 +17,11 @@ impl Trees {
         self.sources.insert(author, link);
     }
 
+    /// An author writes no more.
+    pub(super) fn forget(&mut self, author: &NodeId) {
+        self.sources.remove(author);
+    }
+
     /// A link brings nothing more: returns whose writes had come over it.
     pub(super) fn cut(&mut self, link: LinkId) -> Vec<NodeId> {
         let cut = |(author, source): (&NodeId, &LinkId)| (*source == link).then_some(*author);

@@ -21,8 +21,8 @@ pub struct Changes {
     pub removals: u64,
     /// How long the values of others took to get here.
     pub propagation: Propagation,
-    /// How often another node became alive, suspect, down, left.
-    pub transitions: [u64; 4],
+    /// How often another node became alive, suspect, down, left, evicted.
+    pub transitions: [u64; 5],
     /// How often another life of this node was found.
     pub doubles: u64,
     /// How often a peer sent what was damaged.
@@ -58,7 +58,7 @@ pub(super) struct ChangeCounters {
     removals: AtomicU64,
     buckets: [AtomicU64; PROPAGATION_BOUNDS.len() + 1],
     sum_millis: AtomicU64,
-    transitions: [AtomicU64; 4],
+    transitions: [AtomicU64; 5],
     doubles: AtomicU64,
     corruptions: AtomicU64,
     drifts: AtomicU64,
@@ -81,6 +81,8 @@ impl ChangeCounters {
             Event::Attribute { origin: None, .. } | Event::Deregistered { .. } => add(&self.removals, 1),
             Event::Member { state, .. } => add(&self.transitions[place(*state)], 1),
             Event::Alarm(Alarm::Double { .. }) => add(&self.doubles, 1),
+            // It has happened to this node, and it is a transition at all others.
+            Event::Alarm(Alarm::Dead { .. }) => {}
             Event::Alarm(Alarm::Corrupt { .. }) => add(&self.corruptions, 1),
             Event::Alarm(Alarm::Drift { .. }) => add(&self.drifts, 1),
             Event::Revocation { .. } | Event::Policy => {}
@@ -134,6 +136,7 @@ fn place(state: MemberState) -> usize {
         MemberState::Suspect => 1,
         MemberState::Down => 2,
         MemberState::Left => 3,
+        MemberState::Evicted => 4,
     }
 }
 

@@ -115,7 +115,10 @@ impl Persister {
         if self.next_at().is_none_or(|at| at > now) {
             return;
         }
-        let lanes = std::mem::take(&mut self.lanes);
+        // What is retired meanwhile is kept under the name that it has now.
+        let store = mesh.replica().store();
+        let lanes: BTreeSet<Lane> = self.lanes.iter().map(|lane| store.home(lane)).collect();
+        self.lanes.clear();
         let lanes = lanes.into_iter().map(|lane| {
             let mut seen = mesh.replica().store().seen_of(&lane).cloned().unwrap_or_default();
             for (_, delta) in mesh.unpersisted() {

@@ -382,6 +382,8 @@ impl Summary {
                 MemberState::Suspect => counts.suspect += 1,
                 MemberState::Down => counts.down += 1,
                 MemberState::Left => counts.left += 1,
+                // Those are members no more.
+                MemberState::Evicted => {}
             }
             if linked.contains(&member.node) {
                 addresses.extend(member.record.addresses.iter().cloned());

@@ -19,12 +19,15 @@ use crdts::CvRDT;
 
 use super::{AttributeKey, Path, Prepared, Replica, WriteError};
 use crate::codec::{Malformed, Reader, Writer};
-use crate::crdt::{Register, Value};
+use crate::crdt::{Entry, Register, Value};
 use crate::id::{Generation, NodeId};
 use crate::time::UnixMillis;
 
 /// How many lives of a node a counter tells apart; older ones are added together.
 const MAX_LIVES: usize = 1_024;
+
+/// How many of those that are retired it goes on telling apart.
+const MAX_RETIRED_LIVES: usize = 4;
 
 /// What somebody has added and taken away; neither ever shrinks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,12 +75,23 @@ impl Tally {
         let sum = self.lives.entry(life).or_default();
         *sum = sum.plus(by)?;
         while self.lives.len() > MAX_LIVES {
-            let (oldest, sum) = self.lives.pop_first()?;
-            let before = self.folded.map_or_else(Sum::default, |(_, folded)| folded);
-            let plus = before.plus.saturating_add(sum.plus);
-            self.folded = Some((oldest, Sum { plus, minus: before.minus.saturating_add(sum.minus) }));
+            self.fold_oldest();
         }
         Some(())
+    }
+
+    fn fold_oldest(&mut self) {
+        let Some((oldest, sum)) = self.lives.pop_first() else { return };
+        let before = self.folded.map_or_else(Sum::default, |(_, folded)| folded);
+        let plus = before.plus.saturating_add(sum.plus);
+        self.folded = Some((oldest, Sum { plus, minus: before.minus.saturating_add(sum.minus) }));
+    }
+
+    /// Adds the lives up to one together, but for the last few of them: somebody who was away may know more of these.
+    fn fold(&mut self, retired: Generation) {
+        while self.lives.range(..=retired).count() > MAX_RETIRED_LIVES {
+            self.fold_oldest();
+        }
     }
 
     fn to_value(&self) -> Value {
@@ -144,17 +158,34 @@ impl CvRDT for Tally {
     }
 }
 
-/// What a node has counted, as far as it says so itself. What others wrote there, or what makes no sense, says nothing.
-fn tally(node: NodeId, register: &Register) -> Tally {
-    let mut joined = Tally::default();
-    for entry in register.values() {
-        let author = entry.dot.lane.actor();
-        let said = entry.value.as_ref().and_then(|value| Tally::of_value(value).ok());
-        if let Some(said) = said.filter(|_| author.node == node) {
+/// What several entries of one share say together.
+pub(super) fn joined(entries: &[&Entry]) -> Option<Value> {
+    let said = entries.iter().filter_map(|entry| Tally::of_value(entry.value.as_ref()?).ok());
+    let joined = said.reduce(|mut joined, said| {
+        joined.merge(said);
+        joined
+    });
+    joined.map(|joined| joined.to_value())
+}
+
+impl Replica {
+    /// What a node has counted, as far as it says so itself, and what others say of lives that are over: they write it anew
+    /// when it would get lost. What else others wrote there, or what makes no sense, says nothing.
+    fn tally(&self, node: NodeId, register: &Register) -> Tally {
+        let latest = self.store().generation(&node).unwrap_or(Generation(0));
+        let is_over = |life: Generation| life < latest || life <= self.store().retired(&node);
+        let mut joined = Tally::default();
+        for entry in register.values() {
+            let said = entry.value.as_ref().and_then(|value| Tally::of_value(value).ok());
+            let Some(mut said) = said else { continue };
+            if entry.dot.lane.actor().node != node {
+                said.lives.retain(|life, _| is_over(*life));
+                said.folded = said.folded.filter(|(life, _)| is_over(*life));
+            }
             joined.merge(said);
         }
+        joined
     }
-    joined
 }
 
 impl Replica {
@@ -176,12 +207,13 @@ impl Replica {
         let path = Path::Counter { counter: key.clone(), node: actor.node };
         let at = path.to_key();
         let mut own =
-            self.store().register(&at).map(|register| tally(actor.node, &register)).unwrap_or_default();
+            self.store().register(&at).map(|register| self.tally(actor.node, &register)).unwrap_or_default();
         // What is on its way to the disk counts already.
         if let Some(unsettled) = self.unsettled_value(&at).and_then(|value| Tally::of_value(value).ok()) {
             own.merge(unsettled);
         }
         own.count(actor.generation, by).ok_or(WriteError::Overflow)?;
+        own.fold(self.store().retired(&actor.node));
         self.prepare(wall, &path, Some(own.to_value()))
     }
 
@@ -194,7 +226,7 @@ impl Replica {
                 && counter == *key
                 && !row.is_removed()
             {
-                *value.get_or_insert(0) += tally(node, &row.register()).total();
+                *value.get_or_insert(0) += self.tally(node, &row.register()).total();
             }
         }
         value
@@ -209,7 +241,7 @@ impl Replica {
                 && !row.is_removed()
                 && counter.to_string().starts_with(prefix)
             {
-                *counters.entry(counter).or_default() += tally(node, &row.register()).total();
+                *counters.entry(counter).or_default() += self.tally(node, &row.register()).total();
             }
         }
         counters

@@ -8,6 +8,7 @@ mod counter;
 mod path;
 mod piece;
 mod record;
+mod retirement;
 mod selector;
 mod set;
 mod state;

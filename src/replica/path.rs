@@ -7,6 +7,7 @@
 //! attr/node/<node id>/<name>           an attribute of a node
 //! attr/tunnel/<tunnel name>/<name>     an attribute of all tunnels of that name
 //! revoked/<node id>                    that a node's key is not to be believed, signed by the mesh's authority
+//! retired/<node id>                    that lives of a node are over
 //! policy                               who may expose and connect what, signed by the mesh's authority
 //! sum/<scope>/<name>/<node id>         what one node has counted: the counters, with scopes like those of attributes
 //! set/<scope>/<name>/<element id>      one element: the sets
@@ -46,6 +47,8 @@ pub enum Path {
     Attribute(AttributeKey),
     /// That a node's key is not to be believed. Whether that is so only its signature says, not who wrote it.
     Revocation(NodeId),
+    /// That lives of a node are over, and what was seen of them.
+    Retirement(NodeId),
     /// Who may expose and connect what. Whether that is so only its signature says, not who wrote it.
     Policy,
     /// One node's share of a counter.
@@ -94,6 +97,7 @@ impl Path {
             }
             "attr" => rest.parse().ok().map(Self::Attribute),
             "revoked" => rest.parse().ok().map(Self::Revocation),
+            "retired" => rest.parse().ok().map(Self::Retirement),
             "sum" => {
                 let (counter, node) = rest.rsplit_once('/')?;
                 Some(Self::Counter { counter: counter.parse().ok()?, node: node.parse().ok()? })
@@ -113,6 +117,7 @@ impl Path {
             Self::Registration { name, tunnel } => format!("tunnel/{name}/{tunnel}"),
             Self::Attribute(attribute) => return attribute.to_key(),
             Self::Revocation(node) => format!("revoked/{node}"),
+            Self::Retirement(node) => format!("retired/{node}"),
             Self::Policy => POLICY.to_owned(),
             Self::Counter { counter, node } => format!("sum/{counter}/{node}"),
             Self::Element { set, element } => format!("set/{set}/{element}"),
@@ -126,7 +131,7 @@ impl Path {
             Self::Node(_) | Self::Registration { .. } => Class::Registry,
             Self::Attribute(_) | Self::Counter { .. } | Self::Element { .. } => Class::Attribute,
             // It outlives the life, and the node, that said it.
-            Self::Revocation(_) | Self::Policy => Class::Attribute,
+            Self::Revocation(_) | Self::Retirement(_) | Self::Policy => Class::Attribute,
         }
     }
 }

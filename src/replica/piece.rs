@@ -83,7 +83,8 @@ impl Replica {
                 found.extend(proofs.map(|proof| Piece::Revocation { node, proof }));
             }
             Some(Path::Policy) => found.extend(self.policies().into_iter().map(Piece::Policy)),
-            Some(Path::Node(_) | Path::Registration { .. } | Path::Counter { .. }) | None => {}
+            Some(Path::Node(_) | Path::Registration { .. } | Path::Counter { .. } | Path::Retirement(_))
+            | None => {}
         }
     }
 

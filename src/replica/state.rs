@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::retirement::Pending;
 use super::{AttributeKey, Attributes, NodeRecord, Path};
 use crate::crdt::{
     CausalContext, Class, Corrupt, Delta, Dot, Entry, Item, Key, Lane, Observed, RangeSet, Reconciliation,
@@ -22,7 +23,9 @@ pub struct Replica {
     registry: Lane,
     attribute: Lane,
     clock: Hlc,
-    store: Store,
+    pub(super) store: Store,
+    /// What was testified of lives that are over and has not taken effect.
+    pub(super) pending: Pending,
     /// The counter of the last prepared write, per class.
     prepared: [u64; 2],
     /// The last write of each key that was prepared and not merged yet.
@@ -72,6 +75,9 @@ pub enum WriteError {
     /// This node does not hold a registration of that name.
     #[error("this node holds no such registration")]
     NotHeld,
+    /// A node that is to be forgotten can be reached.
+    #[error("that node is there; stop it first")]
+    Alive,
     /// What this node has added to the counter, or taken away, would be above 2^64 - 1.
     #[error("the counter cannot count that far")]
     Overflow,
@@ -87,6 +93,7 @@ impl Replica {
             clock: Hlc::new(max_drift),
             store: Store::new(),
             prepared: [0; 2],
+            pending: Pending::default(),
             unsettled: BTreeMap::new(),
         }
     }
@@ -314,11 +321,11 @@ impl Replica {
 
     /// The stamp that a write of a key has to come after: what was removed and collected is to be outlived too, if it may
     /// have been on this key.
-    fn settled(&self, row: Option<Row<'_>>) -> Timestamp {
+    pub(super) fn settled(&self, row: Option<Row<'_>>) -> Timestamp {
         row.map_or_else(|| self.store.horizon(), |row| row.stamp())
     }
 
-    fn write(
+    pub(super) fn write(
         &mut self,
         wall: UnixMillis,
         key: Key,
@@ -328,6 +335,21 @@ impl Replica {
     ) -> Result<Prepared, WriteError> {
         let unsettled = self.unsettled.get(&key).map(|unsettled| unsettled.stamp).unwrap_or_default();
         let stamp = self.clock.tick(wall, settled.max(unsettled))?;
+        Ok(self.write_at(stamp, key, lane, &observed, value))
+    }
+
+    /// Makes a write that bears a given stamp.
+    pub(super) fn write_at(
+        &mut self,
+        stamp: Timestamp,
+        key: Key,
+        lane: Lane,
+        observed: &Observed,
+        value: Option<Value>,
+    ) -> Prepared {
+        // What says that this life is over is no news to it, and nothing that it writes is part of that.
+        let seen = observed.iter().filter(|(seen, _)| !seen.buries(&lane)).cloned();
+        let observed = self.store.compact(Observed::new(seen));
         let seen = self.store.seen_of(&lane).and_then(RangeSet::last).unwrap_or(0);
         let prepared = &mut self.prepared[lane.class() as usize];
         let counter = seen.max(*prepared) + 1;
@@ -338,10 +360,10 @@ impl Replica {
         self.unsettled.insert(key.clone(), unsettled);
         let entry = Entry::new(&key, dot.clone(), observed, stamp, value);
         let accounted = CausalContext::from_iter([(lane, RangeSet::from(counter..=counter))]);
-        Ok(Prepared {
+        Prepared {
             dot,
             delta: Delta { accounted, items: vec![Item { key, entries: [entry].into_iter().collect() }] },
-        })
+        }
     }
 
     /// Lets a delta take effect: an own prepared one, a peer's, or one from this node's earlier life.
@@ -393,12 +415,18 @@ impl Replica {
                 self.unsettled.remove(&item.key);
             }
         }
+        self.retire(items);
         self.clock.observe(wall, latest)
     }
 
     /// Lets its clock follow a reading of an earlier life. Returns how far that is beyond the bound.
     pub fn observe_clock(&mut self, wall: UnixMillis, last: Timestamp) -> Duration {
         self.clock.observe(wall, last)
+    }
+
+    /// The [pasts](Lane::past) that took the place of lanes since the last call.
+    pub fn take_retired(&mut self) -> Vec<Lane> {
+        self.store.take_retired()
     }
 
     /// What the last merges changed, as far as this version knows what it means.
@@ -409,7 +437,7 @@ impl Replica {
     fn lane(&self, class: Class) -> Lane {
         match class {
             Class::Registry => self.registry.clone(),
-            Class::Attribute => self.attribute.clone(),
+            Class::Attribute | Class::Past => self.attribute.clone(),
         }
     }
 }

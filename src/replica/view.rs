@@ -80,6 +80,7 @@ impl Replica {
             | Path::Counter { .. }
             | Path::Element { .. }
             | Path::Revocation(_)
+            | Path::Retirement(_)
             | Path::Policy => None,
         });
         keys.collect()

@@ -34,7 +34,7 @@ impl LaneNumbers {
     /// The latest life of a node that has a lane.
     pub(super) fn generation(&self, node: NodeId) -> Option<Generation> {
         let first = Lane::new(Actor { node, generation: Generation(0) }, Class::Registry);
-        let last = Lane::new(Actor { node, generation: Generation(u64::MAX) }, Class::Attribute);
+        let last = Lane::past(node, Generation(u64::MAX));
         self.numbers.range(first..=last).next_back().map(|(lane, _)| lane.actor().generation)
     }
 
@@ -91,6 +91,7 @@ impl LaneRow {
         let class = match reader.byte()? {
             0 => Class::Registry,
             1 => Class::Attribute,
+            2 => Class::Past,
             tag => return Err(Malformed::Unknown { what: "class", tag: tag.into() }),
         };
         let seen = read_counters(&mut reader)?;

@@ -16,6 +16,9 @@ use crate::time::Timestamp;
 /// The most lanes that have numbers at a time: more than one frame has room to spell out.
 pub const MAX_NAMES: usize = 32_768;
 
+/// From here on a lane's name is that of a past: above all others.
+const PAST: u64 = 1 << 62;
+
 /// What the sender of a channel remembers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Told {
@@ -48,7 +51,11 @@ impl Told {
         for lane in new {
             let Actor { node, generation } = lane.actor();
             writer.raw(node.as_bytes());
-            writer.varint(generation.0 * 2 + u64::from(lane.class() == Class::Attribute));
+            writer.varint(match lane.class() {
+                Class::Registry => generation.0 * 2,
+                Class::Attribute => generation.0 * 2 + 1,
+                Class::Past => PAST + generation.0,
+            });
             let number = self.lanes.len() as u64;
             self.lanes.insert(lane.clone(), (number, 0));
         }
@@ -110,8 +117,12 @@ impl Heard {
         for _ in 0..count {
             let node = NodeId::from_bytes(reader.array()?);
             let name = reader.varint()?;
-            let generation = read_generation(name / 2)?;
-            let class = if name % 2 == 1 { Class::Attribute } else { Class::Registry };
+            let (name, class) = match name.checked_sub(PAST) {
+                Some(generation) => (generation, Class::Past),
+                None if name % 2 == 1 => (name / 2, Class::Attribute),
+                None => (name / 2, Class::Registry),
+            };
+            let generation = read_generation(name)?;
             let lane = Lane::new(Actor { node, generation }, class);
             let ascends = self.lanes[self.new_from..].last().is_none_or(|(last, _)| *last < lane);
             // A lane that has a number already would get a second one.

@@ -75,8 +75,15 @@ pub(super) fn read_context(
         if counters.is_empty() || last.is_some_and(|last| last >= lane) {
             return Err(Malformed::NotCanonical);
         }
+        if lane.is_past() && counters != RangeSet::up_to(1) {
+            return Err(Malformed::Illegal { what: "a past" });
+        }
         context.insert_all(&lane, &counters);
         last = Some(lane);
+    }
+    // What is part of a past is not named beside it.
+    if context.lane_count() != count {
+        return Err(Malformed::NotCanonical);
     }
     Ok(context)
 }
@@ -93,14 +100,18 @@ pub(super) fn write_floors(writer: &mut Writer, told: &Told, floors: &CausalCont
 pub(super) fn read_floors(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<CausalContext, Malformed> {
     let mut floors = CausalContext::new();
     let mut last: Option<Lane> = None;
-    for _ in 0..reader.count(MAX_LANES, "count of lanes")? {
+    let count = reader.count(MAX_LANES, "count of lanes")?;
+    for _ in 0..count {
         let lane = heard.lane(reader)?;
-        let floor = reader.varint_up_to(MAX_COUNTER, "a counter")?;
+        let floor = reader.varint_up_to(if lane.is_past() { 1 } else { MAX_COUNTER }, "a counter")?;
         if floor == 0 || last.is_some_and(|last| last >= lane) {
             return Err(Malformed::NotCanonical);
         }
         floors.insert_all(&lane, &RangeSet::up_to(floor));
         last = Some(lane);
+    }
+    if floors.lane_count() != count {
+        return Err(Malformed::NotCanonical);
     }
     Ok(floors)
 }

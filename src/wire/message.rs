@@ -265,7 +265,14 @@ impl Decoder {
                 Message::Context { complete, seen }
             }
             WANT => read_want(&mut reader, heard)?,
-            DELTA => Message::Delta(read_delta(&mut reader, heard)?),
+            DELTA => {
+                let delta = read_delta(&mut reader, heard)?;
+                // No delta can bring what a past stands for.
+                if delta.accounted.lanes().any(|(lane, _)| lane.is_past()) {
+                    return Err(Malformed::Illegal { what: "a delta" });
+                }
+                Message::Delta(delta)
+            }
             HEARTBEAT => Message::Heartbeat { digest: reader.array()?, asks: reader.flag()? },
             TAKEN => Message::Taken { weight: reader.varint()? },
             NEIGHBOUR => Message::Neighbour { wanted: reader.flag()? },
@@ -428,12 +435,19 @@ fn read_item(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Item, Malform
 
 fn read_entry(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Entry, Malformed> {
     let (lane, counter) = heard.dot(reader)?;
+    if lane.is_past() {
+        return Err(Malformed::Illegal { what: "a lane" });
+    }
     let head = reader.varint_up_to(Observed::MAX_LANES as u64 * 2 + 1, "count of observed lanes")?;
     let mut observed: Vec<(Lane, u64)> = Vec::new();
     for _ in 0..head / 2 {
         let seen = heard.observed(reader)?;
         if seen.0 == lane || observed.last().is_some_and(|(last, _)| *last >= seen.0) {
             return Err(Malformed::NotCanonical);
+        }
+        // Nobody has left behind a life that it writes in.
+        if seen.0.is_past() && (seen.1 != 1 || seen.0.buries(&lane)) {
+            return Err(Malformed::Illegal { what: "a past" });
         }
         observed.push(seen);
     }
@@ -446,6 +460,10 @@ fn read_entry(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Entry, Malfo
         }
     };
     let checksum = reader.fixed32()?;
-    let dot = lane.dot(counter);
-    Ok(Entry { dot, observed: Observed::new(observed), stamp, value, checksum })
+    let (dot, count) = (lane.dot(counter), observed.len());
+    let observed = Observed::new(observed);
+    if observed.iter().len() != count {
+        return Err(Malformed::NotCanonical);
+    }
+    Ok(Entry { dot, observed, stamp, value, checksum })
 }

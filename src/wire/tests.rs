@@ -23,13 +23,31 @@ fn any_counters(least: usize) -> impl Strategy<Value = RangeSet> {
         .prop_map(|ranges| ranges.into_iter().map(|(first, more)| first..=first + more).collect())
 }
 
-fn any_context() -> impl Strategy<Value = CausalContext> {
+fn any_plain_context() -> impl Strategy<Value = CausalContext> {
     prop::collection::vec((any_lane(), any_counters(1)), 0..6).prop_map(|lanes| lanes.into_iter().collect())
+}
+
+fn any_past() -> impl Strategy<Value = Lane> {
+    (0u8..6, prop_oneof![0u64..4, 0..=MAX_GENERATION])
+        .prop_map(|(node, generation)| Lane::past(NodeId::from_bytes([node; 32]), Generation(generation)))
+}
+
+fn any_context() -> impl Strategy<Value = CausalContext> {
+    (any_plain_context(), prop::collection::vec(any_past(), 0..3)).prop_map(|(mut context, pasts)| {
+        for past in pasts {
+            context.insert(&past.dot(1));
+        }
+        context
+    })
 }
 
 fn any_item() -> impl Strategy<Value = Item> {
     let value = prop::option::of(prop::collection::vec(any::<u8>(), 0..40));
     let observed = prop::collection::vec((any_lane(), 1u64..9), 0..3);
+    let observed = (observed, prop::collection::vec(any_past(), 0..2)).prop_map(|(mut observed, pasts)| {
+        observed.extend(pasts.into_iter().map(|past| (past, 1)));
+        observed
+    });
     let entry = (any_lane(), 1..=MAX_COUNTER, observed, any::<u64>(), value);
     ("[a-z0-9._:@-]{1,20}", prop::collection::vec(entry, 1..4)).prop_filter_map(
         "legal key",
@@ -38,7 +56,9 @@ fn any_item() -> impl Strategy<Value = Item> {
             let mut entries: Vec<Entry> = entries
                 .into_iter()
                 .map(|(lane, counter, observed, stamp, value)| {
-                    let observed = Observed::new(observed.into_iter().filter(|(seen, _)| *seen != lane));
+                    let observed = Observed::new(
+                        observed.into_iter().filter(|(seen, _)| *seen != lane && !seen.buries(&lane)),
+                    );
                     let value = value.map(|bytes| Value::try_from(&bytes[..]).unwrap());
                     Entry::new(&key, lane.dot(counter), observed, Timestamp(stamp), value)
                 })
@@ -61,7 +81,7 @@ fn any_message() -> impl Strategy<Value = Message> {
         ),
         (any::<bool>(), any_context()).prop_map(|(complete, seen)| Message::Context { complete, seen }),
         want.prop_map(|lanes| Message::Want { lanes: lanes.into_iter().collect() }),
-        (any_context(), prop::collection::vec(any_item(), 0..5))
+        (any_plain_context(), prop::collection::vec(any_item(), 0..5))
             .prop_map(|(accounted, items)| Message::Delta(Delta { accounted, items })),
         any::<([u8; 16], bool)>().prop_map(|(digest, asks)| Message::Heartbeat { digest, asks }),
         any::<bool>().prop_map(|wanted| Message::Neighbour { wanted }),
@@ -75,8 +95,11 @@ fn any_message() -> impl Strategy<Value = Message> {
 }
 
 fn any_floors() -> impl Strategy<Value = CausalContext> {
-    prop::collection::vec((any_lane(), 1..=MAX_COUNTER), 0..6)
-        .prop_map(|lanes| lanes.into_iter().map(|(lane, floor)| (lane, RangeSet::up_to(floor))).collect())
+    let floors = prop::collection::vec((any_lane(), 1..=MAX_COUNTER), 0..6);
+    (floors, prop::collection::vec(any_past(), 0..3)).prop_map(|(floors, pasts)| {
+        let pasts = pasts.into_iter().map(|past| (past, 1));
+        floors.into_iter().chain(pasts).map(|(lane, floor)| (lane, RangeSet::up_to(floor))).collect()
+    })
 }
 
 fn any_key() -> impl Strategy<Value = Key> {
@@ -257,6 +280,35 @@ fn a_frame_may_not_spell_out_lanes_that_it_does_not_need() {
     bytes.extend([7; 32]);
     bytes.extend([1, 0]);
     assert_eq!(decode_body(&bytes), Err(Malformed::NotCanonical));
+}
+
+/// The bytes that docs/PROTOCOL.md describes.
+#[test]
+fn a_past_is_a_lane_with_a_name_above_all_others_and_one_dot() {
+    let past = Lane::past(NodeId::from_bytes([7; 32]), Generation(5));
+    let seen = CausalContext::from_iter([(past.clone(), RangeSet::up_to(1))]);
+    let bytes = encode_body(&Message::Context { complete: true, seen: seen.clone() });
+    let mut expected = vec![2, 1, 1];
+    expected.extend([7; 32]);
+    expected.push(253);
+    expected.extend(((1u64 << 62) + 5).to_le_bytes());
+    expected.extend([1, 0, 1, 1, 0]);
+    assert_eq!(bytes, expected);
+
+    let mut more = bytes;
+    *more.last_mut().unwrap() = 1;
+    assert_eq!(decode_body(&more), Err(Malformed::Illegal { what: "a past" }));
+    let delta = Message::Delta(Delta { accounted: seen, items: Vec::new() });
+    assert_eq!(decode_body(&encode_body(&delta)), Err(Malformed::Illegal { what: "a delta" }));
+    let lane =
+        Lane::new(Actor { node: NodeId::from_bytes([7; 32]), generation: Generation(5) }, Class::Attribute);
+    let key: Key = "k".parse().unwrap();
+    for (dot, observed) in [(past.dot(1), None), (lane.dot(1), Some((past, 1)))] {
+        let entry = Entry::new(&key, dot, Observed::new(observed), Timestamp(1), None);
+        let items = vec![Item { key: key.clone(), entries: [entry].into_iter().collect() }];
+        let delta = Message::Delta(Delta { accounted: CausalContext::new(), items });
+        assert!(matches!(decode_body(&encode_body(&delta)), Err(Malformed::Illegal { .. })));
+    }
 }
 
 fn context(lanes: std::ops::Range<u64>) -> Message {

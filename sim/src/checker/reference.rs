@@ -95,6 +95,8 @@ pub(crate) struct Seen {
     /// By key: what a read found last.
     read: Vec<Option<WriteId>>,
     generations: BTreeMap<NodeId, u64>,
+    /// Up to which life it takes all writes of a node for seen, whether it has seen them or not.
+    retired: BTreeMap<NodeId, u64>,
 }
 
 /// How it is known what a write had seen on its key.
@@ -116,6 +118,9 @@ pub(crate) struct News {
     pub(crate) keys: Vec<usize>,
     /// The writes that are new.
     pub(crate) writes: Vec<WriteId>,
+    /// The writes that are taken for seen since they belong to lives that are over. Those that the node holds, and those
+    /// that something which it holds had seen, it has really seen.
+    pub(crate) claimed: Vec<WriteId>,
     /// The dots that are new and that the reference does not know.
     pub(crate) unknown: Vec<Dot>,
 }
@@ -213,6 +218,12 @@ impl Reference {
         self.writes[write.index()].value.is_some()
     }
 
+    /// Whether a write puts something, and not of a life that is over what that life had said of itself.
+    fn counts(&self, replica: &Replica, write: WriteId) -> bool {
+        let lane = &self.dot(write).lane;
+        self.is_value(write) && !(lane.class() == Class::Registry && replica.store().is_retired(lane))
+    }
+
     fn lane(&mut self, lane: &Lane) -> usize {
         if let Some(&number) = self.lanes.get(lane) {
             return number;
@@ -258,7 +269,9 @@ impl Reference {
         let maximal = seen.maximal.get(key).into_iter().flatten().filter(|_| basis == Basis::Seen);
         let told = self.by_key[key].iter().filter(|write| {
             let dot = &self.writes[write.index()].dot;
-            basis == Basis::Told && entry.observed.counter(&dot.lane) >= dot.counter
+            let named = entry.observed.counter(&dot.lane) >= dot.counter;
+            let meant = entry.observed.buries(&dot.lane) && seen.contains(self, dot);
+            basis == Basis::Told && (named || meant)
         });
         let mut latest = Timestamp::default();
         for write in own.into_iter().chain(maximal).chain(told) {
@@ -299,6 +312,10 @@ impl Reference {
     pub(crate) fn follow(&mut self, seen: &mut Seen, changed: &CausalContext) -> Result<News, Broken> {
         let mut news = News::default();
         for (lane, counters) in changed.lanes() {
+            if lane.is_past() {
+                self.bury(seen, lane, &mut news);
+                continue;
+            }
             let number = self.lane(lane);
             if seen.lanes.len() <= number {
                 seen.lanes.resize(number + 1, RangeSet::new());
@@ -320,6 +337,34 @@ impl Reference {
         news.keys.sort_unstable();
         news.keys.dedup();
         Ok(news)
+    }
+
+    /// Lives of a node are over: whatever it wrote in them is taken for seen from now on.
+    fn bury(&self, seen: &mut Seen, past: &Lane, news: &mut News) {
+        let upto = past.actor().generation.0;
+        let retired = seen.retired.entry(past.actor().node).or_default();
+        *retired = upto.max(*retired);
+        self.outlive(seen, past, news);
+        for lane in self.by_lane.iter().filter(|of| past.buries(&of.lane)) {
+            for write in lane.writes.iter().flatten() {
+                let is_maximal = |maximal: &Vec<WriteId>| maximal.contains(write);
+                if seen.maximal.get(self.key_of(*write)).is_some_and(is_maximal) {
+                    news.keys.push(self.key_of(*write));
+                } else if !seen.contains(self, self.dot(*write)) {
+                    news.claimed.push(*write);
+                }
+            }
+        }
+    }
+
+    /// Notes that a write was really seen.
+    pub(crate) fn learn(&self, seen: &mut Seen, write: WriteId) {
+        let dot = self.dot(write);
+        let Some(&lane) = self.lanes.get(&dot.lane) else { return };
+        if seen.lanes.len() <= lane {
+            seen.lanes.resize(lane + 1, RangeSet::new());
+        }
+        seen.lanes[lane].insert(dot.counter);
     }
 
     /// A write is seen: it stands among the maximal ones, or some write that was seen knows better.
@@ -370,12 +415,13 @@ impl Reference {
     pub(crate) fn check_key(&self, seen: &mut Seen, replica: &Replica, key: usize) -> Result<usize, Broken> {
         let register = replica.store().register(&self.names[key]);
         let entries = register.as_ref().map_or(&[][..], |register| register.entries());
+        self.bury_values(seen, entries, key);
         let expected = seen.maximal.get(key).map_or(&[][..], |maximal| &maximal[..]);
         let found = entries.iter().map(|entry| self.find(&entry.dot));
         let found: Vec<WriteId> = found.flatten().collect();
         let missing = expected.iter().filter(|write| !found.contains(write));
-        let kept =
-            missing.filter(|write| self.is_value(**write) || !is_collected(replica, self.dot(**write)));
+        let kept = missing
+            .filter(|write| self.counts(replica, **write) || !is_collected(replica, self.dot(**write)));
         let surplus: Vec<&WriteId> = found.iter().filter(|write| !expected.contains(write)).collect();
         let told: &Seen = seen;
         // A removal that a node let go is in its log again after a restart, while what took the removal's place may have
@@ -419,9 +465,31 @@ impl Reference {
                 let winner = register.as_ref().and_then(|register| register.winner());
                 self.check_read(seen, winner.map(|entry| entry.dot.clone()), key)?;
             }
-            Some(Path::Node(_) | Path::Revocation(_) | Path::Policy) | None => {}
+            Some(Path::Node(_) | Path::Revocation(_) | Path::Retirement(_) | Path::Policy) | None => {}
         }
         Ok(entries.iter().filter(|entry| entry.value.is_some()).count())
+    }
+
+    /// Takes those for dead that are not held and that something has replaced of which only what lives are over tells: a
+    /// write of such a life that was seen elsewhere, or the past that a write had seen, which takes more for seen than
+    /// was (decision 21 says of whom).
+    fn bury_values(&self, seen: &mut Seen, entries: &[Entry], key: usize) {
+        let Some(maximal) = seen.maximal.get(key) else { return };
+        let is_claimed = |write: &WriteId| {
+            let dot = self.dot(*write);
+            seen.claims(self, dot) && !seen.contains(self, dot)
+        };
+        let is_dead = |write: &WriteId| {
+            let dot = self.dot(*write);
+            let is_held = entries.iter().any(|entry| entry.dot == *dot);
+            let buried = || entries.iter().any(|entry| entry.observed.buries(&dot.lane));
+            let replaced = || self.by_key[key].iter().any(|by| self.is_past(*write, *by) && is_claimed(by));
+            !is_held && (buried() || replaced())
+        };
+        let dead: Vec<WriteId> = maximal.iter().filter(|write| is_dead(write)).copied().collect();
+        if !dead.is_empty() {
+            seen.maximal[key].retain(|write| !dead.contains(write));
+        }
     }
 
     /// A write among those that count which says that it had seen this one and all that this one had.
@@ -433,7 +501,7 @@ impl Reference {
         let mut covering = others.filter(|other| {
             let knows = |lane: &Lane, counter: u64| {
                 let later = other.dot.lane == *lane && other.dot.counter > counter;
-                later || other.observed.counter(lane) >= counter
+                later || other.observed.counter(lane) >= counter || other.observed.buries(lane)
             };
             let observed = &self.writes[write.index()].observed;
             knows(&dot.lane, dot.counter) && observed.iter().all(|(lane, counter)| knows(lane, *counter))
@@ -514,6 +582,13 @@ impl Seen {
         lane.is_some_and(|seen| seen.contains(dot.counter))
     }
 
+    /// Whether a write was seen, or belongs to a life that is over.
+    pub(crate) fn claims(&self, reference: &Reference, dot: &Dot) -> bool {
+        let actor = dot.lane.actor();
+        let over = self.retired.get(&actor.node).is_some_and(|upto| actor.generation.0 <= *upto);
+        over || self.contains(reference, dot)
+    }
+
     /// The writes of a key that stand.
     #[cfg(test)]
     fn maximal(&self, key: usize) -> &[WriteId] {
@@ -523,7 +598,8 @@ impl Seen {
     fn is_void(&self, lane: &Lane) -> bool {
         let actor = lane.actor();
         lane.class() == Class::Registry
-            && self.generations.get(&actor.node).is_some_and(|latest| *latest > actor.generation.0)
+            && (self.generations.get(&actor.node).is_some_and(|latest| *latest > actor.generation.0)
+                || self.retired.get(&actor.node).is_some_and(|upto| *upto >= actor.generation.0))
     }
 }
 

@@ -122,7 +122,7 @@ fn lost(nodes: &[Node], process: &Process) -> Option<Broken> {
 fn undelivered(resting: &Resting<'_>, process: &Process) -> Option<Broken> {
     let reference = resting.reference;
     let mut owed = resting.owed.iter().map(|write| reference.dot(*write));
-    let missing = owed.find(|dot| !process.seen.contains(reference, dot))?;
+    let missing = owed.find(|dot| !process.seen.claims(reference, dot))?;
     let what = format!("{missing} never arrived, although its author lives and nothing is between them");
     Some(Broken::new(Checker::Delivery, what))
 }

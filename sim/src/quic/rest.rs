@@ -87,7 +87,7 @@ fn misjudged(world: &World<'_>, said: &Said) -> Option<String> {
         let (runs, state) = (machine.process.is_some(), said.members.get(&machine.id));
         let right = match state {
             Some(MemberState::Alive) => runs,
-            Some(MemberState::Down | MemberState::Left) | None => !runs,
+            Some(MemberState::Down | MemberState::Left | MemberState::Evicted) | None => !runs,
             Some(MemberState::Suspect) => false,
         };
         let runs = if runs { "runs" } else { "does not run" };

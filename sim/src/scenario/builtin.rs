@@ -63,6 +63,8 @@ builtin! {
     "plain-gossip",
     "calm",
     "restart-in-memory",
+    "generations-come-and-go",
+    "evicted-returns",
 }
 
 /// The scenario of that name.

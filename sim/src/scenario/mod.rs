@@ -128,6 +128,8 @@ pub(crate) struct Mesh {
     /// How long removals are remembered that not everybody has seen, looked for every second; the core's defaults
     /// without.
     pub(crate) collect_after: Option<Drawn<Duration>>,
+    /// How long a node may be down before it is evicted; the core's default without.
+    pub(crate) evict_after: Option<Drawn<Duration>>,
     /// How many events each node's ring holds.
     pub(crate) ring: Drawn<u64>,
     /// How long changes of the context gather before they are told; the core's default without.
@@ -156,6 +158,7 @@ impl Default for Mesh {
             audit_after: None,
             absent: NodeSet::none(),
             collect_after: None,
+            evict_after: None,
         }
     }
 }

@@ -93,6 +93,7 @@ impl World<'_> {
             }
             Told::Alarm(Alarm::Corrupt { .. }) => self.coverage.hit(Point::RefusedByCore),
             Told::Alarm(Alarm::Drift { .. }) => self.coverage.hit(Point::DriftAlarms),
+            Told::Alarm(Alarm::Dead { .. }) => self.coverage.hit(Point::TakenForDead),
             Told::Alarm(Alarm::Double { .. }) if self.nodes[node].doubled => {
                 self.coverage.hit(Point::Doubles);
             }
@@ -115,6 +116,7 @@ impl World<'_> {
         match state {
             MemberState::Suspect => self.coverage.hit(Point::Suspected),
             MemberState::Down => self.coverage.hit(Point::Downs),
+            MemberState::Evicted => self.coverage.hit(Point::Evicted),
             MemberState::Alive | MemberState::Left => {}
         }
         let accused = self.nodes.iter().position(|other| other.id == *member);

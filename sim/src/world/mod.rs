@@ -414,6 +414,13 @@ impl<'a> World<'a> {
         }
         let keys = self.running().map(|(_, process)| process.mesh.replica().store().len() as u64).max();
         self.coverage.raise(Point::KeysAtRest, keys.unwrap_or(0));
+        let mut kept = Vec::new();
+        for (_, process) in self.running() {
+            let (lanes, pasts) = process.mesh.replica().store().lane_counts();
+            kept.extend([(Point::LanesAtRest, lanes), (Point::PastsAtRest, pasts)]);
+            kept.push((Point::MembersAtRest, process.mesh.members().count()));
+        }
+        kept.into_iter().for_each(|(point, count)| self.coverage.raise(point, count as u64));
         let lives =
             |node: usize, life: u32| self.nodes[node].life == life && self.nodes[node].process.is_some();
         let owed = self.work.made.iter().filter(|(_, made)| lives(made.node, made.life));

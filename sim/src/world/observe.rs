@@ -108,6 +108,8 @@ impl World<'_> {
             return;
         }
         let changed = store.context_since(process.revision);
+        let retired = changed.lanes().filter(|(lane, _)| lane.is_past()).count();
+        self.coverage.add(Point::Retired, retired as u64);
         process.revision = store.revision();
         let news = match self.reference.follow(&mut process.seen, &changed) {
             Ok(news) => news,
@@ -116,7 +118,20 @@ impl World<'_> {
                 return;
             }
         };
-        let News { mut keys, writes, unknown } = news;
+        let News { mut keys, writes, claimed, unknown } = news;
+        let mut really = News::default();
+        for write in claimed {
+            let (key, dot) = (self.reference.key_of(write), self.reference.dot(write));
+            let register = process.mesh.replica().store().register(self.reference.key_name(key));
+            let entries = register.as_ref().map_or(&[][..], |register| register.entries());
+            if entries.iter().any(|entry| entry.dot == *dot) {
+                self.reference.learn(&mut process.seen, write);
+                self.reference.see(&mut process.seen, write, &mut really);
+            } else if entries.iter().any(|entry| entry.covers(dot)) {
+                self.reference.learn(&mut process.seen, write);
+            }
+        }
+        keys.extend(really.keys);
         self.note_seen(node, &writes);
         for dot in unknown {
             keys.extend(self.discover(node, &dot));

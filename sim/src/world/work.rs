@@ -203,10 +203,12 @@ impl World<'_> {
         self.running().find_map(|(node, process)| {
             self.work.counted.iter().find_map(|(key, all)| {
                 let lives = known(all, |dot| process.seen.contains(&self.reference, dot));
+                // Of lives that are over somebody may have told what was told to nobody else.
+                let claimed = known(all, |dot| process.seen.claims(&self.reference, dot));
                 let expected: i128 = lives.values().map(|place| all[*place].sum).sum();
                 let found = process.mesh.replica().counter(key).unwrap_or(0);
                 let what = || format!("{key} is {found}, what was counted there comes to {expected}");
-                (found != expected).then(|| (node, what()))
+                (found != expected && lives == claimed).then(|| (node, what()))
             })
         })
     }

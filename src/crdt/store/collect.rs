@@ -30,7 +30,8 @@ pub struct Removal<'a> {
     pub since: Revision,
     /// When it was made.
     pub stamp: Timestamp,
-    /// What it covers, itself included: everything that it keeps from coming back.
+    /// What it covers, itself included: everything that it keeps from coming back. Lives that are retired are left out:
+    /// of these everybody has all, or fetches it.
     pub cover: &'a [(Lane, u64)],
 }
 
@@ -68,7 +69,7 @@ impl Store {
 
     /// The greatest counter of a lane that went with a collected removal.
     pub fn floor(&self, lane: &Lane) -> u64 {
-        self.lanes.get(lane).map_or(0, |state| state.floor)
+        if self.is_retired(lane) { u64::MAX } else { self.lanes.get(lane).map_or(0, |state| state.floor) }
     }
 
     /// How far removals of each lane were collected, as sets of counters.
@@ -79,6 +80,10 @@ impl Store {
 
     /// Whether somebody who knows that much of a lane lacks something at or below its floor.
     pub fn is_below_floor(&self, lane: &Lane, known: Option<&RangeSet>) -> bool {
+        if self.is_retired(lane) {
+            let all = if lane.is_past() { 1 } else { u64::MAX };
+            return known.is_none_or(|known| known.contiguous() < all);
+        }
         let Some(state) = self.lanes.get(lane).filter(|state| state.floor > 0) else { return false };
         let lacking = known.map_or_else(|| state.seen.first(), |known| state.seen.difference(known).first());
         lacking.is_some_and(|first| first <= state.floor)
@@ -97,16 +102,19 @@ impl Store {
             let own = (entry.dot.lane.clone(), entry.dot.counter);
             let cover: SmallVec<[(Lane, u64); 2]> = entry.observed.iter().cloned().chain([own]).collect();
             let is_seen = |(lane, counter): &(Lane, u64)| {
-                self.lanes.get(lane).is_some_and(|state| state.seen.contiguous() >= *counter)
+                self.seen_of(lane).is_some_and(|seen| seen.contiguous() >= *counter)
             };
-            let removal = Removal { key: &key, since: candidate.since, stamp: entry.stamp, cover: &cover };
+            let open: SmallVec<[(Lane, u64); 2]> =
+                cover.iter().filter(|(lane, _)| !self.is_retired(lane)).cloned().collect();
+            let removal = Removal { key: &key, since: candidate.since, stamp: entry.stamp, cover: &open };
             if !cover.iter().all(is_seen) || !is_ripe(&removal) {
                 self.removed.push_back(candidate);
                 continue;
             }
             self.horizon = self.horizon.max(entry.stamp);
             self.update(slot, |register, gone| register.remove(&entry.dot, gone));
-            for (lane, counter) in &cover {
+            // Of a retired lane everything is below the floor already.
+            for (lane, counter) in &open {
                 let lane = self.lanes.meet(lane);
                 let state = &mut self.lanes[lane];
                 state.floor = state.floor.max(*counter);
@@ -139,7 +147,7 @@ impl Store {
         let state = &self.lanes[record.lane];
         let slot = *state.index.get(&record.counter)?;
         let entry = Row::new(self, slot).entry(&state.lane.dot(record.counter))?;
-        entry.value.is_none().then_some((slot, entry))
+        (entry.value.is_none() || self.is_buried(record.lane)).then_some((slot, entry))
     }
 
     /// The keys of a range, in order.
@@ -216,14 +224,10 @@ impl Store {
         self.settle_digest();
         let accounted = &with.delta.accounted;
         self.verified(&with.delta.items)?;
-        for item in &with.delta.items {
-            for entry in &item.entries {
-                self.reconcile_entry(&item.key, entry, accounted);
-            }
-        }
+        // First what is dead and leaves no trace: it must not keep out what lives on there.
         for (key, dot) in &with.dead {
             let is_provable = with.floors.lane(&dot.lane).is_none_or(|floor| !floor.contains(dot.counter));
-            // What killed it there is among the items, if it was not collected, and has killed it here by now.
+            // What killed it there is among the items, if it was not collected, and kills it here.
             if is_provable || !accounted.contains(dot) {
                 continue;
             }
@@ -235,11 +239,17 @@ impl Store {
                 self.changed.note(key);
             }
         }
+        for item in &with.delta.items {
+            for entry in &item.entries {
+                self.reconcile_entry(&item.key, entry, accounted);
+            }
+        }
         for (lane, counters) in accounted.lanes() {
             let lane = self.lanes.meet(lane);
             self.see(lane, |seen| seen.union(counters));
         }
-        for (lane, counters) in with.floors.lanes() {
+        // A past is below its floor as a whole, once it is seen.
+        for (lane, counters) in with.floors.lanes().filter(|(lane, _)| !lane.is_past()) {
             let lane = self.lanes.meet(lane);
             let state = &mut self.lanes[lane];
             state.floor = state.floor.max(counters.last().unwrap_or(0));
@@ -264,7 +274,7 @@ impl Store {
         let explained = register.is_some_and(|register| {
             register.entries().iter().any(|present| present.dot == entry.dot || present.replaces(entry))
         });
-        if explained || counter <= self.lanes[lane].floor || entry.hash(key) != entry.checksum {
+        if explained || counter <= self.floor(&entry.dot.lane) || entry.hash(key) != entry.checksum {
             return;
         }
         self.restored += 1;

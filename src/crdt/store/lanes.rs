@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::ops::{Index, IndexMut};
 
 use super::{Revision, Slot};
-use crate::crdt::{Lane, RangeSet};
+use crate::crdt::{Class, Lane, RangeSet};
+use crate::id::{Actor, Generation, NodeId};
 
 /// Stands for a lane inside one store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub(super) struct LaneState {
     pub(super) revision: Revision,
     /// The greatest counter that went with a collected removal.
     pub(super) floor: u64,
+    /// Whether a past stands for it: then it is a name for entries, and nothing else of it counts.
+    pub(super) buried: bool,
 }
 
 impl LaneState {
@@ -59,6 +62,7 @@ impl LaneState {
             has_changed: false,
             revision: Revision::default(),
             floor: 0,
+            buried: false,
         }
     }
 
@@ -85,6 +89,8 @@ pub(super) struct Lanes {
     states: Vec<LaneState>,
     /// The lane that was named last: writes of one lane come one after another.
     last: Option<LaneNumber>,
+    /// The past of each node that has one.
+    pasts: BTreeMap<NodeId, (Generation, LaneNumber)>,
 }
 
 impl Lanes {
@@ -104,7 +110,8 @@ impl Lanes {
         }
         let number = u32::try_from(self.states.len()).ok().filter(|number| number >> LaneNumber::BITS == 0);
         let number = LaneNumber(number.expect("memory is exhausted before the numbers are"));
-        self.states.push(LaneState::new(lane.clone()));
+        let buried = self.past_of(lane).is_some();
+        self.states.push(LaneState { buried, ..LaneState::new(lane.clone()) });
         self.numbers.insert(lane.clone(), number);
         self.last = Some(number);
         number
@@ -115,14 +122,38 @@ impl Lanes {
         self.number(lane).map(|number| &self[number])
     }
 
-    /// All that are known, in the order of their names.
+    /// All that are known and not buried, in the order of their names.
     pub(super) fn iter(&self) -> impl Iterator<Item = &LaneState> {
-        self.numbers.values().map(|number| &self[*number])
+        self.numbers.values().map(|number| &self[*number]).filter(|state| !state.buried)
     }
 
-    /// Those from one name on.
+    /// Those of them from one name on.
     pub(super) fn from(&self, lane: Lane) -> impl Iterator<Item = &LaneState> {
-        self.numbers.range(lane..).map(|(_, number)| &self[*number])
+        self.numbers.range(lane..).map(|(_, number)| &self[*number]).filter(|state| !state.buried)
+    }
+
+    /// The past that a lane is part of, or is.
+    pub(super) fn past_of(&self, lane: &Lane) -> Option<LaneNumber> {
+        let Actor { node, generation } = lane.actor();
+        self.pasts.get(&node).filter(|(upto, _)| generation <= *upto).map(|(_, number)| *number)
+    }
+
+    /// The past of a node.
+    pub(super) fn past(&self, node: &NodeId) -> Option<(Generation, LaneNumber)> {
+        self.pasts.get(node).copied()
+    }
+
+    /// Lets a past stand for all lanes that are part of it. Gives their numbers back.
+    pub(super) fn bury(&mut self, past: LaneNumber) -> Vec<LaneNumber> {
+        let Actor { node, generation } = self[past].lane.actor();
+        let first = Lane::new(Actor { node, generation: Generation(0) }, Class::Registry);
+        let parts = self.numbers.range(first..self[past].lane.clone()).map(|(_, number)| *number);
+        let parts: Vec<LaneNumber> = parts.filter(|number| !self[*number].buried).collect();
+        for part in &parts {
+            self[*part].buried = true;
+        }
+        self.pasts.insert(node, (generation, past));
+        parts
     }
 }
 

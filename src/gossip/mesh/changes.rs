@@ -86,6 +86,7 @@ impl Mesh {
                 Path::Attribute(key) => matches!(key.scope, Scope::Tunnel(_)),
                 Path::Node(_)
                 | Path::Revocation(_)
+                | Path::Retirement(_)
                 | Path::Policy
                 | Path::Counter { .. }
                 | Path::Element { .. } => false,
@@ -98,6 +99,8 @@ impl Mesh {
                 }
                 Path::Revocation(node) => Event::Revocation { node },
                 Path::Policy => Event::Policy,
+                // Whoever is concerned by it is told what follows from it.
+                Path::Retirement(_) => continue,
                 Path::Attribute(key) => {
                     let found = self.replica.attribute(&key);
                     let siblings = found.as_ref().map_or(0, |found| found.siblings.len());
@@ -128,6 +131,7 @@ impl Mesh {
         for (name, tunnel) in stale {
             self.disown(now, &name, tunnel);
         }
+        self.observe_retired(now, tell);
     }
 
     /// A node has said something new of itself.

@@ -61,7 +61,8 @@ impl Mesh {
             return;
         }
         let store = self.replica.store();
-        let lanes: Vec<&Lane> = orphans.iter().flat_map(|author| store.lanes_of(author)).collect();
+        let lanes = orphans.iter().flat_map(|author| store.lanes_of(author));
+        let lanes: Vec<&Lane> = lanes.filter(|lane| !lane.is_past()).collect();
         let neighbours =
             |(id, link): &(&LinkId, &mut Link)| **id != gone && link.is_established() && link.is_neighbour();
         for (id, link) in self.links.iter_mut().filter(neighbours) {

@@ -107,6 +107,18 @@ impl Mesh {
         }
     }
 
+    /// A peer has seen the same and holds something else. That must not be, and where it is, by a bug, by a disk or because
+    /// two have retired lives of which they knew different things, both agree on what is dead.
+    pub(super) fn handle_difference(&mut self, now: Now, link: LinkId) {
+        self.reconcile.offers.insert(link);
+        self.fetch(now);
+    }
+
+    /// The last change of the context that is older than `collect_after`.
+    pub(super) fn ripe(&self) -> Revision {
+        self.reconcile.ripe
+    }
+
     /// Begins to fetch from somebody who has offered it, unless it goes on already.
     fn fetch(&mut self, now: Now) {
         if self.reconcile.fetch.is_some() {
@@ -188,6 +200,10 @@ impl Mesh {
     fn agree(&mut self, now: Now, link: LinkId, reconciliation: Reconciliation) {
         let Some(peer) = self.links.get(&link).map(|link| link.peer) else { return };
         self.fence_double(now, &reconciliation.delta);
+        if self.save_from(now, &reconciliation) {
+            // What is still missing is asked for again.
+            return self.timers.set_by(Timer::Want, now.monotone);
+        }
         let beyond = match self.replica.reconcile(now.wall, &reconciliation) {
             Ok(beyond) => beyond,
             // All of it was verified when it came.

@@ -3,6 +3,7 @@
 mod overlay;
 mod overload;
 mod picture;
+mod retire;
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use super::links::RESTLESS_WITHIN;
 use super::{Mesh, Unpersisted};
 use crate::crdt::{Class, Delta, Item, Lane, RangeSet, Value};
 use crate::gossip::quota::OVERHEAD;
-use crate::gossip::{Alarm, Durability, Event, Output, Record, Ticket};
+use crate::gossip::{Alarm, Durability, Event, MemberState, Output, Record, Ticket};
 use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
 use crate::replica::{AttributeKey, Attributes, NodeRecord, Prepared, WriteError};
 use crate::time::Now;
@@ -151,6 +151,21 @@ impl Mesh {
         Ok(self.commit(now, prepared))
     }
 
+    /// Evicts a node that is not there, now: nobody waits for it any more. `None` if nothing is known of it.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::Alive`] if it can be reached, or is this one; nothing was written.
+    pub fn forget(&mut self, now: Now, node: NodeId) -> Result<Option<Ticket>, WriteError> {
+        let state = self.members.state(&node);
+        if node == self.actor().node || state == Some(MemberState::Alive) || self.is_linked(&node) {
+            return Err(WriteError::Alive);
+        }
+        let Some(latest) = self.replica.store().generation(&node) else { return Ok(None) };
+        let prepared = self.replica.testify(now.wall, node, latest)?;
+        Ok(self.commit(now, prepared))
+    }
+
     /// Says to all that this node will go: it will have left and not fallen.
     pub fn leave(&mut self, now: Now) {
         self.leaving = true;
@@ -164,14 +179,18 @@ impl Mesh {
     /// turned back: take a new one before anything is written under the old.
     pub(super) fn fence_double(&mut self, now: Now, delta: &Delta) {
         let (own, store) = (self.replica.own_lanes(), self.replica.store());
-        let accounted = delta.accounted.lanes().filter(|(lane, _)| own.contains(lane));
+        let is_own = |lane: &Lane| own.iter().any(|own| *own == lane || lane.buries(own));
+        let accounted: Vec<(&Lane, &RangeSet)> =
+            delta.accounted.lanes().filter(|(lane, _)| is_own(lane)).collect();
+        let latest = accounted.iter().map(|(lane, _)| lane.actor().generation).max();
+        let is_accused = accounted.iter().map(|(lane, _)| *lane).max().is_some_and(Lane::is_past);
         let unknown = |(lane, counters): (&Lane, &RangeSet)| {
             store.seen_of(lane).is_none_or(|seen| !seen.is_superset(counters))
         };
         let mut dots = delta.items.iter().flat_map(|item| &item.entries).map(|entry| &entry.dot);
         if accounted.into_iter().any(unknown) || dots.any(|dot| own.contains(&&dot.lane) && !store.seen(dot))
         {
-            self.be_reborn(now);
+            self.be_reborn(now, latest, is_accused);
         }
     }
 
@@ -180,26 +199,26 @@ impl Mesh {
     pub(super) fn fence_later_life(&mut self, now: Now) {
         let Actor { node, generation } = self.actor();
         let outlived = self.replica.store().generation(&node).is_some_and(|latest| latest > generation);
+        // It is said to be dead: it goes on in a life of which that is not said.
+        let accused = self.replica.is_accused();
         let rested = self.reborn_at.is_none_or(|at| now.monotone.since(at) >= REBIRTH_INTERVAL);
-        if outlived && rested {
-            self.be_reborn(now);
+        if (outlived || accused.is_some()) && rested {
+            self.be_reborn(now, accused, !outlived);
         }
     }
 
     /// Goes on in a life later than any that is known, and says there what it had said before.
-    fn be_reborn(&mut self, now: Now) {
+    fn be_reborn(&mut self, now: Now, after: Option<Generation>, is_accused: bool) {
         let doubled = self.actor();
-        let latest = self
-            .replica
-            .store()
-            .generation(&doubled.node)
-            .unwrap_or(doubled.generation)
-            .max(doubled.generation);
+        let least = doubled.generation.max(after.unwrap_or(doubled.generation));
+        let latest = self.replica.store().generation(&doubled.node).unwrap_or(least).max(least);
         // Low bits at random, for a double may do the same at this very moment.
         let next = Generation((latest.0 | 0xff).saturating_add(1 + self.rng.random_range(0..0xff)));
         self.reborn_at = Some(now.monotone);
         self.replica.rebirth(next);
-        self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Double { doubled, next })));
+        let alarm =
+            if is_accused { Alarm::Dead { gone: doubled, next } } else { Alarm::Double { doubled, next } };
+        self.outputs.push_back(Output::Event(Event::Alarm(alarm)));
         self.publish(now);
         for ((name, tunnel), attributes) in self.held.clone() {
             // Nothing can come after the end of time; then the tunnel stays unknown, as the alarm says.
@@ -236,7 +255,7 @@ impl Mesh {
     ///
     /// What a node says of its own life waits for no disk: after a restart a later life voids it anyway, so that a
     /// disk which stands still or is full holds up attributes and neither membership nor tunnels.
-    fn commit(&mut self, now: Now, prepared: Option<Prepared>) -> Option<Ticket> {
+    pub(super) fn commit(&mut self, now: Now, prepared: Option<Prepared>) -> Option<Ticket> {
         let Prepared { dot, delta } = prepared?;
         if dot.lane.class() == Class::Attribute {
             self.quota.take(cost(&delta));

@@ -192,7 +192,7 @@ pub(super) fn seen(
         };
         let refused_by_state = match state {
             Some(MemberState::Down) => Some(Refused::Down),
-            Some(MemberState::Left) => Some(Refused::Left),
+            Some(MemberState::Left | MemberState::Evicted) => Some(Refused::Left),
             Some(MemberState::Alive | MemberState::Suspect) | None => None,
         };
         let permits = |node, act| access.permits(node, act, &registration.name);

@@ -174,6 +174,9 @@ fn alarm_text(alarm: &Alarm) -> String {
         Alarm::Double { doubled, next } => format!(
             "somebody else writes as {doubled}, or its disk was turned back; this node goes on as generation {next}"
         ),
+        Alarm::Dead { gone, next } => {
+            format!("{gone} was evicted while it was away; this node goes on as generation {next}")
+        }
         Alarm::Corrupt { peer } => format!("{peer} sent an entry that failed its checksum"),
         Alarm::Drift { peer, beyond } => {
             format!("the clock of {peer} is {} ms beyond the drift bound", beyond.as_millis())

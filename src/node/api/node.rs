@@ -62,5 +62,6 @@ pub fn state_name(state: MemberState) -> &'static str {
         MemberState::Suspect => "suspect",
         MemberState::Down => "down",
         MemberState::Left => "left",
+        MemberState::Evicted => "evicted",
     }
 }

@@ -17,8 +17,8 @@ use crate::node::api::{health_name, state_name};
 use crate::node::census::Census;
 use crate::tunnel::{PathStats, Tunnel};
 
-const STATES: [MemberState; 4] =
-    [MemberState::Alive, MemberState::Suspect, MemberState::Down, MemberState::Left];
+const STATES: [MemberState; 5] =
+    [MemberState::Alive, MemberState::Suspect, MemberState::Down, MemberState::Left, MemberState::Evicted];
 
 /// What is read of the mesh in one go.
 struct State {

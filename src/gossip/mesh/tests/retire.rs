@@ -1,0 +1,128 @@
+//! Lives that are over, nodes that are gone, and some that come back.
+
+use super::*;
+use crate::gossip::MemberState;
+
+/// Looks for what can go every second and keeps nothing for long.
+fn brisk() -> Config {
+    let seconds = Duration::from_secs;
+    Config {
+        collect_interval: seconds(1),
+        collect_after: seconds(5),
+        evict_after: Some(seconds(20)),
+        forget_after: seconds(20),
+        ..Config::default()
+    }
+}
+
+impl World {
+    /// Starts a node again, with nothing.
+    fn restart(&mut self, node: usize, generation: u64) {
+        self.isolate(node, true);
+        self.nodes[node].mesh = self.mesh(node, generation, Durability::Memory);
+        self.isolate(node, false);
+    }
+
+    fn member(&self, at: usize, of: usize) -> Option<MemberState> {
+        self.nodes[at].mesh.members().find(|member| member.node == id(of)).map(|member| member.state)
+    }
+}
+
+/// FEATURES S6, SCENARIOS G-08: of the lives that are over one number stays for each node, and what they had written.
+#[test]
+fn many_lives_leave_one_number_for_each_node() {
+    let (nodes, lives) = (5, 25);
+    let mut world = World::with(nodes, brisk());
+    world.converge();
+    for life in 2..=lives {
+        for node in 0..nodes {
+            world.restart(node, life);
+            world.run(Duration::from_secs(4));
+            world.set(node, &format!("mesh/life-{}-of-{node}", life % 3), &life.to_string());
+            world.set(node, "mesh/all", &format!("{node} in {life}"));
+        }
+    }
+    world.run(Duration::from_secs(40));
+    world.converge();
+    for (node, Node { mesh, .. }) in world.nodes.iter().enumerate() {
+        let store = mesh.replica().store();
+        assert_eq!(
+            store.lane_counts(),
+            (2 * nodes, nodes),
+            "n{node} has two lanes for each life that goes on"
+        );
+        for of in 0..nodes {
+            assert_eq!(store.retired(&id(of)), Generation(lives - 1));
+        }
+        let observed = |row: crate::crdt::Row<'_>| {
+            row.register().entries().iter().map(|entry| entry.observed.iter().len()).max()
+        };
+        let named = store.prefix("").filter_map(observed).max();
+        assert!(named <= Some(6 * nodes), "{named:?} lanes are named by one write");
+        assert_eq!(mesh.members().count(), nodes - 1);
+        assert_eq!(store.prefix("attr/").filter(|row| !row.is_removed()).count(), 3 * nodes + 1);
+    }
+}
+
+/// FEATURES P4, SCENARIOS G-12: what an evicted node had registered goes, what it had written stays; and when it is back,
+/// so is what it wrote meanwhile, under a later life.
+#[test]
+fn an_evicted_node_is_not_waited_for_and_loses_nothing_when_it_returns() {
+    let mut world = World::with(4, brisk());
+    world.converge();
+    let (name, now) = ("web".parse::<TunnelName>().unwrap(), world.time());
+    world.nodes[3].mesh.register(now, &name, TunnelId(1), &Attributes::default()).unwrap();
+    world.drain(3);
+    world.set(3, "mesh/before", "1");
+    world.converge();
+    world.isolate(3, true);
+    world.set(3, "mesh/meanwhile", "2");
+    world.set(0, "mesh/before", "3");
+    world.unset(0, "mesh/before");
+    world.run(Duration::from_secs(45));
+    let path = Path::Registration { name: name.clone(), tunnel: TunnelId(1) };
+    for node in 0..3 {
+        let store = world.nodes[node].mesh.replica().store();
+        assert_eq!(world.member(node, 3), None, "nobody waits for it");
+        assert_eq!(store.retired(&id(3)), Generation(1));
+        assert!(store.register(&path.to_key()).is_none() && world.removed(node) == 0, "nothing is left");
+    }
+    world.isolate(3, false);
+    world.run(Duration::from_secs(40));
+    world.converge();
+    for node in 0..4 {
+        assert_eq!(world.get(node, "mesh/meanwhile"), Some(value("2")));
+        assert_eq!(world.get(node, "mesh/before"), None, "what was removed stays so");
+        assert_eq!(world.nodes[node].mesh.lookup(&name).len(), 1, "it holds its tunnel again");
+    }
+    assert_eq!(world.member(0, 3), Some(MemberState::Alive));
+    let alarms = world.nodes[3].events.iter();
+    assert_eq!(alarms.filter(|event| matches!(event, Event::Alarm(Alarm::Dead { .. }))).count(), 1);
+}
+
+#[test]
+fn a_node_is_forgotten_by_hand_only_if_it_is_not_there() {
+    let mut world = World::with(3, Config { collect_interval: Duration::from_secs(1), ..Config::default() });
+    world.converge();
+    let now = world.time();
+    for there in [0, 2] {
+        assert_eq!(world.nodes[0].mesh.forget(now, id(there)), Err(WriteError::Alive));
+    }
+    assert_eq!(world.nodes[0].mesh.forget(now, id(7)), Ok(None));
+    world.isolate(2, true);
+    world.run(Duration::from_secs(12));
+    let now = world.time();
+    assert!(world.nodes[0].mesh.forget(now, id(2)).unwrap().is_some());
+    world.drain(0);
+    world.run(Duration::from_secs(2));
+    for node in [0, 1] {
+        assert_eq!(world.member(node, 2), None);
+        let evicted = |event: &&Event| matches!(event, Event::Member { state: MemberState::Evicted, node, .. } if *node == id(2));
+        assert_eq!(world.nodes[node].events.iter().filter(evicted).count(), 1);
+    }
+    // A new process of that node is a newcomer like any other.
+    world.restart(2, 2);
+    world.run(Duration::from_secs(12));
+    world.converge();
+    assert_eq!(world.member(0, 2), Some(MemberState::Alive));
+}

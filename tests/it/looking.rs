@@ -99,3 +99,38 @@ fn the_doctor_knows_each_kind_of_target() {
     }
     assert_eq!(a.run(&["doctor"]).code, Some(8));
 }
+
+/// FEATURES P7: one line and a code of monitoring, whatever is the matter.
+#[test]
+fn a_check_is_one_line_and_one_of_four_codes() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    a.ok(&["expose", "web", &listener.local_addr().unwrap().to_string()]);
+    a.ok(&["expose", "dead", &crate::route::nowhere().to_string()]);
+    let check = |args: &[&str]| {
+        let run = a.run(&[&["check"], args].concat());
+        assert_eq!((run.text().lines().count(), run.stderr.as_str()), (1, ""), "{run:?}");
+        (run.code, run.text())
+    };
+    for (args, code, said) in [
+        (&["node"][..], 0, "SNOMESH OK - a is ready | linked=0 tunnels=2"),
+        (&["mesh"], 0, "SNOMESH OK - 1 nodes are alive | alive=1 suspect=0 down=0"),
+        (&["tunnel", "web"], 0, "SNOMESH OK - web answers after "),
+        (&["tunnel", "web", "-w", "1h", "-c", "2h"], 0, "SNOMESH OK - "),
+        (&["tunnel", "nobody"], 2, "SNOMESH CRITICAL - "),
+        (&["tunnel", "dead"], 2, "SNOMESH CRITICAL - "),
+    ] {
+        let (found, told) = check(args);
+        assert_eq!(found, Some(code), "{args:?}: {told}");
+        assert!(told.starts_with(said), "{args:?}: {told}");
+    }
+    let gone = crate::program::snomesh(&["check", "node", "--agent", "/nowhere/admin.sock"]);
+    assert_eq!(gone.code, Some(2), "{gone:?}");
+    assert!(gone.text().starts_with("SNOMESH CRITICAL - no node answers"), "{gone:?}");
+    // A node that joins nobody it could reach does not serve as it should.
+    let alone = Agent::start(directory.path(), "b", &["--join", "127.0.0.1:1"]);
+    let run = alone.run(&["check", "node"]);
+    assert_eq!(run.code, Some(2), "{run:?}");
+    assert!(run.text().contains("none of the addresses to join could be reached"), "{run:?}");
+}

@@ -27,7 +27,7 @@ fn serve(name: &'static str) -> SocketAddr {
 }
 
 /// An address where nothing listens.
-fn nowhere() -> SocketAddr {
+pub(crate) fn nowhere() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 

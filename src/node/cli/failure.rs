@@ -27,7 +27,8 @@ Exit codes:
   9    there, and not reachable: no link, or the service behind the tunnel does not answer
   10   the configuration is not valid, key files included
   74   the disk failed, or the state file is damaged
-  130  ended by SIGINT (143: by SIGTERM) after a clean drain";
+  130  ended by SIGINT (143: by SIGTERM) after a clean drain
+`snomesh check` alone ends with the codes of monitoring: 0 ok, 1 warning, 2 critical, 3 unknown";
 
 /// How a command ended, for whoever started it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +47,28 @@ pub(super) enum Exit {
     Disk,
     Interrupted,
     Terminated,
+    /// What `snomesh check` found, in the codes of those that watch over others.
+    Check(Level),
+}
+
+/// How bad it is, as monitoring has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    Ok = 0,
+    Warning = 1,
+    Critical = 2,
+    Unknown = 3,
+}
+
+impl std::fmt::Display for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "OK",
+            Self::Warning => "WARNING",
+            Self::Critical => "CRITICAL",
+            Self::Unknown => "UNKNOWN",
+        })
+    }
 }
 
 impl Exit {
@@ -82,6 +105,7 @@ impl Exit {
             Self::Disk => 74,
             Self::Interrupted => 130,
             Self::Terminated => 143,
+            Self::Check(level) => level as u8,
         }
     }
 

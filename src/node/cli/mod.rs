@@ -2,6 +2,7 @@
 
 mod acl;
 mod attr;
+mod check;
 mod compat;
 mod complete;
 mod config;
@@ -125,6 +126,13 @@ Examples:
     Status(look::StatusArgs),
     /// Look the node over: links, clocks, certificates, services, limits, and what to do about each
     Doctor,
+    /// Look once, for monitoring: one line, and 0 ok, 1 warning, 2 critical or 3 unknown
+    #[command(subcommand)]
+    #[command(after_help = "\
+Examples:
+  snomesh check node                           as the health check of a container
+  snomesh check tunnel db -w 100ms -c 1s")]
+    Check(check::Check),
     /// Wait until nodes, tunnels or attributes are there, for scripts
     #[command(after_help = "\
 Example:
@@ -304,6 +312,7 @@ async fn ask(
         Command::Down => debug::down(client, screen).await?,
         Command::Status(args) => return look::status(client, screen, args).await,
         Command::Doctor => return node::doctor(client, screen).await,
+        Command::Check(looked) => return check::check(client, screen, &looked).await,
         Command::Wait(wait) => return wait::wait(client, screen, wait, global.timeout).await,
         Command::Node(nodes) => return node::run(client, screen, nodes).await,
         Command::Ping(ping) => return node::ping(client, screen, ping).await,

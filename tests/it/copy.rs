@@ -18,7 +18,7 @@ fn fill(agent: &Agent) {
     agent.ok(&["attr", "set", "gone", "x"]);
     agent.ok(&["attr", "rm", "gone"]);
     let stranger = "a".repeat(51) + "q";
-    agent.ok(&["revoke", &stranger]);
+    agent.ok(&["revoke", &stranger, "--yes"]);
 }
 
 /// The lines but the first and the last, without who wrote them and when.

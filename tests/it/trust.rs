@@ -100,15 +100,19 @@ fn a_revoked_node_is_cut_off_everywhere_and_does_not_come_back() {
     let a = Agent::start(directory.path(), "a", &[]);
     let (b, c) = (joined(directory.path(), "b", &a), joined(directory.path(), "c", &a));
     until("three nodes are linked", || [&a, &b, &c].iter().all(|agent| agent.linked() == 2));
-    let may_not = b.run(&["revoke", "c"]);
+    let unasked = a.run(&["revoke", "c"]);
+    assert_eq!(unasked.code, Some(2), "nobody can be asked: {unasked:?}");
+    assert!(unasked.stderr.contains("--yes"), "{unasked:?}");
+    let may_not = b.run(&["revoke", "c", "--yes"]);
     assert_eq!(may_not.code, Some(5), "only the authority revokes: {may_not:?}");
-    assert_eq!(a.run(&["revoke", "nobody"]).code, Some(4));
-    assert_eq!(a.run(&["revoke", "a"]).code, Some(7));
+    assert_eq!(a.run(&["revoke", "nobody", "--yes"]).code, Some(4));
+    assert_eq!(a.run(&["revoke", "a", "--yes"]).code, Some(7));
     let would = a.ok(&["revoke", "c", "--dry-run", "-o", "json"]).json();
     assert_eq!((would["node"].as_str(), would["changed"].as_bool()), (Some(c.id.as_str()), Some(false)));
     assert_eq!(a.linked(), 2);
 
-    a.ok(&["revoke", "c", "--reason", "stolen"]);
+    assert_eq!(a.linked(), 2);
+    a.ok(&["revoke", "c", "--yes", "--reason", "stolen"]);
     until("it is cut off everywhere", || a.linked() == 1 && b.linked() == 1 && c.linked() == 0);
     let state = |agent: &Agent| -> String {
         let nodes = agent.ok(&["node", "ls", "-o", "json"]).json();
@@ -116,7 +120,7 @@ fn a_revoked_node_is_cut_off_everywhere_and_does_not_come_back() {
         node.map(|node| node["state"].as_str().unwrap().to_owned()).unwrap_or_default()
     };
     assert_eq!((state(&a), state(&b)), ("revoked".into(), "revoked".into()));
-    assert_eq!(a.ok(&["revoke", "c", "-o", "json"]).json()["changed"], false);
+    assert_eq!(a.ok(&["revoke", "c", "--yes", "-o", "json"]).json()["changed"], false);
     // Nor does a new start help it, nor one of those that refuse it, nor an invitation.
     c.stop();
     b.stop();

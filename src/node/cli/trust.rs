@@ -1,13 +1,13 @@
 //! `invite`, `join`, `revoke`, `cert`: who belongs to the mesh.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
 use super::failure::{Exit, Failure};
-use super::screen::{Format, Screen};
+use super::screen::{Format, Screen, escape};
 use super::{Global, parse, up};
 use crate::auth::{JoinAnswer, JoinRefusal, JoinRequest, Token, guest_tls};
 use crate::node::api::{Invite as InviteBody, Invited, Reloaded, Revoke as RevokeBody, Revoked};
@@ -44,8 +44,11 @@ pub(super) struct Revoke {
     #[arg(long, default_value = "")]
     reason: String,
     /// Only say what would be done
-    #[arg(long)]
+    #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
+    /// Do not ask: it cannot be taken back. Needed where nobody can be asked
+    #[arg(short, long)]
+    yes: bool,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]
@@ -71,7 +74,10 @@ pub(super) async fn invite(client: &Client, screen: &mut Screen, invite: &Invite
 }
 
 pub(super) async fn revoke(client: &Client, screen: &mut Screen, revoke: Revoke) -> Result<(), Failure> {
-    let Revoke { node, reason, dry_run } = revoke;
+    let Revoke { node, reason, dry_run, yes } = revoke;
+    if !dry_run && !yes {
+        confirm(client, &node).await?;
+    }
     let revoked: Revoked = client.post_json("/v1/revocations", &RevokeBody { node, reason, dry_run }).await?;
     match screen.format() {
         Format::Json | Format::Jsonl => screen.json(&revoked)?,
@@ -89,6 +95,31 @@ pub(super) async fn revoke(client: &Client, screen: &mut Screen, revoke: Revoke)
         }
     }
     Ok(())
+}
+
+/// Asks whoever sits there. Where nobody does, that is an error.
+async fn confirm(client: &Client, node: &str) -> Result<(), Failure> {
+    let body = RevokeBody { node: node.to_owned(), reason: String::new(), dry_run: true };
+    let would: Revoked = client.post_json("/v1/revocations", &body).await?;
+    if !std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+        let what = "a revocation cannot be taken back, and there is nobody to ask";
+        return Err(Failure::usage(what).hint("say --yes, or look first with --dry-run"));
+    }
+    let who = format!("{} {}", would.node, would.name);
+    eprint(&format!("Cut {} off, on all nodes and for ever? [y/N] ", escape(who.trim_end())))?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Unexpected, "nothing was done"))
+}
+
+/// A question, which is no answer: on standard error.
+fn eprint(text: &str) -> std::io::Result<()> {
+    let mut stderr = std::io::stderr().lock();
+    stderr.write_all(text.as_bytes())?;
+    stderr.flush()
 }
 
 pub(super) async fn cert(client: &Client, screen: &mut Screen, cert: Cert) -> Result<(), Failure> {

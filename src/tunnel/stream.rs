@@ -124,6 +124,22 @@ pub trait StreamObserver: std::fmt::Debug + Send + Sync {
     fn received(&self, bytes: usize);
 }
 
+/// Tells two observers.
+#[derive(Debug)]
+struct Both(Arc<dyn StreamObserver>, Arc<dyn StreamObserver>);
+
+impl StreamObserver for Both {
+    fn sent(&self, bytes: usize) {
+        self.0.sent(bytes);
+        self.1.sent(bytes);
+    }
+
+    fn received(&self, bytes: usize) {
+        self.0.received(bytes);
+        self.1.received(bytes);
+    }
+}
+
 /// A bidirectional stream in a tunnel: two halves that end independently.
 #[derive(Debug)]
 pub struct TunnelStream {
@@ -134,9 +150,13 @@ pub struct TunnelStream {
 }
 
 impl TunnelStream {
-    /// Tells an observer of what is sent and received from now on. There is one at a time.
+    /// Tells an observer of what is sent and received from now on, after those that were told before.
     #[must_use]
     pub fn observed_by(mut self, observer: Arc<dyn StreamObserver>) -> Self {
+        let observer = match self.send.observer.take() {
+            Some(first) => Arc::new(Both(first, observer)),
+            None => observer,
+        };
         self.send.observer = Some(Arc::clone(&observer));
         self.recv.observer = Some(observer);
         self

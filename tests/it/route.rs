@@ -92,6 +92,34 @@ fn a_tunnel_is_found_by_name_by_node_and_by_attributes_under_every_policy() {
     assert!(resolved(&a, &["region=eu"]).is_empty());
 }
 
+/// FEATURES P3: streams that live count, and those that have ended do not.
+#[test]
+fn a_visitor_is_led_to_whom_the_fewest_streams_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let [a, _b, _c] = databases(directory.path());
+    let bound = bind(&a, &["db", "--policy", "least-conn"]);
+    let visit = || {
+        let (mut visitor, mut name) = (TcpStream::connect(bound).unwrap(), [0; 2]);
+        visitor.set_read_timeout(Some(DEADLINE)).unwrap();
+        visitor.read_exact(&mut name).unwrap();
+        (visitor, String::from_utf8(name.to_vec()).unwrap())
+    };
+    let visits = [visit(), visit(), visit(), visit()];
+    let [first, second, third, fourth] = visits;
+    assert_eq!([&first.1, &second.1, &third.1, &fourth.1], ["us", "eu", "us", "eu"]);
+    let streams = |holder: &str| {
+        let found = a.ok(&["resolve", "db", "-o", "json"]).json()["candidates"].as_array().unwrap().clone();
+        let found = found.iter().find(|candidate| candidate["holderName"] == holder).cloned();
+        found.unwrap()["streams"].as_u64().unwrap()
+    };
+    assert_eq!((streams("b"), streams("c")), (2, 2));
+    drop((second, fourth));
+    until("both have ended", || streams("b") == 0);
+    let fifth = visit();
+    assert_eq!((fifth.1.as_str(), streams("b"), streams("c")), ("eu", 1, 2));
+    drop((first, third));
+}
+
 /// FEATURES P3.
 #[test]
 fn a_holder_whose_target_is_dead_gives_way_to_the_next() {

@@ -1,6 +1,7 @@
 //! Streams to tunnels, wherever in the mesh they are held.
 
 mod destination;
+mod going;
 mod policy;
 mod resolve;
 mod shortcut;
@@ -49,6 +50,7 @@ pub trait RouteObserver: std::fmt::Debug + Send + Sync {
 #[derive(Debug, Clone)]
 pub struct Router {
     observer: Option<Arc<dyn RouteObserver>>,
+    going: Arc<going::Going>,
     mesh: MeshHandle,
     peers: PeersView,
     local: Option<(Arc<str>, Loopback)>,
@@ -130,7 +132,7 @@ impl Route {
 impl Router {
     /// Routes by what `mesh` knows over the tunnels in `peers`.
     pub fn new(mesh: MeshHandle, peers: PeersView) -> Self {
-        Self { observer: None, mesh, peers, local: None, shortcuts: None }
+        Self { observer: None, going: Arc::default(), mesh, peers, local: None, shortcuts: None }
     }
 
     /// Tells an observer of what is found.
@@ -198,9 +200,11 @@ impl Router {
             observer.resolved(begun.elapsed(), !found.is_empty());
         }
         for (candidate, detours) in found.into_iter().take(MAX_ATTEMPTS) {
+            // Counted from now on, so that those who come meanwhile do not all go there.
+            let going = self.going.begin(candidate.registration.tunnel);
             let opened = timeout_at(deadline, self.open_at(&candidate, &detours, route.kind)).await;
             match opened.unwrap_or(Err(OpenError::TimedOut.into())) {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => return Ok(stream.observed_by(going)),
                 Err(error) => {
                     let holder = candidate.registration.holder;
                     tracing::debug!(destination = %route.destination, %holder, %error, "holder not reached");
@@ -272,6 +276,7 @@ impl Router {
         for resolve::Seen { mut candidate, neighbours, addresses } in seen {
             let relays = self.by_distance(neighbours);
             candidate.way = self.way(candidate.registration.holder.node, &relays, &addresses);
+            candidate.streams = self.going.count(candidate.registration.tunnel);
             if candidate.way == Way::None && candidate.refused.is_none() {
                 candidate.refused = Some(Refused::NoWay);
             }

@@ -23,6 +23,9 @@ pub enum Policy {
     RoundRobin,
     /// This node itself, then by round-trip time, then over other nodes.
     Nearest,
+    /// By how many streams of this node go there now, the fewest first; then as [`Policy::Last`]. What other nodes have
+    /// there is not known.
+    LeastConnections,
     /// In no order.
     Random,
     /// By the source's address: the same source gets the same holder while the holders are the same, and few sources
@@ -31,18 +34,19 @@ pub enum Policy {
 }
 
 /// Every policy and what it is called.
-const NAMES: [(Policy, &str); 6] = [
+const NAMES: [(Policy, &str); 7] = [
     (Policy::Last, "last"),
     (Policy::First, "first"),
     (Policy::RoundRobin, "round-robin"),
     (Policy::Nearest, "nearest"),
+    (Policy::LeastConnections, "least-conn"),
     (Policy::Random, "random"),
     (Policy::SourceHash, "hash:src"),
 ];
 
 /// A text is no [`Policy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a policy is one of last, first, round-robin, nearest, random, hash:src")]
+#[error("a policy is one of last, first, round-robin, nearest, least-conn, random, hash:src")]
 pub struct ParsePolicyError;
 
 impl fmt::Display for Policy {
@@ -91,6 +95,9 @@ impl Policy {
                 };
                 (distance, Reverse(named(candidate)))
             }),
+            Self::LeastConnections => {
+                candidates.sort_by_cached_key(|candidate| (candidate.streams, Reverse(named(candidate))));
+            }
             Self::Random => candidates.sort_by_cached_key(|candidate| weight(candidate, turn.random)),
             Self::SourceHash => candidates.sort_by_cached_key(|candidate| weight(candidate, turn.source)),
         }
@@ -141,6 +148,7 @@ mod tests {
             label: String::new(),
             state: Some(MemberState::Alive),
             way,
+            streams: 0,
             refused: None,
         }
     }
@@ -179,6 +187,9 @@ mod tests {
         assert_eq!(ordered(Policy::Nearest, &candidates, turn(0)), [3, 4, 1, 2]);
         assert_eq!(ordered(Policy::RoundRobin, &candidates, turn(0)), [1, 2, 3, 4]);
         assert_eq!(ordered(Policy::RoundRobin, &candidates, turn(5)), [2, 3, 4, 1]);
+        let mut busy = candidates;
+        (busy[0].streams, busy[1].streams, busy[3].streams) = (1, 1, 2);
+        assert_eq!(ordered(Policy::LeastConnections, &busy, turn(0)), [3, 2, 1, 4]);
     }
 
     #[test]

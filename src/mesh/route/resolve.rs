@@ -29,6 +29,8 @@ pub struct Candidate {
     pub state: Option<MemberState>,
     /// How it is reached.
     pub way: Way,
+    /// How many streams of this node go there now.
+    pub streams: usize,
     /// Why it is not meant; `None` if it is.
     pub refused: Option<Refused>,
 }
@@ -224,7 +226,8 @@ pub(super) fn seen(
             Some(member) => addresses(member, &neighbours, &members),
             None => Vec::new(),
         };
-        let candidate = Candidate { registration, attributes, label, state, way: Way::None, refused: why };
+        let candidate =
+            Candidate { registration, attributes, label, state, way: Way::None, streams: 0, refused: why };
         Some(Seen { candidate, neighbours, addresses })
     });
     seen.collect()

@@ -66,7 +66,7 @@ const FROM: (&str, &str) =
 
 const TO: (&str, &str) = ("to", "NAME, NAME@NODE or a selector");
 const POLICY: (&str, &str) =
-    ("policy", "Which holder comes first: last, first, round-robin, nearest, random or hash:src");
+    ("policy", "Which holder comes first: last, first, round-robin, nearest, least-conn, random or hash:src");
 
 const OPERATIONS: &[Operation] = &[
     get("/healthz", "The process lives", Content::Text("text/plain")),

@@ -46,6 +46,9 @@ pub struct Candidate {
     /// The round-trip time of the link that leads there.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rtt_micros: Option<u64>,
+    /// How many streams of the node that was asked go there now.
+    #[serde(default)]
+    pub streams: usize,
     /// Whether it is meant and can be reached.
     pub chosen: bool,
     /// Why it is not.
@@ -74,6 +77,7 @@ impl From<&mesh::Candidate> for Candidate {
             way: way.into(),
             relay: relay.map(|relay| relay.to_string()),
             rtt_micros: rtt.and_then(|rtt| u64::try_from(rtt.as_micros()).ok()),
+            streams: candidate.streams,
             chosen: candidate.refused.is_none(),
             reason: candidate.refused.as_ref().map(ToString::to_string),
             attributes: attributes.map(|(name, value)| (name.clone(), value.as_slice().into())).collect(),

@@ -143,7 +143,8 @@ pub struct Bind {
     pub listen: String,
     /// Where it leads: the name of a tunnel, `NAME@NODE`, or a selector.
     pub tunnel: String,
-    /// Which of several holders comes first: `last`, `first`, `round-robin`, `nearest`, `random` or `hash:src`.
+    /// Which of several holders comes first: `last`, `first`, `round-robin`, `nearest`, `least-conn`, `random` or
+    /// `hash:src`.
     #[serde(default = "default_policy")]
     pub policy: String,
 }

@@ -87,7 +87,7 @@ pub(super) struct Route {
     /// The tunnel: NAME, NAME@NODE, or a selector like 'service=db,region in (eu,us),!canary'
     #[arg(value_name = "NAME|SELECTOR", add = super::complete::tunnels())]
     pub(super) to: Destination,
-    /// Which of several holders comes first: last, first, round-robin, nearest, random, hash:src
+    /// Which of several holders comes first: last, first, round-robin, nearest, least-conn, random, hash:src
     #[arg(long, default_value = "last")]
     pub(super) policy: Policy,
 }

@@ -90,14 +90,15 @@ function shown(value) {
 /** Words that must be there, words after ! that must not; a word like env=prod must be a field. */
 function matcher(text) {
   const words = text.toLowerCase().split(/[\s,]+/).filter(Boolean);
-  return (fields) => {
+  // An id is random: two of its letters are anywhere in every tenth.
+  return (fields, id = "") => {
     const all = fields.map((field) => String(field).toLowerCase());
     return words.every((word) => {
       const not = word.startsWith("!");
       const sought = not ? word.slice(1) : word;
       if (!sought) return true;
       const found = sought.includes("=") ? all.some((field) => field === sought) : all.some((field) => field.includes(sought));
-      return found !== not;
+      return (found || (sought.length >= 4 && id.startsWith(sought))) !== not;
     });
   };
 }
@@ -379,8 +380,8 @@ function count(element, shownCount, all, more) {
 
 function drawTunnels() {
   const wanted = matcher($("tunnel-filter").value);
-  const fields = (tunnel) => [tunnel.name, tunnel.holderName, tunnel.tunnel, tunnel.holderState, tunnel.healthy ? "" : "unhealthy", ...Object.entries(tunnel.attributes).map(([name, value]) => `${name}=${shown(value)}`)];
-  const rows = known.tunnels.filter((tunnel) => wanted(fields(tunnel)));
+  const fields = (tunnel) => [tunnel.name, tunnel.holderName, tunnel.holderState, tunnel.healthy ? "" : "unhealthy", ...Object.entries(tunnel.attributes).map(([name, value]) => `${name}=${shown(value)}`)];
+  const rows = known.tunnels.filter((tunnel) => wanted(fields(tunnel), tunnel.tunnel));
   count($("tunnels-count"), rows.length, known.tunnels.length, known.moreTunnels);
   $("tunnels-empty").hidden = known.tunnels.length > 0;
   reconcile($("tunnels"), rows.slice(0, MAX_ROWS), (tunnel) => `${tunnel.name} ${tunnel.tunnel}`,

@@ -63,7 +63,6 @@ builtin! {
     "plain-gossip",
     "calm",
     "restart-in-memory",
-    "generations-come-and-go",
     "evicted-returns",
 }
 

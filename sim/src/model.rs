@@ -446,7 +446,7 @@ impl Carrier {
                 delta
             }
             #[cfg(test)]
-            Self::ClaimsTooMuch => Delta { accounted: all().accounted, items: delta.items },
+            Self::ClaimsTooMuch => Delta { accounted: all().accounted, ..delta },
             #[cfg(test)]
             Self::WithoutFloors => delta,
         }

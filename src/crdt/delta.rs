@@ -1,8 +1,10 @@
 //! The mergeable piece of state that replicas send each other.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
-use super::{CausalContext, Entry, Key};
+use super::{CausalContext, Entry, Key, Seal};
 
 /// The state of one key at the moment when its delta was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +41,9 @@ pub struct Delta {
     pub accounted: CausalContext,
     /// The keys that cover one of them, in the order in which they were found, each once.
     pub items: Vec<Item>,
+    /// Where entries are [sealed](Seal): the seals of those that come along, and of each lane that is accounted for one that
+    /// reaches as far. In their order, each once; else none.
+    pub seals: Vec<Arc<Seal>>,
 }
 
 impl Delta {
@@ -49,6 +54,7 @@ impl Delta {
 
     /// A bound on the bytes that it takes on the wire, near enough for batching.
     pub fn size(&self) -> usize {
-        self.accounted.size() + self.items.iter().map(Item::size).sum::<usize>()
+        let seals = self.seals.iter().map(|seal| seal.size()).sum::<usize>();
+        self.accounted.size() + self.items.iter().map(Item::size).sum::<usize>() + seals
     }
 }

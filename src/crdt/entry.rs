@@ -242,8 +242,13 @@ impl Entry {
         (self.stamp, &self.dot, &self.value)
     }
 
-    /// Hashes everything that the entry says of `key`: the checksum that belongs to it.
+    /// The checksum that belongs to it under `key`.
     pub(super) fn hash(&self, key: &Key) -> u32 {
+        checksum_of(&self.fingerprint(key))
+    }
+
+    /// Hashes everything that the entry says of `key`: what its author seals. It begins with the checksum.
+    pub(super) fn fingerprint(&self, key: &Key) -> Fingerprint {
         // Put together first, for hashing many small pieces costs more than the hash. Mostly there is room on the stack.
         let value = self.value.as_ref().map_or(&[][..], Value::as_bytes);
         let len = DOT_LEN * (1 + self.observed.iter().len()) + 25 + key.as_str().len() + value.len();
@@ -256,8 +261,7 @@ impl Entry {
             }
         };
         self.write_hashed(key, value, bytes);
-        let checksum = blake3::hash(bytes).as_bytes().first_chunk().copied().unwrap_or_default();
-        u32::from_le_bytes(checksum)
+        blake3::hash(bytes).as_bytes().first_chunk().copied().unwrap_or_default()
     }
 
     /// Writes down what is hashed: exactly as many bytes as there is room for.
@@ -289,6 +293,14 @@ impl Entry {
     pub(super) fn digest(&self) -> u128 {
         digest(&self.dot.lane, self.dot.counter, self.checksum)
     }
+}
+
+/// A hash of all that an entry says, long enough to stand for it under a signature.
+pub(super) type Fingerprint = [u8; 16];
+
+/// The checksum that a fingerprint begins with.
+pub(super) fn checksum_of(fingerprint: &Fingerprint) -> u32 {
+    u32::from_le_bytes(fingerprint.first_chunk().copied().unwrap_or_default())
 }
 
 /// What the name of one write takes where it is hashed: node, generation, class and counter.

@@ -16,6 +16,7 @@ mod entry;
 pub mod laws;
 mod range_set;
 mod register;
+mod seal;
 mod store;
 
 pub use context::{CausalContext, VersionVector};
@@ -24,4 +25,7 @@ pub use dot::{Class, Dot, Lane};
 pub use entry::{Entry, Key, KeyError, Observed, Value, ValueError};
 pub use range_set::RangeSet;
 pub use register::{Register, Verdict};
-pub use store::{Corrupt, KeyRange, Reconciliation, Removal, Revision, Row, Store, Testimony, Unready};
+#[cfg(test)]
+pub(crate) use seal::tests as seal_tests;
+pub use seal::{Notary, Seal};
+pub use store::{Corrupt, Flaw, KeyRange, Reconciliation, Removal, Revision, Row, Store, Testimony, Unready};

@@ -2,14 +2,17 @@
 
 mod changed;
 mod collect;
+mod corrupt;
 mod keys;
 mod lanes;
 mod order;
 mod packed;
 mod retire;
 mod row;
+mod seals;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use crdts::{CmRDT, CvRDT};
 use smallvec::SmallVec;
@@ -17,12 +20,14 @@ use smallvec::SmallVec;
 use self::changed::ChangedKeys;
 use self::keys::{Keys, Slot, Vacant};
 use self::lanes::{LaneNumber, LaneState, Lanes};
+use self::seals::{Seals, Verified};
 use super::Dot;
-use super::{CausalContext, Class, Delta, Entry, Item, Key, Lane, RangeSet, Register, Verdict};
+use super::{CausalContext, Class, Delta, Entry, Item, Key, Lane, RangeSet, Register, Seal, Verdict};
 use crate::id::{Actor, Generation, NodeId};
 use crate::time::Timestamp;
 
 pub use collect::{KeyRange, Reconciliation, Removal};
+pub use corrupt::{Corrupt, Flaw};
 pub use retire::{Testimony, Unready};
 pub use row::Row;
 
@@ -32,17 +37,6 @@ const MAX_CHANGED_LANES: usize = 16;
 /// Counts the changes of a store's context, locally: what has changed since another time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Revision(pub u64);
-
-/// An entry does not bear the checksum that belongs to it: it was damaged on its way, by a neighbour's memory
-/// or by a bug, and the delta that brought it was refused as a whole.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the entry {dot} of key {key:?} does not match its checksum")]
-pub struct Corrupt {
-    /// The key that the entry was under.
-    pub key: Key,
-    /// The entry.
-    pub dot: Dot,
-}
 
 /// The replicated state: a register per key, the exact context, and per lane the index of what covers what.
 ///
@@ -86,6 +80,8 @@ pub struct Store {
     changed: ChangedKeys,
     /// The pasts that were made since somebody asked.
     retired_now: Vec<Lane>,
+    /// The seals of what is live, if entries are sealed.
+    seals: Option<Box<Seals>>,
 }
 
 /// A removal that came.
@@ -243,12 +239,15 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`] if an entry fails its checksum: the sender's fault or that of the sender's sender; nothing
-    /// was merged and nothing counts as seen.
+    /// [`Corrupt`] if an entry fails its checksum, or lacks the seal that it needs: the sender's fault or that of the
+    /// sender's sender; nothing was merged and nothing counts as seen.
     pub fn merge(&mut self, delta: &Delta) -> Result<(), Corrupt> {
         // Everything is verified before anything is merged, and hashed once.
-        let news = self.verified(&delta.items)?;
-        self.take_up(news, &delta.accounted);
+        let Verified { news, seals } = self.verified(delta)?;
+        self.admit(&seals);
+        let accounted = self.believed(&delta.accounted);
+        self.take_up(news, &accounted);
+        self.sweep(&seals);
         Ok(())
     }
 
@@ -256,6 +255,7 @@ impl Store {
     pub(crate) fn merge_own(&mut self, delta: &Delta) {
         let entries = delta.items.iter().flat_map(|item| item.entries.iter().map(|entry| (&item.key, entry)));
         self.take_up(entries, &delta.accounted);
+        self.note_own(delta);
     }
 
     fn take_up<'a>(
@@ -268,6 +268,9 @@ impl Store {
             // A dot may come twice in one delta.
             if self.is_news(key, entry) {
                 let lane = self.lanes.meet(&entry.dot.lane);
+                if self.is_unexplained(key, entry) {
+                    self.note_back();
+                }
                 self.see(lane, |seen| seen.insert(entry.dot.counter));
                 self.insert(key, lane, entry);
             }
@@ -293,8 +296,15 @@ impl Store {
         known: &CausalContext,
         budget: usize,
     ) -> Delta {
-        let mut builder =
-            DeltaBuilder { store: self, known, budget, size: 0, served: BTreeSet::new(), items: Vec::new() };
+        let mut builder = DeltaBuilder {
+            store: self,
+            known,
+            budget,
+            size: 0,
+            served: BTreeSet::new(),
+            items: vec![],
+            seals: BTreeSet::new(),
+        };
         let mut lanes: Vec<&Lane> = lanes.into_iter().collect();
         lanes.sort_by_key(|lane| lane.class());
         let mut accounted = CausalContext::new();
@@ -305,15 +315,19 @@ impl Store {
             }
             let missing =
                 known.lane(lane).map_or_else(|| state.seen.clone(), |known| state.seen.difference(known));
-            match builder.collect(state, &missing) {
-                Ok(()) => accounted.insert_all(lane, &missing),
-                Err(served) => {
-                    accounted.insert_all(lane, &served);
-                    break;
-                }
-            };
+            let outcome = builder.collect(state, &missing);
+            let served = outcome.as_ref().err().unwrap_or(&missing);
+            if accounted.insert_all(lane, served)
+                && let Some(seals) = &self.seals
+            {
+                builder.size += seals.gather_head(&self.lanes, lane, &mut builder.seals);
+            }
+            // A lane without an entry to be brought takes room too, where it takes a seal.
+            if outcome.is_err() || (self.is_sealed() && builder.size >= budget) {
+                break;
+            }
         }
-        Delta { accounted, items: builder.items }
+        Delta { accounted, items: builder.items, seals: builder.seals.into_iter().collect() }
     }
 
     /// Whether merging the entry could change anything: it was not seen, or contradicts what is live.
@@ -322,21 +336,7 @@ impl Store {
             return true;
         }
         let present = self.row(key).and_then(|row| row.checksum_of(&entry.dot));
-        present.is_some_and(|checksum| checksum != entry.checksum)
-    }
-
-    /// The entries that are news, all of them verified before any is merged.
-    fn verified<'a>(&self, items: &'a [Item]) -> Result<Vec<(&'a Key, &'a Entry)>, Corrupt> {
-        let mut news: Vec<(&Key, &Entry)> = Vec::new();
-        for item in items {
-            for entry in item.entries.iter().filter(|entry| self.is_news(&item.key, entry)) {
-                if entry.hash(&item.key) != entry.checksum {
-                    return Err(Corrupt { key: item.key.clone(), dot: entry.dot.clone() });
-                }
-                news.push((&item.key, entry));
-            }
-        }
-        Ok(news)
+        present.map_or_else(|| self.is_unexplained(key, entry), |checksum| checksum != entry.checksum)
     }
 
     /// Joins an entry to its key. That its dot was seen is noted apart.
@@ -368,6 +368,9 @@ impl Store {
             }
             Verdict::Live => {}
         }
+        if let Some(seals) = &mut self.seals {
+            seals.acquire(lane, entry.dot.counter, entry.checksum);
+        }
         if entry.value.is_some() && !self.is_buried(lane) {
             let home = self.home_of(lane);
             let state = &mut self.lanes[home];
@@ -397,14 +400,17 @@ impl Store {
         let (counter, value) = (before.counter(), before.value().is_some());
         let digest = value.then(|| before.digest(&self.lanes));
         before.overwrite(entry);
-        self.forget(lane, digest);
+        self.forget(lane, counter, digest);
         let index = &mut self.lanes[lane].index;
         index.remove(&counter);
         index.insert(entry.dot.counter, slot);
     }
 
     /// An entry went: a value, with its digest, or a removal.
-    fn forget(&mut self, lane: LaneNumber, digest: Option<u128>) {
+    fn forget(&mut self, lane: LaneNumber, counter: u64, digest: Option<u128>) {
+        if let Some(seals) = &mut self.seals {
+            seals.release(lane, counter);
+        }
         match digest.filter(|_| !self.is_buried(lane)) {
             Some(digest) => {
                 let home = self.home_of(lane);
@@ -420,15 +426,15 @@ impl Store {
     fn update(&mut self, slot: Slot, change: impl FnOnce(&mut Register, &mut dyn FnMut(&Entry))) {
         let mut register = self.keys.register(slot, &self.lanes);
         let before = register.places();
-        let mut gone: SmallVec<[(Lane, Option<u128>); 1]> = SmallVec::new();
+        let mut gone: SmallVec<[(Dot, Option<u128>); 1]> = SmallVec::new();
         change(&mut register, &mut |entry| {
             let digest = entry.value.is_some().then(|| entry.digest());
-            gone.push((entry.dot.lane.clone(), digest));
+            gone.push((entry.dot.clone(), digest));
         });
         let after = register.places();
-        for (lane, digest) in gone {
+        for (Dot { lane, counter }, digest) in gone {
             let lane = self.lanes.meet(&lane);
-            self.forget(lane, digest);
+            self.forget(lane, counter, digest);
         }
         for (lane, counter) in before.iter().filter(|covered| !after.contains(covered)) {
             let lane = self.lanes.meet(lane);
@@ -546,6 +552,7 @@ struct DeltaBuilder<'a> {
     /// The keys that were found, and may be found again.
     served: BTreeSet<Slot>,
     items: Vec<Item>,
+    seals: BTreeSet<Arc<Seal>>,
 }
 
 impl DeltaBuilder<'_> {
@@ -588,6 +595,9 @@ impl DeltaBuilder<'_> {
                 break;
             }
             self.size += Item::entry_size(&entry);
+            if let Some(seals) = &self.store.seals {
+                self.size += seals.gather(&self.store.lanes, &entry, &mut self.seals);
+            }
             item.entries.push(entry);
         }
         if !item.entries.is_empty() {

@@ -6,6 +6,7 @@ use crdts::{MVReg, Orswot};
 use proptest::prelude::*;
 
 use super::super::laws;
+use super::super::seal::tests::Pen;
 use super::super::{Observed, Value};
 use super::*;
 use crate::time::Timestamp;
@@ -19,11 +20,11 @@ fn lane_of(author: u8, generation: u64, class: Class) -> Lane {
     Lane::new(Actor { node: NodeId::from_bytes([author; 32]), generation: Generation(generation) }, class)
 }
 
-fn key(number: u8) -> Key {
+pub(super) fn key(number: u8) -> Key {
     format!("k{number}").parse().unwrap()
 }
 
-fn value(bytes: &[u8]) -> Value {
+pub(super) fn value(bytes: &[u8]) -> Value {
     bytes.try_into().unwrap()
 }
 
@@ -33,11 +34,16 @@ fn write(store: &mut Store, author: &Lane, at: &Key, observed: Observed, what: O
     let entry = Entry::new(at, dot.clone(), observed, stamp, what);
     let accounted = CausalContext::from_iter([(author.clone(), RangeSet::from(dot.counter..=dot.counter))]);
     let items = vec![Item { key: at.clone(), entries: [entry].into_iter().collect() }];
-    store.merge(&Delta { accounted, items }).unwrap();
+    let delta = Delta { accounted, items, seals: vec![] };
+    if store.is_sealed() {
+        store.merge_own(&delta);
+    } else {
+        store.merge(&delta).unwrap();
+    }
     dot
 }
 
-fn put(store: &mut Store, author: &Lane, at: &Key, what: Option<Value>) -> Dot {
+pub(super) fn put(store: &mut Store, author: &Lane, at: &Key, what: Option<Value>) -> Dot {
     let observed = store.register(at).map(|register| register.observed_by(author)).unwrap_or_default();
     write(store, author, at, observed, what)
 }
@@ -51,7 +57,7 @@ fn registers(store: &Store) -> Vec<(Key, Register)> {
     store.prefix("").map(|row| (row.key(), row.register())).collect()
 }
 
-fn delta_for(from: &Store, receiver: &CausalContext) -> Delta {
+pub(super) fn delta_for(from: &Store, receiver: &CausalContext) -> Delta {
     from.delta(&lanes_in(from), receiver, usize::MAX)
 }
 
@@ -155,7 +161,16 @@ struct History {
 
 impl History {
     fn new(replicas: u8) -> Self {
-        let stores = (0..replicas).map(|_| Some(Store::new())).collect();
+        Self::of(replicas, |_| Store::new())
+    }
+
+    /// The same among authors that seal what they write.
+    fn sealed(replicas: u8) -> Self {
+        Self::of(replicas, |author| Store::new().sealed(Arc::new(Pen::of(lane(author).actor().node))))
+    }
+
+    fn of(replicas: u8, store: impl Fn(u8) -> Store) -> Self {
+        let stores = (0..replicas).map(|author| Some(store(author))).collect();
         Self { stores, lanes: (0..replicas).map(lane).collect(), wire: Vec::new(), written: BTreeMap::new() }
     }
 
@@ -178,6 +193,7 @@ impl History {
             }
             Step::Send { from, to, lane, belief, cut, small } => {
                 let (Some(from), Some(to)) = (self.alive(from), self.alive(to)) else { return };
+                self.stores[from].as_mut().unwrap().seal();
                 let lane = &self.lanes[usize::from(lane) % self.lanes.len()];
                 let (sender, receiver) =
                     (self.stores[from].as_ref().unwrap(), self.stores[to].as_ref().unwrap());
@@ -230,6 +246,7 @@ impl History {
 
     /// Every survivor tells every other what it lacks, until nobody learns anything.
     fn reconcile(&mut self) {
+        self.stores.iter_mut().flatten().for_each(Store::seal);
         loop {
             let mut learned = false;
             for from in 0..self.stores.len() {
@@ -314,6 +331,7 @@ impl History {
             assert_eq!(state, expected, "a survivor holds the maximal writes");
             assert_eq!(store.context(), survivors[0].context(), "survivors have seen the same");
             assert_eq!(store.digest(), survivors[0].digest(), "equal states have equal digests");
+            assert_eq!(store.restored(), 0, "nobody was told of a death without its cause");
             assert_index(store);
         }
     }
@@ -348,6 +366,23 @@ proptest! {
             history.step(step);
         }
         history.check_values();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 6_000, ..ProptestConfig::default() })]
+
+    /// FEATURES B7, S6: where entries are sealed nothing else is replicated, and nobody collects.
+    #[test]
+    fn survivors_converge_where_entries_are_sealed(
+        replicas in 3u8..7,
+        steps in prop::collection::vec(any_step_and_collection(), 20..110),
+    ) {
+        let mut history = History::sealed(replicas);
+        for step in &steps {
+            history.step(step);
+        }
+        history.check();
     }
 }
 
@@ -484,7 +519,8 @@ fn a_damaged_entry_refuses_its_whole_delta() {
     put(&mut sender, &lane(0), &key(1), Some(value(b"b")));
     let mut delta = delta_for(&sender, &CausalContext::new());
     delta.items[1].entries[0].value = Some(value(b"c"));
-    let damaged = Corrupt { key: delta.items[1].key.clone(), dot: delta.items[1].entries[0].dot.clone() };
+    let (key, dot) = (Some(delta.items[1].key.clone()), delta.items[1].entries[0].dot.clone());
+    let damaged = Corrupt { key, dot, flaw: Flaw::Checksum };
     let mut receiver = Store::new();
     let refused = receiver.merge(&delta);
     assert_eq!(refused, Err(damaged));
@@ -585,7 +621,7 @@ fn what_changed_since_a_revision_is_told_once() {
 }
 
 /// What one replica brings another, however it has to.
-fn bring(from: &Store, to: &mut Store) {
+pub(super) fn bring(from: &Store, to: &mut Store) {
     let known = to.context();
     if lanes_in(from).iter().any(|lane| from.is_below_floor(lane, known.lane(lane))) {
         to.reconcile(&from.reconciliation(to)).unwrap();
@@ -621,8 +657,7 @@ fn a_removal_stays_while_an_earlier_write_of_its_key_may_be_on_its_way() {
     put(&mut author, &lane(0), &key(0), Some(value(b"early")));
     let early = delta_for(&author, &CausalContext::new());
     put(&mut author, &lane(0), &key(0), Some(value(b"late")));
-    let late =
-        Delta { accounted: CausalContext::new(), items: delta_for(&author, &CausalContext::new()).items };
+    let late = Delta { items: delta_for(&author, &CausalContext::new()).items, ..Delta::default() };
     other.merge(&late).unwrap();
     put(&mut other, &lane(1), &key(0), None);
     assert!(other.collect(usize::MAX, |_| true).is_empty(), "the first write was not seen yet");
@@ -686,7 +721,7 @@ fn a_removal_beside_a_later_write_of_its_lane_reaches_whoever_has_only_the_later
     let [mut a, b, c] = removed_let_go_and_written_anew();
     let new = b.register(&key(0)).unwrap().entries().iter().cloned().collect();
     let item = Item { key: key(0), entries: new };
-    a.merge(&Delta { accounted: CausalContext::new(), items: vec![item] }).unwrap();
+    a.merge(&Delta { items: vec![item], ..Delta::default() }).unwrap();
     assert_eq!(a.register(&key(0)).unwrap().values().len(), 2);
     a.merge(&delta_for(&c, &a.context())).unwrap();
     assert_index(&c);

@@ -399,7 +399,7 @@ impl Link {
             self.hello_sent = true;
             let generation = replica.actor().generation;
             return Some(Message::Hello {
-                versions: Versions::OURS,
+                versions: Versions::over(store),
                 generation,
                 digest: store.digest(),
                 wall: now.wall,
@@ -543,6 +543,11 @@ impl Link {
         if self.serve.take().is_some() {
             self.stale.append(&mut self.offered);
         }
+    }
+
+    /// Whether a frame of the delta channel may be made.
+    pub(super) fn has_delta_room(&self) -> bool {
+        self.window.is_writable() && self.is_established()
     }
 
     /// The next frame of the delta channel, if it has room and the peer lacks something: of this node's own

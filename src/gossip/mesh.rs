@@ -8,6 +8,7 @@ mod retire;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::SeedableRng;
@@ -27,7 +28,7 @@ use super::{
     Alarm, Channel, CloseReason, Config, DialId, Durability, Event, LinkId, MemberState, Message, Output,
     Progress, Record, Side, Ticket, Versions,
 };
-use crate::crdt::{Corrupt, Delta, Revision};
+use crate::crdt::{Corrupt, Delta, Notary, Revision};
 use crate::id::{Actor, NodeId, TunnelId, TunnelName};
 use crate::replica::{Attributes, Registration, Replica};
 use crate::time::{Moment, Now, Timestamp};
@@ -132,14 +133,22 @@ impl Mesh {
         }
     }
 
+    /// The same, before anything else, in a mesh where entries are believed under their authors' seals only: all its nodes
+    /// must be such. Nothing is collected there and no life is retired; see [`Store::sealed`](crate::crdt::Store::sealed).
+    #[must_use]
+    pub fn sealed(mut self, notary: Arc<dyn Notary>) -> Self {
+        self.replica = self.replica.sealed(notary);
+        self
+    }
+
     /// Merges what an earlier life had persisted, piece by piece in its order, before the first input.
     ///
     /// # Errors
     ///
-    /// [`Corrupt`] if the disk has damaged it; the piece was not merged.
+    /// [`Corrupt`] if the disk has damaged it, or somebody else has written there; the piece was not merged.
     pub fn restore(&mut self, now: Now, record: &Record) -> Result<(), Corrupt> {
         match record {
-            Record::Delta(delta) => self.replica.merge(now.wall, delta)?,
+            Record::Delta(delta) => self.replica.restore(now.wall, delta)?,
             Record::Reconciled(reconciliation) => self.replica.reconcile(now.wall, reconciliation)?,
             Record::Collected(_) => Duration::ZERO,
         };
@@ -228,7 +237,12 @@ impl Mesh {
         state.take(message.weight());
         match message {
             Message::Hello { versions, generation, digest, wall } => {
-                if versions.common(Versions::OURS).is_none() {
+                let ours = Versions::over(self.replica.store());
+                if versions.common(ours).is_none() {
+                    if versions.differ_in_seals(ours) {
+                        let alarm = Alarm::Seals { peer: state.peer };
+                        self.outputs.push_back(Output::Event(Event::Alarm(alarm)));
+                    }
                     self.close(now, link, CloseReason::Incompatible);
                     return;
                 }
@@ -257,10 +271,9 @@ impl Mesh {
                 if asks {
                     state.answer();
                 }
-                if audits
-                    && self.config.evict_after.is_some()
-                    && state.has_seen_the_same(self.replica.store())
-                {
+                // Where nothing can come of it but a bug or hearsay, what it costs is worth only the latter.
+                let heals = self.config.evict_after.is_some() || self.replica.is_sealed();
+                if audits && heals && state.has_seen_the_same(self.replica.store()) {
                     self.handle_difference(now, link);
                 }
             }
@@ -344,6 +357,9 @@ impl Mesh {
             };
             if let Some(message) = state.next_control(&self.replica, &self.members, now) {
                 return Some(Output::Send { link, channel: Channel::Control, message });
+            }
+            if state.has_delta_room() {
+                self.replica.seal();
             }
             if let Some(message) =
                 state.next_delta(&self.replica, &self.overlay, self.config.delta_budget, now.monotone)

@@ -1,6 +1,8 @@
 //! What nodes say to each other. How it is written is `wire`'s affair.
 
-use crate::crdt::{CausalContext, Delta, Item, Key, Lane, RangeSet};
+use std::sync::Arc;
+
+use crate::crdt::{CausalContext, Delta, Item, Key, Lane, RangeSet, Seal, Store};
 use crate::id::Generation;
 use crate::time::{Timestamp, UnixMillis};
 
@@ -16,6 +18,19 @@ pub struct Versions {
 impl Versions {
     /// What this program speaks.
     pub const OURS: Self = Self { min: 1, max: 1 };
+
+    /// What it speaks in a mesh whose entries are sealed: another language, for neither would believe the other.
+    pub const SEALED: Self = Self { min: 129, max: 129 };
+
+    /// What is spoken over a state.
+    pub fn over(store: &Store) -> Self {
+        if store.is_sealed() { Self::SEALED } else { Self::OURS }
+    }
+
+    /// Whether one speaks of sealed entries and the other does not.
+    pub fn differ_in_seals(self, other: Self) -> bool {
+        (self.max >= Self::SEALED.min) != (other.max >= Self::SEALED.min)
+    }
 
     /// The highest version that both speak.
     pub fn common(self, other: Self) -> Option<u8> {
@@ -118,8 +133,9 @@ impl Tell {
     fn size(&self) -> usize {
         match self {
             Self::Context { seen, .. } => seen.size(),
-            Self::Ranges { outcomes, items, dead } => {
-                outcomes.len() + items.iter().map(Item::size).sum::<usize>() + dead.size()
+            Self::Ranges { outcomes, items, dead, seals } => {
+                let seals = seals.iter().map(|seal| seal.size()).sum::<usize>();
+                outcomes.len() + items.iter().map(Item::size).sum::<usize>() + dead.size() + seals
             }
             Self::Floors { floors, .. } => floors.size(),
         }
@@ -179,6 +195,8 @@ pub enum Tell {
         items: Vec<Item>,
         /// The entries that it named and that are not live here.
         dead: CausalContext,
+        /// Where entries are sealed: the seals of the items', in order.
+        seals: Vec<Arc<Seal>>,
     },
     /// How far was collected.
     Floors {

@@ -52,9 +52,9 @@ pub enum CloseReason {
     Loopback,
     /// Nothing was heard for the link timeout.
     Silent,
-    /// The peer speaks no version that this node speaks.
+    /// The peer speaks no version that this node speaks, or only one of both seals its entries.
     Incompatible,
-    /// The peer broke the protocol, or its memory did: an entry failed its checksum.
+    /// The peer broke the protocol, or its memory did: an entry failed its checksum, or lacked its author's seal.
     Misbehaved,
     /// Neither end wants it any more: the mesh has grown and others serve.
     Surplus,
@@ -252,6 +252,16 @@ pub enum Alarm {
     /// A peer sent an entry that failed its checksum.
     Corrupt {
         /// Who sent it, not necessarily who damaged it.
+        peer: NodeId,
+    },
+    /// A peer sent an entry in the name of another node, who has not sealed it.
+    Forged {
+        /// Who sent it.
+        peer: NodeId,
+    },
+    /// Entries are sealed at a peer and not here, or here and not there: no link to it is possible.
+    Seals {
+        /// The peer.
         peer: NodeId,
     },
     /// A peer's clock, or what it relays, is ahead of this node's by more than the drift bound.

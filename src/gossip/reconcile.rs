@@ -186,11 +186,12 @@ impl Fetch {
                     return Ok(self.todo.is_empty());
                 }
             }
-            (Asked::Ranges { ranges, named }, Tell::Ranges { outcomes, items, dead }) => {
+            (Asked::Ranges { ranges, named }, Tell::Ranges { outcomes, items, dead, seals }) => {
                 if outcomes.is_empty() && items.is_empty() {
                     return Err(Misbehaved);
                 }
                 self.gather(ranges, named, outcomes, items, &dead)?;
+                self.gathered.delta.seals.extend(seals);
                 if matches!(self.asked, Asked::Nothing) {
                     if self.todo.is_empty() {
                         self.look_again(store);
@@ -255,7 +256,10 @@ impl Fetch {
     }
 
     /// All that was gathered.
-    pub(super) fn finish(self) -> Reconciliation {
+    pub(super) fn finish(mut self) -> Reconciliation {
+        let seals = &mut self.gathered.delta.seals;
+        seals.sort();
+        seals.dedup();
         self.gathered
     }
 }
@@ -379,6 +383,7 @@ impl Serve {
         budget: usize,
     ) -> (Tell, bool) {
         let (mut outcomes, mut items, mut dead, mut size) = (Vec::new(), Vec::new(), CausalContext::new(), 0);
+        let mut seals = BTreeSet::new();
         while let Some((until, summary)) = ranges.get(self.answered) {
             let begin = match self.answered.checked_sub(1).map(|before| &ranges[before].0) {
                 Some(end) => end.as_ref(),
@@ -394,7 +399,8 @@ impl Serve {
                     for row in store.range(&range) {
                         if size >= budget {
                             self.resume = Some(row.key());
-                            return (Tell::Ranges { outcomes, items, dead }, false);
+                            let seals = seals.into_iter().collect();
+                            return (Tell::Ranges { outcomes, items, dead, seals }, false);
                         }
                         let mut item = Item { key: row.key(), entries: smallvec::SmallVec::new() };
                         for entry in row.register().into_entries() {
@@ -405,7 +411,7 @@ impl Serve {
                             }
                         }
                         if !item.entries.is_empty() {
-                            size += item.size();
+                            size += item.size() + store.add_seals_of(&item, &mut seals);
                             items.push(item);
                         }
                     }
@@ -415,7 +421,7 @@ impl Serve {
             }
             self.answered += 1;
         }
-        (Tell::Ranges { outcomes, items, dead }, true)
+        (Tell::Ranges { outcomes, items, dead, seals: seals.into_iter().collect() }, true)
     }
 }
 

@@ -259,7 +259,7 @@ fn answers_to_what_was_not_asked_are_refused() {
         fetch.next = Next::Ranges;
         fetch.todo.insert(None, KeyRange::default());
         fetch.request(&store);
-        let tell = Tell::Ranges { outcomes, items: vec![], dead };
+        let tell = Tell::Ranges { outcomes, items: vec![], dead, seals: vec![] };
         assert_eq!(fetch.handle(tell, &store, NOW), Err(Misbehaved));
     }
 }

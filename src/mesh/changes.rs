@@ -27,6 +27,10 @@ pub struct Changes {
     pub doubles: u64,
     /// How often a peer sent what was damaged.
     pub corruptions: u64,
+    /// How often a peer sent what another node is said to have written, without that node's seal.
+    pub forgeries: u64,
+    /// How often a peer was met that seals its entries and this node does not, or the other way round.
+    pub unlike: u64,
     /// How often a peer's clock was found beyond the drift bound.
     pub drifts: u64,
 }
@@ -61,6 +65,8 @@ pub(super) struct ChangeCounters {
     transitions: [AtomicU64; 5],
     doubles: AtomicU64,
     corruptions: AtomicU64,
+    forgeries: AtomicU64,
+    unlike: AtomicU64,
     drifts: AtomicU64,
 }
 
@@ -84,6 +90,8 @@ impl ChangeCounters {
             // It has happened to this node, and it is a transition at all others.
             Event::Alarm(Alarm::Dead { .. }) => {}
             Event::Alarm(Alarm::Corrupt { .. }) => add(&self.corruptions, 1),
+            Event::Alarm(Alarm::Forged { .. }) => add(&self.forgeries, 1),
+            Event::Alarm(Alarm::Seals { .. }) => add(&self.unlike, 1),
             Event::Alarm(Alarm::Drift { .. }) => add(&self.drifts, 1),
             Event::Revocation { .. } | Event::Policy => {}
             Event::LinkUp { .. } | Event::LinkDown { .. } => {}
@@ -120,6 +128,8 @@ impl ChangeCounters {
             transitions: std::array::from_fn(|at| read(&self.transitions[at])),
             doubles: read(&self.doubles),
             corruptions: read(&self.corruptions),
+            forgeries: read(&self.forgeries),
+            unlike: read(&self.unlike),
             drifts: read(&self.drifts),
         }
     }

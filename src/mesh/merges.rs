@@ -85,7 +85,7 @@ impl MergeCounters {
         let reason = match error {
             WriteError::Busy { .. } => 0,
             WriteError::ClockOff { .. } | WriteError::Exhausted(_) => 1,
-            WriteError::NotHeld | WriteError::Overflow | WriteError::Alive => 2,
+            WriteError::NotHeld | WriteError::Overflow | WriteError::Alive | WriteError::Sealed => 2,
         };
         add(&self.refused[reason], 1);
     }

@@ -81,7 +81,7 @@ impl Node {
             entries: register.entries().iter().cloned().collect(),
         });
         let accounted: CausalContext = self.seen.clone().into_iter().collect();
-        store.merge(&Delta { accounted, items: items.collect() }).unwrap();
+        store.merge(&Delta { accounted, items: items.collect(), seals: vec![] }).unwrap();
         store
     }
 

@@ -161,6 +161,10 @@ impl Replica {
 
     /// Notes the testimonies among what was merged, and lets all take effect that can.
     pub(super) fn retire(&mut self, items: &[Item]) {
+        // That a life is over, and all of it seen, is hearsay.
+        if self.is_sealed() {
+            return;
+        }
         let testified = items.iter().filter(|item| item.key.as_str().starts_with(PREFIX));
         for path in testified.filter_map(|item| Path::of(&item.key)) {
             if let Path::Retirement(node) = path {

@@ -1,13 +1,14 @@
 //! The replica: a store with an author and a clock.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::retirement::Pending;
 use super::{AttributeKey, Attributes, NodeRecord, Path};
 use crate::crdt::{
-    CausalContext, Class, Corrupt, Delta, Dot, Entry, Item, Key, Lane, Observed, RangeSet, Reconciliation,
-    Removal, Row, Store, Value,
+    CausalContext, Class, Corrupt, Delta, Dot, Entry, Item, Key, Lane, Notary, Observed, RangeSet,
+    Reconciliation, Removal, Row, Store, Value,
 };
 use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
 use crate::time::{Exhausted, Hlc, Timestamp, UnixMillis};
@@ -75,6 +76,9 @@ pub enum WriteError {
     /// This node does not hold a registration of that name.
     #[error("this node holds no such registration")]
     NotHeld,
+    /// Entries are sealed, and nobody can prove of another node that a life of it is over.
+    #[error("no node is forgotten in a mesh whose entries are sealed")]
+    Sealed,
     /// A node that is to be forgotten can be reached.
     #[error("that node is there; stop it first")]
     Alive,
@@ -103,6 +107,23 @@ impl Replica {
     #[must_use]
     pub fn seeded(self, seed: u64) -> Self {
         if self.store.is_empty() { Self { store: Store::seeded(seed), ..self } } else { self }
+    }
+
+    /// The same, while it is empty, in a mesh where entries are believed under their authors' seals only: see
+    /// [`Store::sealed`].
+    #[must_use]
+    pub fn sealed(self, notary: Arc<dyn Notary>) -> Self {
+        Self { store: self.store.sealed(notary), ..self }
+    }
+
+    /// Whether entries are believed under their authors' seals only.
+    pub fn is_sealed(&self) -> bool {
+        self.store.is_sealed()
+    }
+
+    /// Seals what took effect of this replica's writes since the last time: before any of it is told to anybody.
+    pub fn seal(&mut self) {
+        self.store.seal();
     }
 
     /// Who writes here.
@@ -362,7 +383,11 @@ impl Replica {
         let accounted = CausalContext::from_iter([(lane, RangeSet::from(counter..=counter))]);
         Prepared {
             dot,
-            delta: Delta { accounted, items: vec![Item { key, entries: [entry].into_iter().collect() }] },
+            delta: Delta {
+                accounted,
+                items: vec![Item { key, entries: [entry].into_iter().collect() }],
+                seals: Vec::new(),
+            },
         }
     }
 
@@ -373,10 +398,23 @@ impl Replica {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`] if an entry fails its checksum: the sender's fault; nothing was merged.
+    /// [`Corrupt`] if an entry fails its checksum, or lacks the seal that it needs: the sender's fault; nothing was merged.
     pub fn merge(&mut self, wall: UnixMillis, delta: &Delta) -> Result<Duration, Corrupt> {
         self.store.merge(delta)?;
         Ok(self.settle(wall, &delta.items))
+    }
+
+    /// Lets take effect what this node had made durable. What it wrote itself and told to nobody has no seal yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`], as [`merge`](Self::merge); nothing was merged.
+    pub fn restore(&mut self, wall: UnixMillis, delta: &Delta) -> Result<Duration, Corrupt> {
+        if !self.is_sealed() {
+            return self.merge(wall, delta);
+        }
+        let delta = self.store.seal_again(&self.actor.node, delta);
+        self.merge(wall, &delta)
     }
 
     /// Lets a write take effect that this replica has prepared: its checksum was computed here and need not be again.

@@ -220,7 +220,7 @@ impl Author {
         let entry = Entry::new(&key, lane.dot(counter), observed, Timestamp(counter), value);
         let accounted = CausalContext::from_iter([(lane, RangeSet::from(counter..=counter))]);
         let items = vec![Item { key: key.clone(), entries: [entry].into_iter().collect() }];
-        self.store.merge(&Delta { accounted, items }).unwrap();
+        self.store.merge(&Delta { accounted, items, seals: vec![] }).unwrap();
         self.changed.insert(key);
     }
 
@@ -543,7 +543,7 @@ fn what_was_collected_is_still_known_after_a_restart() {
         let entry = Entry::new(&key, lane.dot(counter), Observed::default(), Timestamp(counter), value);
         let accounted = CausalContext::from_iter([(lane.clone(), RangeSet::from(counter..=counter))]);
         let items = vec![Item { key: key.clone(), entries: [entry].into_iter().collect() }];
-        life.merge(&Delta { accounted, items }).unwrap();
+        life.merge(&Delta { accounted, items, seals: vec![] }).unwrap();
     }
     assert_eq!(life.collect(usize::MAX, |_| true).len(), 1);
     let lanes = vec![(lane.clone(), life.seen_of(&lane).cloned().unwrap())];

@@ -7,7 +7,7 @@ use super::fields::{
     MAX_LANES, read_context, read_counters, read_floors, read_generation, write_context, write_counters,
     write_floors,
 };
-use super::reconcile;
+use super::{reconcile, seals};
 use crate::codec::{Malformed, Reader, Writer};
 use crate::crdt::{CausalContext, Delta, Entry, Item, Key, Lane, Observed, Value};
 use crate::gossip::{Message, Record, Versions};
@@ -38,8 +38,12 @@ const TAKEN: u8 = 12;
 /// Of a record that is no message: keys whose removals went.
 const COLLECTED: u8 = 11;
 
-/// In a delta: its entries bear no signature. Other tags are reserved for modes in which they do.
+/// In a delta: no seals come along, or some do.
 const UNSIGNED: u8 = 0;
+const SEALED: u8 = 1;
+
+/// Of a record that is no message: what came of fetching, with seals.
+const SEALED_TELL: u8 = 13;
 
 /// Writes the messages of one channel, in one direction, in the order in which they will be read.
 #[derive(Debug, Clone, Default)]
@@ -117,8 +121,12 @@ pub fn encode_record(record: &Record) -> Vec<u8> {
             write_delta(&mut writer, &mut told, delta);
         }
         Record::Reconciled(reconciliation) => {
-            writer.byte(TELL);
+            let is_sealed = !reconciliation.delta.seals.is_empty();
+            writer.byte(if is_sealed { SEALED_TELL } else { TELL });
             reconcile::write_reconciliation(&mut writer, &mut told, reconciliation);
+            if is_sealed {
+                seals::write_seals(&mut writer, &told, &reconciliation.delta.seals);
+            }
         }
         Record::Collected(keys) => {
             writer.byte(COLLECTED);
@@ -145,7 +153,14 @@ pub fn decode_record(bytes: &[u8]) -> Result<Record, Malformed> {
     let (mut reader, mut heard) = (Reader::new(body), Heard::default());
     let record = match reader.byte()? {
         DELTA => Record::Delta(read_delta(&mut reader, &mut heard)?),
-        TELL => Record::Reconciled(Box::new(reconcile::read_reconciliation(&mut reader, &mut heard)?)),
+        tag @ (TELL | SEALED_TELL) => {
+            let mut reconciliation = reconcile::read_reconciliation(&mut reader, &mut heard)?;
+            if tag == SEALED_TELL {
+                reconciliation.delta.seals = seals::read_seals(&mut reader, &mut heard)?;
+            }
+            heard.finish()?;
+            Record::Reconciled(Box::new(reconciliation))
+        }
         COLLECTED => {
             let count = reader.count(usize::MAX, "count of keys")?;
             Record::Collected((0..count).map(|_| read_key(&mut reader)).collect::<Result<_, _>>()?)
@@ -323,7 +338,8 @@ fn read_prune(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Message, Mal
 }
 
 fn write_delta(writer: &mut Writer, told: &mut Told, delta: &Delta) {
-    told.begin(writer, delta.accounted.lanes().map(|(lane, _)| lane).chain(lanes_of(&delta.items)));
+    let lanes = delta.accounted.lanes().map(|(lane, _)| lane).chain(lanes_of(&delta.items));
+    told.begin(writer, lanes.chain(seals::lanes_of(&delta.seals)));
     // Almost always a delta accounts for exactly the dots that it brings.
     if accounts_for_its_entries(delta) {
         writer.count(0);
@@ -332,7 +348,12 @@ fn write_delta(writer: &mut Writer, told: &mut Told, delta: &Delta) {
         write_context(writer, told, &delta.accounted);
     }
     write_items(writer, told, &delta.items);
-    writer.byte(UNSIGNED);
+    if delta.seals.is_empty() {
+        writer.byte(UNSIGNED);
+    } else {
+        writer.byte(SEALED);
+        seals::write_seals(writer, told, &delta.seals);
+    }
 }
 
 fn read_delta(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Delta, Malformed> {
@@ -343,19 +364,21 @@ fn read_delta(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Delta, Malfo
         None => None,
     };
     let items = read_items(reader, heard, MAX_ITEMS)?;
+    let seals = match reader.byte()? {
+        UNSIGNED => Vec::new(),
+        SEALED => seals::read_seals(reader, heard)?,
+        tag => return Err(Malformed::Unknown { what: "signature", tag: tag.into() }),
+    };
     heard.finish()?;
     let delta = match accounted {
-        Some(accounted) => Delta { accounted, items },
-        None => Delta { accounted: dots(&items), items },
+        Some(accounted) => Delta { accounted, items, seals },
+        None => Delta { accounted: dots(&items), items, seals },
     };
     // The short form is the only one where there is a short form.
     if lanes > 0 && accounts_for_its_entries(&delta) {
         return Err(Malformed::NotCanonical);
     }
-    match reader.byte()? {
-        UNSIGNED => Ok(delta),
-        tag => Err(Malformed::Unknown { what: "signature", tag: tag.into() }),
-    }
+    Ok(delta)
 }
 
 fn accounts_for_its_entries(delta: &Delta) -> bool {

@@ -17,6 +17,7 @@ mod dictionary;
 mod fields;
 mod message;
 mod reconcile;
+mod seals;
 
 pub use dictionary::MAX_NAMES;
 pub use fields::{MAX_COUNTER, MAX_GENERATION, MAX_LANES, MAX_RANGES};

@@ -3,6 +3,7 @@
 use super::dictionary::{Heard, Told};
 use super::fields::{MAX_COUNTER, MAX_LANES, read_context, read_floors, write_context, write_floors};
 use super::message::{MAX_ITEMS, lanes_of, read_items, read_key, write_items};
+use super::seals;
 use crate::codec::{Malformed, Reader, Writer};
 use crate::crdt::{CausalContext, Delta, Dot, Key, Lane, Reconciliation};
 use crate::gossip::{Ask, Outcome, Summary, Tell};
@@ -14,6 +15,8 @@ pub const MAX_ASKED: usize = 65_536;
 const CONTEXT: u8 = 1;
 const RANGES: u8 = 2;
 const FLOORS: u8 = 3;
+/// Ranges, with seals.
+const SEALED_RANGES: u8 = 4;
 
 const AGREED: u8 = 0;
 const HASH: u8 = 1;
@@ -106,13 +109,16 @@ pub(super) fn write_tell(writer: &mut Writer, told: &mut Told, tell: &Tell) {
             write_floors(writer, told, floors);
             writer.fixed64(horizon.0);
         }
-        Tell::Ranges { outcomes, items, dead } => {
-            writer.byte(RANGES);
+        Tell::Ranges { outcomes, items, dead, seals } => {
+            writer.byte(if seals.is_empty() { RANGES } else { SEALED_RANGES });
             writer.count(outcomes.len());
             outcomes.iter().for_each(|outcome| writer.byte(*outcome as u8));
-            told.begin(writer, lanes_in(dead).chain(lanes_of(items)));
+            told.begin(writer, lanes_in(dead).chain(lanes_of(items)).chain(seals::lanes_of(seals)));
             context_out(writer, told, dead);
             write_items(writer, told, items);
+            if !seals.is_empty() {
+                seals::write_seals(writer, told, seals);
+            }
         }
     }
 }
@@ -133,7 +139,7 @@ pub(super) fn read_tell(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Te
             heard.finish()?;
             Ok(Tell::Floors { floors, horizon: Timestamp(reader.fixed64()?), last })
         }
-        RANGES => {
+        kind @ (RANGES | SEALED_RANGES) => {
             let mut outcomes = Vec::new();
             for _ in 0..reader.count(MAX_ASKED, "count of outcomes")? {
                 outcomes.push(match reader.byte()? {
@@ -146,19 +152,24 @@ pub(super) fn read_tell(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Te
             heard.begin(reader)?;
             let dead = context_in(reader, heard)?;
             let items = read_items(reader, heard, MAX_ITEMS)?;
+            let seals = match kind {
+                SEALED_RANGES => seals::read_seals(reader, heard)?,
+                _ => Vec::new(),
+            };
             heard.finish()?;
-            Ok(Tell::Ranges { outcomes, items, dead })
+            Ok(Tell::Ranges { outcomes, items, dead, seals })
         }
         tag => Err(Malformed::Unknown { what: "answer", tag: tag.into() }),
     }
 }
 
-/// What came of fetching, as it is made durable: in one piece.
+/// What came of fetching, as it is made durable: in one piece, whose seals follow if there are some.
 pub(super) fn write_reconciliation(writer: &mut Writer, told: &mut Told, reconciliation: &Reconciliation) {
     let Reconciliation { delta, floors, horizon, dead } = reconciliation;
     let contexts = lanes_in(&delta.accounted).chain(lanes_in(floors));
     let dots = dead.iter().map(|(_, dot)| &dot.lane);
-    told.begin(writer, contexts.chain(lanes_of(&delta.items)).chain(dots));
+    let lanes = contexts.chain(lanes_of(&delta.items)).chain(dots);
+    told.begin(writer, lanes.chain(seals::lanes_of(&delta.seals)));
     context_out(writer, told, &delta.accounted);
     write_items(writer, told, &delta.items);
     write_floors(writer, told, floors);
@@ -186,8 +197,7 @@ pub(super) fn read_reconciliation(
         let lane = heard.lane(reader)?;
         dead.push((key, lane.dot(reader.varint_up_to(MAX_COUNTER, "a counter")?)));
     }
-    heard.finish()?;
-    Ok(Reconciliation { delta: Delta { accounted, items }, floors, horizon, dead })
+    Ok(Reconciliation { delta: Delta { accounted, items, seals: Vec::new() }, floors, horizon, dead })
 }
 
 fn lanes_in(context: &CausalContext) -> impl Iterator<Item = &Lane> {

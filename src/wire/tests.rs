@@ -1,8 +1,10 @@
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::crdt::{
-    CausalContext, Class, Delta, Entry, Item, Key, Lane, Observed, RangeSet, Reconciliation, Value,
+    CausalContext, Class, Delta, Entry, Item, Key, Lane, Observed, RangeSet, Reconciliation, Seal, Value,
 };
 use crate::gossip::{Ask, Message, Outcome, Record, Summary, Tell, Versions};
 use crate::id::{Actor, Generation, NodeId};
@@ -70,6 +72,19 @@ fn any_item() -> impl Strategy<Value = Item> {
     )
 }
 
+fn any_seals() -> impl Strategy<Value = Vec<Arc<Seal>>> {
+    let seal =
+        (any_lane(), 1..=MAX_COUNTER - 16, prop::collection::vec(any::<[u8; 16]>(), 1..=16), any::<u8>());
+    let seal = seal.prop_map(|(lane, first, hashes, salt)| {
+        let key = *lane.actor().node.as_bytes();
+        Arc::new(Seal { lane, first, hashes: hashes.into(), key, signature: [salt; 64] })
+    });
+    prop_oneof![
+        2 => Just(Vec::new()),
+        1 => prop::collection::btree_set(seal, 0..5).prop_map(|seals| seals.into_iter().collect()),
+    ]
+}
+
 fn any_message() -> impl Strategy<Value = Message> {
     let want = prop::collection::btree_map(any_lane(), any_counters(0), 0..5);
     prop_oneof![
@@ -81,8 +96,8 @@ fn any_message() -> impl Strategy<Value = Message> {
         ),
         (any::<bool>(), any_context()).prop_map(|(complete, seen)| Message::Context { complete, seen }),
         want.prop_map(|lanes| Message::Want { lanes: lanes.into_iter().collect() }),
-        (any_plain_context(), prop::collection::vec(any_item(), 0..5))
-            .prop_map(|(accounted, items)| Message::Delta(Delta { accounted, items })),
+        (any_plain_context(), prop::collection::vec(any_item(), 0..5), any_seals())
+            .prop_map(|(accounted, items, seals)| Message::Delta(Delta { accounted, items, seals })),
         any::<([u8; 16], bool)>().prop_map(|(digest, asks)| Message::Heartbeat { digest, asks }),
         any::<bool>().prop_map(|wanted| Message::Neighbour { wanted }),
         any::<u64>().prop_map(|weight| Message::Taken { weight }),
@@ -136,8 +151,8 @@ fn any_tell() -> impl Strategy<Value = Tell> {
             horizon: Timestamp(horizon),
             last
         }),
-        (prop::collection::vec(outcome, 0..6), items, any_context())
-            .prop_map(|(outcomes, items, dead)| Tell::Ranges { outcomes, items, dead }),
+        (prop::collection::vec(outcome, 0..6), items, any_context(), any_seals())
+            .prop_map(|(outcomes, items, dead, seals)| Tell::Ranges { outcomes, items, dead, seals }),
     ]
 }
 
@@ -145,12 +160,16 @@ fn any_record() -> impl Strategy<Value = Record> {
     let items = || prop::collection::vec(any_item(), 0..5);
     let dead = prop::collection::vec((any_key(), any_lane(), 1..=MAX_COUNTER), 0..5);
     prop_oneof![
-        (any_context(), items()).prop_map(|(accounted, items)| Record::Delta(Delta { accounted, items })),
+        (any_context(), items(), any_seals()).prop_map(|(accounted, items, seals)| Record::Delta(Delta {
+            accounted,
+            items,
+            seals
+        })),
         prop::collection::vec(any_key(), 0..5).prop_map(Record::Collected),
-        (any_context(), items(), any_floors(), any::<u64>(), dead).prop_map(
-            |(accounted, items, floors, horizon, dead)| {
+        (any_context(), items(), any_floors(), any::<u64>(), dead, any_seals()).prop_map(
+            |(accounted, items, floors, horizon, dead, seals)| {
                 let dead = dead.into_iter().map(|(key, lane, counter)| (key, lane.dot(counter))).collect();
-                let (delta, horizon) = (Delta { accounted, items }, Timestamp(horizon));
+                let (delta, horizon) = (Delta { accounted, items, seals }, Timestamp(horizon));
                 Record::Reconciled(Box::new(Reconciliation { delta, floors, horizon, dead }))
             }
         ),
@@ -298,7 +317,7 @@ fn a_past_is_a_lane_with_a_name_above_all_others_and_one_dot() {
     let mut more = bytes;
     *more.last_mut().unwrap() = 1;
     assert_eq!(decode_body(&more), Err(Malformed::Illegal { what: "a past" }));
-    let delta = Message::Delta(Delta { accounted: seen, items: Vec::new() });
+    let delta = Message::Delta(Delta { accounted: seen, ..Delta::default() });
     assert_eq!(decode_body(&encode_body(&delta)), Err(Malformed::Illegal { what: "a delta" }));
     let lane =
         Lane::new(Actor { node: NodeId::from_bytes([7; 32]), generation: Generation(5) }, Class::Attribute);
@@ -306,7 +325,7 @@ fn a_past_is_a_lane_with_a_name_above_all_others_and_one_dot() {
     for (dot, observed) in [(past.dot(1), None), (lane.dot(1), Some((past, 1)))] {
         let entry = Entry::new(&key, dot, Observed::new(observed), Timestamp(1), None);
         let items = vec![Item { key: key.clone(), entries: [entry].into_iter().collect() }];
-        let delta = Message::Delta(Delta { accounted: CausalContext::new(), items });
+        let delta = Message::Delta(Delta { items, ..Delta::default() });
         assert!(matches!(decode_body(&encode_body(&delta)), Err(Malformed::Illegal { .. })));
     }
 }
@@ -388,8 +407,44 @@ fn an_item_costs_its_payload_and_little_more() {
             Item { key, entries: [entry].into_iter().collect() }
         });
         let accounted = CausalContext::from_iter([(lane.clone(), RangeSet::up_to(count))]);
-        encode(&Message::Delta(Delta { accounted, items: items.collect() })).len()
+        encode(&Message::Delta(Delta { accounted, items: items.collect(), seals: vec![] })).len()
     };
     let (one, many) = (delta(1), delta(201));
     assert_eq!(many - one, 200 * (22 + 32 + 11));
+}
+
+/// Without seals a delta has the bytes that it had before there were any; what a seal adds is known.
+#[test]
+fn seals_cost_nothing_where_there_are_none() {
+    let actor = Actor { node: NodeId::from_bytes([1; 32]), generation: Generation(1) };
+    let lane = Lane::new(actor, Class::Attribute);
+    let seal = |first, count| {
+        let hashes = vec![[7; 16]; count].into();
+        Arc::new(Seal { lane: lane.clone(), first, hashes, key: [1; 32], signature: [9; 64] })
+    };
+    let with = |seals| {
+        let accounted = CausalContext::from_iter([(lane.clone(), RangeSet::up_to(40))]);
+        encode_body(&Message::Delta(Delta { accounted, items: vec![], seals })).len()
+    };
+    let none = with(vec![]);
+    assert_eq!(with(vec![seal(1, 16)]) - none, 1 + (1 + 32) + 1 + 1 + 16 * 16 + 64);
+    assert_eq!(with(vec![seal(1, 16), seal(17, 1)]) - with(vec![seal(1, 16)]), 1 + 1 + 1 + 16 + 64);
+}
+
+#[test]
+fn seals_out_of_order_or_of_nothing_are_no_message() {
+    let actor = Actor { node: NodeId::from_bytes([1; 32]), generation: Generation(1) };
+    let lane = Lane::new(actor, Class::Attribute);
+    let seal = |first, count| {
+        let hashes = vec![[7; 16]; count].into();
+        Arc::new(Seal { lane: lane.clone(), first, hashes, key: [1; 32], signature: [9; 64] })
+    };
+    let read = |seals| decode_body(&encode_body(&Message::Delta(Delta { seals, ..Delta::default() })));
+    assert!(read(vec![seal(1, 16), seal(2, 1)]).is_ok());
+    assert_eq!(read(vec![seal(2, 1), seal(1, 16)]), Err(Malformed::NotCanonical));
+    assert_eq!(read(vec![seal(1, 1), seal(1, 1)]), Err(Malformed::NotCanonical));
+    assert_eq!(read(vec![seal(1, 0)]), Err(Malformed::Illegal { what: "a seal" }));
+    assert_eq!(read(vec![seal(0, 1)]), Err(Malformed::Illegal { what: "a seal" }));
+    assert_eq!(read(vec![seal(MAX_COUNTER, 2)]), Err(Malformed::Illegal { what: "a seal" }));
+    assert!(read(vec![seal(1, 17)]).is_err());
 }

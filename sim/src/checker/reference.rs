@@ -635,7 +635,7 @@ mod tests {
         let items = entries
             .iter()
             .map(|entry| Item { key: key(), entries: [(*entry).clone()].into_iter().collect() });
-        let delta = Delta { accounted: CausalContext::new(), items: items.collect() };
+        let delta = Delta { items: items.collect(), ..Delta::default() };
         replica.merge(UnixMillis(0), &delta).unwrap();
     }
 

@@ -172,7 +172,7 @@ fn a_confirmed_write_that_is_nowhere_is_found() {
     let key = "attr/mesh/x".parse().unwrap();
     let entry = Entry::new(&key, stranger().dot(1), Observed::default(), Timestamp(1), None);
     let items = vec![Item { key, entries: [entry].into_iter().collect() }];
-    let record = Record::Delta(Delta { accounted: CausalContext::new(), items });
+    let record = Record::Delta(Delta { items, ..Delta::default() });
     world.nodes[0].disk.write(world.now, Ticket(1), record, Duration::ZERO);
     world.nodes[0].disk.confirm(Ticket(1));
     world.rest();

@@ -8,7 +8,8 @@
 
 use smallvec::SmallVec;
 
-use super::{Corrupt, Removed, Row, Slot, Store};
+use super::seals::Verified;
+use super::{Corrupt, Flaw, Removed, Row, Slot, Store};
 use crate::crdt::{CausalContext, Delta, Dot, Entry, Item, Key, Lane, RangeSet, Revision};
 use crate::time::Timestamp;
 
@@ -95,6 +96,8 @@ impl Store {
     /// would be alive when it arrives.
     pub fn collect(&mut self, limit: usize, mut is_ripe: impl FnMut(&Removal<'_>) -> bool) -> Vec<Key> {
         let mut collected = Vec::new();
+        // Where entries are sealed a death needs evidence.
+        let limit = if self.is_sealed() { 0 } else { limit };
         for _ in 0..limit.min(self.removed.len()) {
             let Some(candidate) = self.removed.pop_front() else { break };
             let Some((slot, entry)) = self.removal(&candidate) else { continue };
@@ -191,25 +194,34 @@ impl Store {
             });
         }
         items.retain(|item| !item.entries.is_empty());
+        let accounted = self.context();
+        let seals = self.proofs_of(&items, &accounted);
         let live = |key: &Key, dot: &Dot| self.row(key).is_some_and(|row| row.checksum_of(dot).is_some());
         let all = receiver.prefix("").flat_map(|row| {
             row.register().into_entries().map(move |entry| (row.key(), entry.dot)).collect::<Vec<_>>()
         });
         Reconciliation {
-            delta: Delta { accounted: self.context(), items },
+            delta: Delta { accounted, items, seals },
             floors: self.floors(),
             horizon: self.horizon,
             dead: all.filter(|(key, dot)| !live(key, dot)).collect(),
         }
     }
 
-    /// Says whether entries are what their authors wrote, as far as they are news here.
+    /// Says whether entries match their checksums, as far as they are news here. Seals are verified when they take effect.
     ///
     /// # Errors
     ///
-    /// [`Corrupt`] with the first one that is not.
+    /// [`Corrupt`] with the first one that does not.
     pub fn verify(&self, items: &[Item]) -> Result<(), Corrupt> {
-        self.verified(items).map(|_| ())
+        for item in items {
+            let mut news = item.entries.iter().filter(|entry| self.is_news(&item.key, entry));
+            if let Some(entry) = news.find(|entry| entry.hash(&item.key) != entry.checksum) {
+                let (key, dot) = (Some(item.key.clone()), entry.dot.clone());
+                return Err(Corrupt { key, dot, flaw: Flaw::Checksum });
+            }
+        }
+        Ok(())
     }
 
     /// Agrees with another replica, as a whole; [`take_changed`](Self::take_changed) tells what that changed.
@@ -219,14 +231,18 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`] if an entry fails its checksum: the sender's fault; nothing was merged.
+    /// [`Corrupt`] if an entry fails its checksum, or lacks the seal that it needs: the sender's fault; nothing was merged.
     pub fn reconcile(&mut self, with: &Reconciliation) -> Result<(), Corrupt> {
         self.settle_digest();
-        let accounted = &with.delta.accounted;
-        self.verified(&with.delta.items)?;
+        let Verified { seals, .. } = self.verified(&with.delta)?;
+        self.admit(&seals);
+        let accounted = &*self.believed(&with.delta.accounted);
+        // Where entries are sealed, nobody is believed that something died and left no trace.
+        let (nothing, nowhere) = (Vec::new(), CausalContext::new());
+        let (dead, floors) = if self.is_sealed() { (&nothing, &nowhere) } else { (&with.dead, &with.floors) };
         // First what is dead and leaves no trace: it must not keep out what lives on there.
-        for (key, dot) in &with.dead {
-            let is_provable = with.floors.lane(&dot.lane).is_none_or(|floor| !floor.contains(dot.counter));
+        for (key, dot) in dead {
+            let is_provable = floors.lane(&dot.lane).is_none_or(|floor| !floor.contains(dot.counter));
             // What killed it there is among the items, if it was not collected, and kills it here.
             if is_provable || !accounted.contains(dot) {
                 continue;
@@ -249,12 +265,15 @@ impl Store {
             self.see(lane, |seen| seen.union(counters));
         }
         // A past is below its floor as a whole, once it is seen.
-        for (lane, counters) in with.floors.lanes().filter(|(lane, _)| !lane.is_past()) {
+        for (lane, counters) in floors.lanes().filter(|(lane, _)| !lane.is_past()) {
             let lane = self.lanes.meet(lane);
             let state = &mut self.lanes[lane];
             state.floor = state.floor.max(counters.last().unwrap_or(0));
         }
-        self.horizon = self.horizon.max(with.horizon);
+        if !self.is_sealed() {
+            self.horizon = self.horizon.max(with.horizon);
+        }
+        self.sweep(&seals);
         Ok(())
     }
 
@@ -264,22 +283,20 @@ impl Store {
         let counter = entry.dot.counter;
         let lane = self.lanes.meet(&entry.dot.lane);
         if self.is_news(key, entry) {
+            if self.is_unexplained(key, entry) {
+                self.note_back();
+            }
             if !accounted.contains(&entry.dot) {
                 self.see(lane, |seen| seen.insert(counter));
             }
             self.insert(key, lane, entry);
             return;
         }
-        let register = self.register(key);
-        let explained = register.is_some_and(|register| {
-            register.entries().iter().any(|present| present.dot == entry.dot || present.replaces(entry))
-        });
-        if explained || counter <= self.floor(&entry.dot.lane) || entry.hash(key) != entry.checksum {
+        let is_below = counter <= self.floor(&entry.dot.lane);
+        if self.explains(key, entry) || is_below || entry.hash(key) != entry.checksum {
             return;
         }
-        self.restored += 1;
-        // The context is what it was, and yet the state is another.
-        self.revision.0 += 1;
+        self.note_back();
         self.insert(key, lane, entry);
     }
 }

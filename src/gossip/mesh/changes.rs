@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Mesh;
-use crate::crdt::{Corrupt, Delta, Lane};
+use crate::crdt::{Corrupt, Delta, Flaw, Lane};
 use crate::gossip::timer::Timer;
 use crate::gossip::{Alarm, CloseReason, Durability, Event, LinkId, Member, Origin, Output, Record};
 use crate::id::NodeId;
@@ -18,13 +18,10 @@ impl Mesh {
     pub(super) fn handle_delta(&mut self, now: Now, link: LinkId, delta: &Delta) {
         let Some(peer) = self.links.get(&link).map(|link| link.peer) else { return };
         let before = self.replica.store().revision();
-        self.fence_double(now, delta);
         let (stale, fresh) = self.sift_lanes(delta, peer);
-        match self.replica.merge(now.wall, delta) {
-            Err(Corrupt { .. }) => {
-                self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Corrupt { peer })));
-                return self.close(now, link, CloseReason::Misbehaved);
-            }
+        let merged = self.fenced(now, delta, |mesh| mesh.replica.merge(now.wall, delta));
+        match merged {
+            Err(corrupt) => return self.refuse(now, link, &corrupt),
             Ok(beyond) => {
                 if let Some(link) = self.links.get_mut(&link) {
                     link.handle_delta(delta);
@@ -51,6 +48,17 @@ impl Mesh {
         }
         self.observe_changes(now, true);
         self.fence_later_life(now);
+    }
+
+    /// A peer sent what no author wrote.
+    pub(super) fn refuse(&mut self, now: Now, link: LinkId, corrupt: &Corrupt) {
+        let Some(peer) = self.links.get(&link).map(|link| link.peer) else { return };
+        let alarm = match corrupt.flaw {
+            Flaw::Checksum => Alarm::Corrupt { peer },
+            Flaw::Seal => Alarm::Forged { peer },
+        };
+        self.outputs.push_back(Output::Event(Event::Alarm(alarm)));
+        self.close(now, link, CloseReason::Misbehaved);
     }
 
     /// The lanes of which a delta brings nothing that is new here, its sender's own excepted, of which it never

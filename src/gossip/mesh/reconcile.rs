@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::Mesh;
-use crate::crdt::{CausalContext, Corrupt, Delta, Lane, Reconciliation, Revision};
+use crate::crdt::{CausalContext, Delta, Lane, Reconciliation, Revision};
 use crate::gossip::link::Link;
 use crate::gossip::reconcile::{Fetch, MAX_SERVED, Serve};
 use crate::gossip::timer::Timer;
@@ -199,15 +199,18 @@ impl Mesh {
     /// Everything is fetched: it takes effect as a whole.
     fn agree(&mut self, now: Now, link: LinkId, reconciliation: Reconciliation) {
         let Some(peer) = self.links.get(&link).map(|link| link.peer) else { return };
-        self.fence_double(now, &reconciliation.delta);
-        if self.save_from(now, &reconciliation) {
+        let agreed = self.fenced(now, &reconciliation.delta, |mesh| {
+            if mesh.save_from(now, &reconciliation) {
+                return Ok(None);
+            }
+            mesh.replica.reconcile(now.wall, &reconciliation).map(Some)
+        });
+        let beyond = match agreed {
+            Ok(Some(beyond)) => beyond,
             // What is still missing is asked for again.
-            return self.timers.set_by(Timer::Want, now.monotone);
-        }
-        let beyond = match self.replica.reconcile(now.wall, &reconciliation) {
-            Ok(beyond) => beyond,
-            // All of it was verified when it came.
-            Err(Corrupt { .. }) => return self.close(now, link, CloseReason::Misbehaved),
+            Ok(None) => return self.timers.set_by(Timer::Want, now.monotone),
+            // Checksums were verified when it came, seals are now.
+            Err(corrupt) => return self.refuse(now, link, &corrupt),
         };
         if let Some(state) = self.links.get_mut(&link) {
             state.has(&reconciliation.delta.accounted);
@@ -282,7 +285,8 @@ impl Mesh {
         if state.serve.as_ref().is_some_and(Serve::has_answer)
             && let Some(budget) = state.take_delta_room(self.config.delta_budget)
         {
-            let serve = state.serve.as_mut()?;
+            self.replica.seal();
+            let (store, serve) = (self.replica.store(), state.serve.as_mut()?);
             let (number, tell) = serve.next(store, budget, now.monotone)?;
             let message = Message::Tell { number, tell };
             state.send(&message, now.monotone);

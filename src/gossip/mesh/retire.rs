@@ -27,7 +27,7 @@ const MAX_WAITED: u32 = 6;
 impl Mesh {
     /// Retires what can be retired, and saves what would go with it.
     pub(super) fn retire(&mut self, now: Now) {
-        let Some(evict_after) = self.config.evict_after else { return };
+        let Some(evict_after) = self.config.evict_after.filter(|_| !self.replica.is_sealed()) else { return };
         self.fence_later_life(now);
         self.save(now);
         let Actor { node: own, generation } = self.actor();
@@ -126,7 +126,7 @@ impl Mesh {
     /// Writes anew what would be lost by agreeing with a peer. Says whether there is such a thing: then it must not be
     /// agreed yet.
     pub(super) fn save_from(&mut self, now: Now, with: &Reconciliation) -> bool {
-        if self.replica.at_stake(with).is_empty() {
+        if self.replica.is_sealed() || self.replica.at_stake(with).is_empty() {
             return false;
         }
         for prepared in self.replica.save_from(now.wall, with).unwrap_or_default() {
@@ -144,7 +144,7 @@ impl Mesh {
             if tell && self.config.durability == Durability::Disk {
                 let ticket = self.ticket();
                 let accounted = CausalContext::from_iter([(past, RangeSet::up_to(1))]);
-                let record = Record::Delta(Delta { accounted, items: Vec::new() });
+                let record = Record::Delta(Delta { accounted, ..Delta::default() });
                 self.outputs.push_back(Output::Persist { ticket, record });
             }
             if self.replica.store().generation(&node).is_some_and(|latest| latest > generation) {

@@ -4,11 +4,13 @@ mod overlay;
 mod overload;
 mod picture;
 mod retire;
+mod seals;
 
 use std::time::Duration;
 
 use super::*;
 use crate::crdt::Value;
+use crate::crdt::seal_tests::Pen;
 use crate::gossip::Durability;
 use crate::id::Generation;
 use crate::replica::{Address, AttributeKey, Path, WriteError};
@@ -51,6 +53,8 @@ struct World {
     clogged: Option<usize>,
     now: Moment,
     next: u64,
+    /// Whether new nodes seal what they write.
+    seals: bool,
     /// What the nodes are made with, besides their addresses.
     config: Config,
     /// The nodes behind the name `seed`, who answer in turn, and whom some reach there first.
@@ -88,6 +92,7 @@ impl World {
     fn with(count: usize, config: Config) -> Self {
         let mut world = Self {
             config,
+            seals: false,
             behind_seed: Vec::new(),
             first_behind_seed: BTreeMap::new(),
             nodes: Vec::new(),
@@ -113,7 +118,8 @@ impl World {
         let seeds = if self.config.seeds.is_empty() { first } else { self.config.seeds.clone() };
         let config = Config { addresses: vec![address(node)], seeds, durability, ..self.config.clone() };
         let actor = Actor { node: id(node), generation: Generation(generation) };
-        Mesh::new(config, actor, node as u64, self.time())
+        let mesh = Mesh::new(config, actor, node as u64, self.time());
+        if self.seals { mesh.sealed(Arc::new(Pen::of(actor.node))) } else { mesh }
     }
 
     fn time(&self) -> Now {
@@ -589,7 +595,7 @@ fn a_context_of_more_lanes_than_a_frame_holds_is_told_in_pieces() {
             (crate::crdt::Lane::new(actor, crate::crdt::Class::Attribute), crate::crdt::RangeSet::up_to(life))
         })
         .collect();
-    world.nodes[1].mesh.restore(now, &Record::Delta(Delta { accounted, items: vec![] })).unwrap();
+    world.nodes[1].mesh.restore(now, &Record::Delta(Delta { accounted, ..Delta::default() })).unwrap();
     world.converge();
     assert!(world.nodes[1].sent[1] >= 3);
 }

@@ -6,7 +6,7 @@ use rand::RngExt;
 
 use super::links::RESTLESS_WITHIN;
 use super::{Mesh, Unpersisted};
-use crate::crdt::{Class, Delta, Item, Lane, RangeSet, Value};
+use crate::crdt::{Class, Corrupt, Delta, Item, Lane, RangeSet, Value};
 use crate::gossip::quota::OVERHEAD;
 use crate::gossip::{Alarm, Durability, Event, MemberState, Output, Record, Ticket};
 use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};
@@ -155,11 +155,15 @@ impl Mesh {
     ///
     /// # Errors
     ///
-    /// [`WriteError::Alive`] if it can be reached, or is this one; nothing was written.
+    /// [`WriteError::Alive`] if it can be reached, or is this one, [`WriteError::Sealed`] where entries are sealed; nothing
+    /// was written.
     pub fn forget(&mut self, now: Now, node: NodeId) -> Result<Option<Ticket>, WriteError> {
         let state = self.members.state(&node);
         if node == self.actor().node || state == Some(MemberState::Alive) || self.is_linked(&node) {
             return Err(WriteError::Alive);
+        }
+        if self.replica.is_sealed() {
+            return Err(WriteError::Sealed);
         }
         let Some(latest) = self.replica.store().generation(&node) else { return Ok(None) };
         let prepared = self.replica.testify(now.wall, node, latest)?;
@@ -175,23 +179,43 @@ impl Mesh {
 
 /// How writes take effect.
 impl Mesh {
-    /// If writes come in that this life of the node did not make, somebody else lives it too, or the disk was
-    /// turned back: take a new one before anything is written under the old.
-    pub(super) fn fence_double(&mut self, now: Now, delta: &Delta) {
+    /// Merges what a peer has sent, by `merge`. If it brings writes that this life of the node did not make, somebody else
+    /// lives it too, or the disk was turned back: take a new one before anything is written under the old.
+    pub(super) fn fenced<T>(
+        &mut self,
+        now: Now,
+        delta: &Delta,
+        merge: impl FnOnce(&mut Self) -> Result<T, Corrupt>,
+    ) -> Result<T, Corrupt> {
+        let double = self.double_in(delta);
+        // Where entries are sealed it has to be seen first that they are.
+        let after = if self.replica.is_sealed() { double } else { None };
+        if let Some((latest, is_accused)) = double.filter(|_| after.is_none()) {
+            self.be_reborn(now, latest, is_accused);
+        }
+        let merged = merge(self)?;
+        if let Some((latest, is_accused)) = after {
+            self.be_reborn(now, latest, is_accused);
+        }
+        Ok(merged)
+    }
+
+    /// Whether a delta brings such writes: the latest life that it accounts for, and whether that is said to be over.
+    fn double_in(&self, delta: &Delta) -> Option<(Option<Generation>, bool)> {
         let (own, store) = (self.replica.own_lanes(), self.replica.store());
         let is_own = |lane: &Lane| own.iter().any(|own| *own == lane || lane.buries(own));
-        let accounted: Vec<(&Lane, &RangeSet)> =
-            delta.accounted.lanes().filter(|(lane, _)| is_own(lane)).collect();
+        // Where entries are sealed, what is accounted for without one is hearsay.
+        let believed = delta.accounted.lanes().filter(|_| !store.is_sealed());
+        let accounted: Vec<(&Lane, &RangeSet)> = believed.filter(|(lane, _)| is_own(lane)).collect();
         let latest = accounted.iter().map(|(lane, _)| lane.actor().generation).max();
         let is_accused = accounted.iter().map(|(lane, _)| *lane).max().is_some_and(Lane::is_past);
         let unknown = |(lane, counters): (&Lane, &RangeSet)| {
             store.seen_of(lane).is_none_or(|seen| !seen.is_superset(counters))
         };
         let mut dots = delta.items.iter().flat_map(|item| &item.entries).map(|entry| &entry.dot);
-        if accounted.into_iter().any(unknown) || dots.any(|dot| own.contains(&&dot.lane) && !store.seen(dot))
-        {
-            self.be_reborn(now, latest, is_accused);
-        }
+        let is_double = accounted.into_iter().any(unknown)
+            || dots.any(|dot| own.contains(&&dot.lane) && !store.seen(dot));
+        is_double.then_some((latest, is_accused))
     }
 
     /// If a later life of this node is known, whatever this one says of itself is void: outlive it. Two nodes

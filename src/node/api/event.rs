@@ -178,6 +178,12 @@ fn alarm_text(alarm: &Alarm) -> String {
             format!("{gone} was evicted while it was away; this node goes on as generation {next}")
         }
         Alarm::Corrupt { peer } => format!("{peer} sent an entry that failed its checksum"),
+        Alarm::Forged { peer } => {
+            format!("{peer} sent an entry in the name of another node, who has not signed it")
+        }
+        Alarm::Seals { peer } => {
+            format!("registry.trust is signed here or at {peer}, and not at both: no link to it is possible")
+        }
         Alarm::Drift { peer, beyond } => {
             format!("the clock of {peer} is {} ms beyond the drift bound", beyond.as_millis())
         }

@@ -1,12 +1,13 @@
 //! What the mesh makes durable, and what it hears back. The disk at the other end is not this module's business.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use tokio::sync::mpsc as tokio_mpsc;
 
-use crate::crdt::{Key, Lane, RangeSet, Register};
+use crate::crdt::{Key, Lane, RangeSet, Register, Seal};
 use crate::time::Timestamp;
 
 /// Changes that become durable together or not at all.
@@ -16,6 +17,10 @@ use crate::time::Timestamp;
 pub struct Batch {
     /// The state of keys; of one without entries nothing is left.
     pub registers: Vec<(Key, Register)>,
+    /// Where entries are sealed: the seals of these keys' entries, those of own writes that nobody was told of excepted.
+    pub seals: BTreeMap<Key, Vec<Arc<Seal>>>,
+    /// Where entries are sealed: for some of the lanes the seal that reaches furthest.
+    pub heads: Vec<Arc<Seal>>,
     /// All that was seen of lanes.
     pub lanes: Vec<(Lane, RangeSet)>,
     /// The last reading of the clock.

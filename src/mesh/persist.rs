@@ -172,6 +172,10 @@ impl Persister {
         batch.registers.reserve(keys.len());
         for key in keys {
             let mut register = store.register(&key).unwrap_or_default();
+            let seals = store.seals_of(&key);
+            if !seals.is_empty() {
+                batch.seals.insert(key.clone(), seals);
+            }
             for entry in pending.get(&key).into_iter().flatten() {
                 register.insert((*entry).clone(), |_| ());
             }
@@ -180,6 +184,7 @@ impl Persister {
         round.is_last = round.keys.len() == 0;
         if round.is_last {
             batch.lanes = std::mem::take(&mut round.lanes);
+            batch.heads = batch.lanes.iter().filter_map(|(lane, _)| store.head_of(lane).cloned()).collect();
         }
         self.journal.send(batch);
     }

@@ -37,7 +37,7 @@ impl Resting {
         let actor = Actor { node: node.unwrap_or(NodeId::from_bytes([0; 32])), generation: Generation(0) };
         let mut replica = Replica::new(actor, Duration::MAX);
         let wall = WallClock::system().now();
-        StateFile::open(&file)?.load(|record| match record {
+        StateFile::open_either(&file)?.load(|record| match record {
             Record::Delta(delta) => replica.merge(wall, delta).map(drop),
             Record::Reconciled(reconciliation) => replica.reconcile(wall, reconciliation).map(drop),
             Record::Collected(_) => Ok(()),

@@ -39,6 +39,9 @@ use self::record::{LaneNumbers, LaneRow};
 /// The layout of the file. A later one is refused, an older one will be read for ever.
 pub const FORMAT: u64 = 1;
 
+/// The layout of a file whose entries are sealed: the same, with the seals behind what they prove.
+const SEALED_FORMAT: u64 = 0x100 | FORMAT;
+
 /// What redb may keep of the file in memory. Rows are read once and then only written.
 const CACHE: usize = 32 * 1024 * 1024;
 /// How many keys are merged at a time when the file is read.
@@ -85,6 +88,18 @@ pub enum StoreError {
         /// How that shows.
         what: String,
     },
+    /// Its entries are sealed, and those of the mesh that wants it are not, or the other way round.
+    #[error(
+        "{} was kept {} seals, and registry.trust asks for the other",
+        .path.display(),
+        if *sealed { "with" } else { "without" }
+    )]
+    Trust {
+        /// The file.
+        path: PathBuf,
+        /// Whether its entries are.
+        sealed: bool,
+    },
     /// A later version of snomesh has written it.
     #[error("{} has format {found}, this version knows {FORMAT}", .path.display())]
     Newer {
@@ -102,6 +117,11 @@ impl StoreError {
             Self::Damaged { .. } => Some(
                 "start it with --rebuild-from-mesh: it sets the file aside and learns the state from its peers; \
                  or restore a backup"
+                    .into(),
+            ),
+            Self::Trust { .. } => Some(
+                "set registry.trust as it was; or, to change it for the whole mesh: save the state with snomesh state \
+                 export, start every node with --rebuild-from-mesh, and import it at one"
                     .into(),
             ),
             Self::Newer { .. } => Some("run the version of snomesh that wrote it, or a later one".into()),
@@ -130,6 +150,17 @@ pub struct Loaded {
     pub keys: usize,
 }
 
+/// Whether the entries of a file have to be sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expects {
+    /// They must not be.
+    Plain,
+    /// They must.
+    Sealed,
+    /// It does not matter: nothing is written.
+    Either,
+}
+
 /// The state of a node, in a file.
 pub struct StateFile {
     medium: Box<dyn Medium>,
@@ -139,6 +170,7 @@ pub struct StateFile {
     lanes: LaneNumbers,
     /// The life that last wrote it.
     life: Option<Generation>,
+    expects: Expects,
 }
 
 impl StateFile {
@@ -148,15 +180,33 @@ impl StateFile {
     ///
     /// [`StoreError`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Self::on(Box::new(FileMedium::new(path)))
+        Self::on(Box::new(FileMedium::new(path)), Expects::Plain)
     }
 
-    fn on(medium: Box<dyn Medium>) -> Result<Self, StoreError> {
+    /// The same for a node of a mesh whose entries are sealed.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub fn open_sealed(path: &Path) -> Result<Self, StoreError> {
+        Self::on(Box::new(FileMedium::new(path)), Expects::Sealed)
+    }
+
+    /// Opens the state of a node to read it, be its entries sealed or not.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub fn open_either(path: &Path) -> Result<Self, StoreError> {
+        Self::on(Box::new(FileMedium::new(path)), Expects::Either)
+    }
+
+    fn on(medium: Box<dyn Medium>, expects: Expects) -> Result<Self, StoreError> {
         let path = medium.path().to_owned();
         let exists =
             medium.prepare().map_err(|source| StoreError::Unusable { path: path.clone(), source })?;
         let (fault, lanes) = (FaultCell::default(), LaneNumbers::default());
-        let mut state = Self { medium, database: None, fault, lanes, life: None };
+        let mut state = Self { medium, database: None, fault, lanes, life: None, expects };
         state.connect().map_err(|error| state.explain(&path, error))?;
         if !exists {
             state.medium.publish().map_err(|source| StoreError::Unusable { path, source })?;
@@ -168,6 +218,7 @@ impl StateFile {
     fn connect(&mut self) -> Result<(), Broken> {
         self.fault.clear();
         let backend = Watched::new(self.medium.open().map_err(Broken::Io)?, self.fault.clone());
+        let expects = self.expects;
         let (database, lanes, life) = guarded(|| {
             let mut builder = Builder::new();
             builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
@@ -180,9 +231,12 @@ impl StateFile {
                 let found = meta.get(META_FORMAT)?.map(|format| format.value());
                 match found {
                     None => {
-                        meta.insert(META_FORMAT, FORMAT)?;
+                        let sealed = expects == Expects::Sealed;
+                        meta.insert(META_FORMAT, if sealed { SEALED_FORMAT } else { FORMAT })?;
                     }
-                    Some(FORMAT) => {}
+                    Some(FORMAT) if expects != Expects::Sealed => {}
+                    Some(SEALED_FORMAT) if expects != Expects::Plain => {}
+                    Some(found @ (FORMAT | SEALED_FORMAT)) => return Err(Broken::Trust(found)),
                     Some(found) => return Err(Broken::Newer(found)),
                 }
                 life = meta.get(META_LIFE)?.map(|life| Generation(life.value()));
@@ -218,10 +272,12 @@ impl StateFile {
             let read = database.begin_read()?;
             let mut lanes: BTreeMap<u32, Lane> = BTreeMap::new();
             let mut accounted = CausalContext::new();
+            let mut heads = Vec::new();
             for row in read.open_table(LANES)?.iter()? {
                 let (number, row) = row?;
                 let row = LaneRow::read(row.value()).map_err(Broken::row("lane", number.value()))?;
                 accounted.insert_all(&row.lane, &row.seen);
+                heads.extend(row.head);
                 lanes.insert(number.value(), row.lane);
             }
             // How far was collected comes first: nothing may be counted as seen without it.
@@ -240,16 +296,18 @@ impl StateFile {
             let mut piece = Delta::default();
             for row in read.open_table(REGISTERS)?.iter()? {
                 let (key, row) = row?;
-                let item = record::read_register(key.value(), row.value(), &lanes)
+                let (item, seals) = record::read_register(key.value(), row.value(), &lanes)
                     .map_err(Broken::row("key", key.value()))?;
                 piece.items.push(item);
+                piece.seals.extend(seals);
                 keys += 1;
                 if piece.items.len() >= PIECE {
-                    merge(&Record::Delta(std::mem::take(&mut piece))).map_err(Broken::Corrupt)?;
+                    merge(&Record::Delta(in_order(std::mem::take(&mut piece)))).map_err(Broken::Corrupt)?;
                 }
             }
             piece.accounted = accounted;
-            merge(&Record::Delta(piece)).map_err(Broken::Corrupt)?;
+            piece.seals.extend(heads);
+            merge(&Record::Delta(in_order(piece))).map_err(Broken::Corrupt)?;
             let meta = read.open_table(META)?;
             let clock = Timestamp(meta.get(META_CLOCK)?.map_or(0, |clock| clock.value()));
             Ok(Loaded { clock, keys })
@@ -308,7 +366,8 @@ impl StateFile {
                     if register.is_empty() {
                         registers.remove(key.as_str())?;
                     } else {
-                        let row = record::write_register(register, lanes);
+                        let seals = batch.seals.get(key).map_or(&[][..], Vec::as_slice);
+                        let row = record::write_register(register, seals, lanes);
                         registers.insert(key.as_str(), &*row)?;
                     }
                 }
@@ -323,7 +382,8 @@ impl StateFile {
                 }
                 for (lane, seen) in &batch.lanes {
                     let number = lanes.number(lane);
-                    let row = LaneRow { lane: lane.clone(), seen: seen.clone() };
+                    let head = batch.heads.iter().find(|head| head.lane == *lane).cloned();
+                    let row = LaneRow { lane: lane.clone(), seen: seen.clone(), head };
                     table.insert(number, &*row.write())?;
                 }
                 lanes.take_new();
@@ -363,6 +423,7 @@ impl StateFile {
         let path = path.to_owned();
         match (self.fault.get(), error) {
             (_, Broken::Newer(found)) => StoreError::Newer { path, found },
+            (_, Broken::Trust(found)) => StoreError::Trust { path, sealed: found == SEALED_FORMAT },
             (_, Broken::Io(source)) => StoreError::Unusable { path, source },
             (_, Broken::Redb(redb::Error::DatabaseAlreadyOpen)) => StoreError::InUse { path },
             (Some(Fault::NoRoom), _) => {
@@ -374,6 +435,13 @@ impl StateFile {
             (None, error) => StoreError::Damaged { path, what: error.to_string() },
         }
     }
+}
+
+/// With its seals in order, each once: many rows bring the same.
+fn in_order(mut piece: Delta) -> Delta {
+    piece.seals.sort();
+    piece.seals.dedup();
+    piece
 }
 
 /// Puts a file aside that does not open, so that a new one can begin; says where it is.
@@ -414,6 +482,8 @@ enum Broken {
     Row(String),
     #[error("format {0}")]
     Newer(u64),
+    #[error("format {0}, the other was expected")]
+    Trust(u64),
     #[error("its pages contradict each other")]
     Panicked,
     #[error("it is closed")]

@@ -11,6 +11,7 @@ use rand::{RngExt, SeedableRng};
 use redb::StorageBackend;
 
 use super::*;
+use crate::crdt::seal_tests::Pen;
 use crate::crdt::{Class, Entry, Item, Key, Observed, Register, Store, Value};
 use crate::id::{Actor, NodeId};
 
@@ -117,7 +118,7 @@ impl Disk {
     }
 
     fn open(&self) -> Result<StateFile, StoreError> {
-        StateFile::on(Box::new(self.clone()))
+        StateFile::on(Box::new(self.clone()), Expects::Plain)
     }
 }
 
@@ -493,10 +494,10 @@ fn the_rows_are_those_of_the_golden_files() {
     let value = Value::try_from(&b"value"[..]).unwrap();
     register.insert(Entry::new(&key, lane(1).dot(5), observed, Timestamp(77), Some(value)), |_| ());
     register.insert(Entry::new(&key, lane(3).dot(1), Observed::default(), Timestamp(9), None), |_| ());
-    let row = record::write_register(&register, &mut lanes);
+    let row = record::write_register(&register, &[], &mut lanes);
     let mut seen = RangeSet::up_to(5);
     seen.insert_range(9..=700);
-    let lane_row = LaneRow { lane: lane(1), seen };
+    let lane_row = LaneRow { lane: lane(1), seen, head: None };
     let golden = |name: &str| -> Vec<u8> {
         let text = match name {
             "register" => include_str!("golden/register-1.hex"),
@@ -509,7 +510,7 @@ fn the_rows_are_those_of_the_golden_files() {
     assert_eq!(hex(&lane_row.write()), hex(&golden("lane")));
     assert_eq!(LaneRow::read(&golden("lane")).unwrap(), lane_row);
     let numbers = BTreeMap::from([(4, lane(1)), (5, lane(2)), (6, lane(3))]);
-    let item = record::read_register("attr/mesh/x", &golden("register"), &numbers).unwrap();
+    let (item, _) = record::read_register("attr/mesh/x", &golden("register"), &numbers).unwrap();
     assert_eq!(item.entries.as_slice(), register.entries());
 }
 
@@ -553,4 +554,95 @@ fn what_was_collected_is_still_known_after_a_restart() {
     let (restored, _) = load(&file);
     assert_eq!(restored, life);
     assert_eq!((restored.floors(), restored.horizon()), (life.floors(), life.horizon()));
+}
+
+/// What a relay has of an author that seals, and makes durable.
+struct Sealed {
+    disk: Disk,
+    relay: Store,
+}
+
+fn pen(node: u8) -> Arc<Pen> {
+    Arc::new(Pen::of(lane(node).actor().node))
+}
+
+impl Sealed {
+    fn new() -> Self {
+        let mut author = Store::new().sealed(pen(1));
+        for counter in 1..=40 {
+            let key: Key = format!("attr/mesh/{}", counter % 30).parse().unwrap();
+            let value = Value::try_from(&[7][..]).ok();
+            let entry =
+                Entry::new(&key, lane(1).dot(counter), Observed::default(), Timestamp(counter), value);
+            let accounted = CausalContext::from_iter([(lane(1), RangeSet::from(counter..=counter))]);
+            let items = vec![Item { key, entries: [entry].into_iter().collect() }];
+            author.merge_own(&Delta { accounted, items, seals: vec![] });
+        }
+        author.seal();
+        let mut relay = Store::new().sealed(pen(2));
+        relay.merge(&author.delta([&lane(1)], &CausalContext::new(), usize::MAX)).unwrap();
+        Self { disk: Disk::default(), relay }
+    }
+
+    fn open(&self) -> Result<StateFile, StoreError> {
+        StateFile::on(Box::new(self.disk.clone()), Expects::Sealed)
+    }
+
+    fn batch(&self) -> Batch {
+        let rows: Vec<(Key, Register)> =
+            self.relay.prefix("").map(|row| (row.key(), row.register())).collect();
+        let seals = rows.iter().map(|(key, _)| (key.clone(), self.relay.seals_of(key)));
+        let seen = self.relay.seen_of(&lane(1)).cloned().unwrap();
+        Batch {
+            seals: seals.collect(),
+            registers: rows,
+            heads: self.relay.head_of(&lane(1)).cloned().into_iter().collect(),
+            lanes: vec![(lane(1), seen)],
+            ..Batch::default()
+        }
+    }
+
+    fn load(&self) -> Result<Store, StoreError> {
+        let mut store = Store::new().sealed(pen(2));
+        self.open()?.load(|record| restore(&mut store, record))?;
+        Ok(store)
+    }
+}
+
+/// FEATURES B7: what was read again can be proved to others, and nothing that was put there by somebody else.
+#[test]
+fn seals_survive_a_restart_and_what_was_forged_on_the_disk_is_not_read() {
+    let sealed = Sealed::new();
+    sealed.open().unwrap().commit(&sealed.batch()).unwrap();
+    let again = sealed.load().unwrap();
+    assert_eq!(again, sealed.relay);
+    let mut other = Store::new().sealed(pen(3));
+    other.merge(&again.delta([&lane(1)], &CausalContext::new(), usize::MAX)).unwrap();
+    assert_eq!(other, sealed.relay);
+
+    let mut forged = sealed.batch();
+    let (key, register) = &mut forged.registers[3];
+    let Entry { dot, observed, stamp, .. } = register.entries()[0].clone();
+    let value = Value::try_from(&b"forged"[..]).ok();
+    let (key, entry) = (key.clone(), Entry::new(key, dot, observed, stamp, value));
+    *register = Register::default();
+    register.insert(entry, |_| ());
+    sealed.open().unwrap().commit(&forged).unwrap();
+    let told = sealed.load().unwrap_err().to_string();
+    assert!(told.contains(key.as_str()) && told.contains("seal of its author"), "{told}");
+}
+
+/// FEATURES B7: nobody goes on without seals, or with them, by mistake.
+#[test]
+fn a_state_that_was_kept_with_seals_is_not_opened_without_nor_the_other_way_round() {
+    let sealed = Sealed::new();
+    sealed.open().unwrap().commit(&sealed.batch()).unwrap();
+    assert!(matches!(sealed.disk.open(), Err(StoreError::Trust { sealed: true, .. })));
+    let (plain, _) = filled();
+    let opened = StateFile::on(Box::new(plain.clone()), Expects::Sealed);
+    assert!(matches!(&opened, Err(StoreError::Trust { sealed: false, .. })));
+    assert!(opened.err().and_then(|error| error.hint()).is_some_and(|hint| hint.contains("rebuild")));
+    for disk in [plain, sealed.disk] {
+        assert!(StateFile::on(Box::new(disk), Expects::Either).is_ok());
+    }
 }

@@ -25,6 +25,8 @@ pub use fields::{MAX_COUNTER, MAX_GENERATION, MAX_LANES, MAX_RANGES};
 pub(crate) use fields::{read_counters, write_counters};
 pub use message::{Decoder, Encoder, MAX_ENTRIES, MAX_ITEMS, decode, decode_record, encode, encode_record};
 pub use reconcile::MAX_ASKED;
+#[cfg(feature = "node")]
+pub(crate) use seals::{read_list, write_list};
 
 pub use crate::codec::Malformed;
 

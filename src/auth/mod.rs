@@ -11,6 +11,7 @@ mod decree;
 mod hello;
 mod identity;
 mod join;
+mod notary;
 mod policy;
 mod renew;
 mod request;

@@ -23,11 +23,11 @@ use super::traffic::Counters;
 use crate::auth::Access;
 use crate::causes::in_one_line;
 use crate::clock::WallClock;
-use crate::crdt::Corrupt;
+use crate::crdt::{Corrupt, Notary};
 use crate::daemon::Events;
 use crate::gossip::{
-    Channel, CloseReason as Gone, Config, ConfigError, DialId, Durability, LinkId, Mesh, Message, Output,
-    Record, Side, Ticket,
+    Alarm, Channel, CloseReason as Gone, Config, ConfigError, DialId, Durability, Event, LinkId, Mesh,
+    Message, Output, Record, Side, Ticket,
 };
 use crate::id::{Actor, NodeId};
 use crate::replica::Address;
@@ -142,6 +142,13 @@ impl Driver {
             writers: VecDeque::new(),
             tasks: TaskTracker::new(),
         })
+    }
+
+    /// The same, before anything else, in a mesh where entries are believed under their authors' seals only: see
+    /// [`Mesh::sealed`].
+    #[must_use]
+    pub fn sealed(self, notary: Arc<dyn Notary>) -> Self {
+        Self { mesh: self.mesh.sealed(notary), ..self }
     }
 
     /// Merges what an earlier life had made durable, piece by piece, before it runs.
@@ -448,6 +455,9 @@ impl Driver {
                 }
                 Output::Event(event) => {
                     self.handle.shared.changes.count(&event, self.handle.node, now.wall);
+                    if let Event::Alarm(Alarm::Seals { peer }) = event {
+                        tracing::warn!(%peer, "entries are signed here or there, and not at both: no link is possible");
+                    }
                     self.handle.shared.events.publish(event);
                 }
             }

@@ -25,6 +25,16 @@ pub enum StateStore {
     Memory,
 }
 
+/// Whom a node believes that an entry is its author's. The same at all nodes of a mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RegistryTrust {
+    /// Every node of the mesh, about everybody's.
+    #[default]
+    Transport,
+    /// The author alone, by its signature.
+    Signed,
+}
+
 /// How a node serves clients of snocat's protocol version 0. They prove nothing and become no part of the mesh: whoever
 /// reaches the address is granted a public port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +85,8 @@ pub struct NodeConfig {
     pub certificate_validity: Duration,
     /// Where the replicated state is kept.
     pub store: StateStore,
+    /// Whom it believes that an entry is its author's.
+    pub trust: RegistryTrust,
     /// Sets a state file aside, whatever is in it, and learns the state from the peers: after damage.
     pub rebuild_from_mesh: bool,
     /// The protocol's settings; name, addresses and seeds are taken from above.
@@ -104,6 +116,7 @@ impl NodeConfig {
             ca: CaSource::Own,
             certificate_validity: super::data_dir::NODE_VALIDITY,
             store: StateStore::default(),
+            trust: RegistryTrust::default(),
             rebuild_from_mesh: false,
             gossip: gossip::Config::default(),
             gate: None,

@@ -40,7 +40,7 @@ mod trust;
 
 pub use admin::{AdminError, HttpError};
 pub use client::{Agent, Client, ClientError, EventStream, PieceStream, Token};
-pub use config::{CompatConfig, DEFAULT_PORT, NodeConfig, StateStore};
+pub use config::{CompatConfig, DEFAULT_PORT, NodeConfig, RegistryTrust, StateStore};
 pub use control::{Controls, LogControl, ReloadRequests, Reloaded};
 pub use data_dir::{CaSource, DataDir, DataDirError, NodeFiles, Trust};
 pub use files::FileError;

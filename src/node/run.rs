@@ -22,8 +22,10 @@ use super::trust::{
     Keys, Newcomers, Policies, RenewalService, Revocations, ShowService, keep_certificate, keep_checked,
     keep_door,
 };
-use super::{CompatConfig, DataDir, DataDirError, NodeConfig, NodeFiles, StateStore, parse, pulse};
-use crate::auth::{CredentialsError, MutualTls};
+use super::{
+    CompatConfig, DataDir, DataDirError, NodeConfig, NodeFiles, RegistryTrust, StateStore, parse, pulse,
+};
+use crate::auth::{CredentialsError, Identity, MutualTls};
 use crate::causes::in_one_line;
 use crate::clock::WallClock;
 use crate::compat;
@@ -184,10 +186,11 @@ impl Node {
             event_capacity: EVENT_CAPACITY.try_into().expect("not zero"),
             clock: WallClock::system(),
         };
+        let notary = (config.trust == RegistryTrust::Signed).then_some(&identity);
         let (driver, disk) = match state {
-            None => (Driver::new(driver_config)?, None),
+            None => (sealed(Driver::new(driver_config)?, notary), None),
             Some(state) => {
-                let (driver, disk) = restore(state, driver_config)?;
+                let (driver, disk) = restore(state, driver_config, notary)?;
                 (driver, Some(disk))
             }
         };
@@ -477,17 +480,29 @@ fn open_state(config: &NodeConfig, data_dir: &DataDir) -> Result<Option<StateFil
             tracing::warn!(file = %aside.display(), "the old state was set aside, the peers have to give it back");
         }
     }
-    Ok(Some(StateFile::open(&path)?))
+    Ok(Some(match config.trust {
+        RegistryTrust::Transport => StateFile::open(&path)?,
+        RegistryTrust::Signed => StateFile::open_sealed(&path)?,
+    }))
+}
+
+/// The mesh of a node that seals what it writes, if it does.
+fn sealed(driver: Driver, notary: Option<&Identity>) -> Driver {
+    match notary {
+        Some(notary) => driver.sealed(Arc::new(notary.clone())),
+        None => driver,
+    }
 }
 
 /// Makes a mesh of what is in the file, and lets the file follow it.
 fn restore(
     mut state: StateFile,
     config: DriverConfig,
+    notary: Option<&Identity>,
 ) -> Result<(Driver, std::thread::JoinHandle<()>), StartError> {
     state.begin_life(config.actor.generation)?;
     let (journal, tail) = journal();
-    let mut driver = Driver::durable(config, journal)?;
+    let mut driver = sealed(Driver::durable(config, journal)?, notary);
     let begun = Instant::now();
     let loaded = state.load(|record| driver.restore(record))?;
     let set_back = driver.restore_clock(loaded.clock);

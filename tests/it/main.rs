@@ -27,5 +27,6 @@ mod program;
 mod promises;
 mod route;
 mod service;
+mod signed;
 mod trust;
 mod usage;

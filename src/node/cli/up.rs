@@ -23,7 +23,9 @@ use crate::node::api::{API_VERSION, Reload};
 use crate::node::forwards::{Applied, Wanted};
 use crate::node::run::Live;
 use crate::node::settings::{Fault, Settings, Sources, default_file};
-use crate::node::{CaSource, Controls, LogControl, Node, NodeConfig, Reloaded, StateStore, notify};
+use crate::node::{
+    CaSource, Controls, LogControl, Node, NodeConfig, RegistryTrust, Reloaded, StateStore, notify,
+};
 use crate::replica::Address;
 
 /// What stands before the settings of every command that reads them.
@@ -171,6 +173,7 @@ fn node_config(settings: &Settings, controls: Controls) -> Result<NodeConfig, Fa
         },
         certificate_validity: settings.cert_ttl,
         store: if settings.in_memory { StateStore::Memory } else { StateStore::Disk },
+        trust: if settings.signed { RegistryTrust::Signed } else { RegistryTrust::Transport },
         drain_timeout: settings.drain_timeout,
         daemon: daemon_config(settings),
         wanted: wanted(settings),

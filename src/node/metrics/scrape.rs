@@ -56,7 +56,7 @@ pub(in crate::node) async fn scrape(agent: &Agent) -> Result<String, Stopped> {
     members(&mut page, &state, &agent.mesh.changes());
     peers(&mut page, agent, &state);
     gossip(&mut page, &agent.mesh.traffic(), &agent.mesh.changes());
-    merges(&mut page, &agent.mesh.merges(), agent.mesh.changes().corruptions);
+    merges(&mut page, &agent.mesh.merges(), &agent.mesh.changes());
     registry(&mut page, agent.census().await?);
     forwards(&mut page, agent).await;
     own(&mut page, &agent.metrics);
@@ -234,8 +234,14 @@ fn gossip(page: &mut Page, traffic: &Traffic, changes: &Changes) {
     page.counters(
         "alarms",
         "What an operator should look at",
-        [("double", changes.doubles), ("corrupt", changes.corruptions), ("clock", changes.drifts)]
-            .map(|(kind, count)| (vec![("kind", kind.to_owned())], count)),
+        [
+            ("double", changes.doubles),
+            ("corrupt", changes.corruptions),
+            ("forged", changes.forgeries),
+            ("trust", changes.unlike),
+            ("clock", changes.drifts),
+        ]
+        .map(|(kind, count)| (vec![("kind", kind.to_owned())], count)),
     );
 }
 
@@ -367,7 +373,7 @@ fn streams(page: &mut Page, streams: &Streams) {
     );
 }
 
-fn merges(page: &mut Page, merges: &Merges, corrupt: u64) {
+fn merges(page: &mut Page, merges: &Merges, changes: &Changes) {
     #[expect(clippy::cast_precision_loss, reason = "bounds of buckets are small numbers")]
     let bound = |micros: u64| if micros == u64::MAX { f64::INFINITY } else { micros as f64 / 1e6 };
     page.histogram(
@@ -398,13 +404,14 @@ fn merges(page: &mut Page, merges: &Merges, corrupt: u64) {
     let [rate, clock, other] = merges.refused;
     page.counters(
         "registry_rejected",
-        "What was not taken: of peers what cannot be read or fails its checksum; of this node what is too much, stamped by a \
+        "What was not taken: of peers what cannot be read, fails its checksum or lacks its author's signature; of this node what is too much, stamped by a \
          clock that is off, or not possible",
         rows(
             "reason",
             &[
                 ("decode", merges.malformed),
-                ("checksum", corrupt),
+                ("checksum", changes.corruptions),
+                ("signature", changes.forgeries),
                 ("rate", rate),
                 ("clock", clock),
                 ("other", other),

@@ -166,6 +166,7 @@ fn settle(
     let log_format = values.one("log.format", |text| Ok(text.to_owned()));
     let (seeds, advertise) = (values.all("mesh.seeds"), values.all("quic.advertise"));
     let store = values.one("registry.store", |text| Ok(text.to_owned()));
+    let trust = values.one("registry.trust", |text| Ok(text.to_owned()));
     let ca = values.one("identity.ca", path);
     let ca_key = values.one("identity.ca_key", path);
     let cert_ttl = values.one("identity.cert_ttl", parse::duration);
@@ -200,6 +201,7 @@ fn settle(
         ca_key,
         cert_ttl: cert_ttl.expect(held),
         in_memory: store.as_deref() == Some("memory"),
+        signed: trust.as_deref() == Some("signed"),
         admin,
         http: http.flatten(),
         token_file,

@@ -102,6 +102,8 @@ pub(in crate::node) struct Settings {
     pub(in crate::node) cert_ttl: Duration,
     /// Whether the state is kept in memory alone.
     pub(in crate::node) in_memory: bool,
+    /// Whether entries are believed under their authors' signatures only.
+    pub(in crate::node) signed: bool,
     pub(in crate::node) admin: Option<PathBuf>,
     pub(in crate::node) http: Option<SocketAddr>,
     pub(in crate::node) token_file: Option<PathBuf>,

@@ -98,6 +98,13 @@ pub(in crate::node) const SETTINGS: &[Setting] = &[
     .flag("store")
     .or("disk"),
     setting(
+        "registry.trust",
+        Kind::Word(&["transport", "signed"]),
+        "SNOMESH_TRUST",
+        "Who is believed that an entry is its author's: every node, or its author's signature; the same at all nodes",
+    )
+    .or("transport"),
+    setting(
         "admin.unix",
         Kind::Text,
         "SNOMESH_ADMIN",

@@ -75,6 +75,10 @@ points! {
     RefusedByCodec = "refused_by_codec",
     /// Frames with a flipped bit that the core closed the link for.
     RefusedByCore = "refused_by_core",
+    /// Frames in which a relay has changed an entry of another node.
+    Forged = "forged",
+    /// Entries without a seal of their author's that the core closed the link for.
+    RefusedForgery = "refused_forgery",
     /// Wall clocks that jumped.
     ClockJumps = "clock_jumps",
     /// Packets for which there was no room in front of a connection's bandwidth.

@@ -53,6 +53,8 @@ pub(crate) enum Effect {
     ClockJump(Vec<usize>, i64),
     /// Bits flip in what nodes receive.
     Corrupt(Members, f64),
+    /// Nodes change what they pass on of others' writes, in so many of the frames that have some.
+    Forge(Members, f64),
     /// Subscribers do not look.
     Stall(Members),
     /// The place of each node on a ring, on which it reaches its neighbours only.
@@ -93,6 +95,7 @@ impl Effect {
             | Self::SlowReader(nodes)
             | Self::Weather(nodes, _)
             | Self::Corrupt(nodes, _)
+            | Self::Forge(nodes, _)
             | Self::Refuse(nodes)
             | Self::ClockFreeze(nodes)
             | Self::Stall(nodes) => nodes[node],
@@ -185,7 +188,9 @@ impl Planned {
             Effect::ClockJump(nodes, millis) => {
                 (fault.nodes, fault.by) = (list(nodes), Some(Drawn::fixed(Skew { millis: *millis })));
             }
-            Effect::Corrupt(nodes, rate) => (fault.nodes, fault.rate) = (set(nodes), Some(Chance(*rate))),
+            Effect::Corrupt(nodes, rate) | Effect::Forge(nodes, rate) => {
+                (fault.nodes, fault.rate) = (set(nodes), Some(Chance(*rate)));
+            }
         }
         fault
     }
@@ -320,6 +325,7 @@ impl Draw<'_> {
             FaultKind::Corrupt => {
                 Effect::Corrupt(self.members()?, self.fault.rate.map_or(0.0, |rate| rate.0))
             }
+            FaultKind::Forge => Effect::Forge(self.members()?, self.fault.rate.map_or(0.0, |rate| rate.0)),
             FaultKind::ClockJump => {
                 let by = self.fault.by.map_or(0, |by| by.draw(self.generator).millis);
                 let nodes = self.listed()?;
@@ -616,6 +622,15 @@ impl Faults {
         });
         rates.fold(0.0, f64::max)
     }
+
+    /// How often a node changes what it passes on.
+    pub(crate) fn forging(&self, node: usize) -> f64 {
+        let rates = self.effects().filter_map(|effect| match effect {
+            Effect::Forge(nodes, rate) if nodes[node] => Some(*rate),
+            _ => None,
+        });
+        rates.fold(0.0, f64::max)
+    }
 }
 
 #[cfg(test)]
@@ -681,6 +696,8 @@ mod tests {
         assert!(faults.is_slow_reader(2) && !faults.is_slow_reader(1));
         let faults = on(&format!("[[fault]]\nkind = \"corrupt\"\nrate = 0.25\n{hit}"));
         assert_eq!((faults.corruption(2), faults.corruption(1)), (0.25, 0.0));
+        let faults = on(&format!("[[fault]]\nkind = \"forge\"\nrate = 0.25\n{hit}"));
+        assert_eq!((faults.forging(2), faults.forging(1)), (0.25, 0.0));
         let faults = on(&format!("[[fault]]\nkind = \"stall\"\n{hit}"));
         assert!(faults.is_stalled(2) && !faults.is_stalled(1));
     }

@@ -7,6 +7,7 @@ mod compare;
 mod coverage;
 mod disk;
 mod fault;
+mod forge;
 mod model;
 mod mutants;
 mod network;

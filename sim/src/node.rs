@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use snomesh::crdt::{Lane, Revision};
@@ -13,6 +14,7 @@ use snomesh::time::{Moment, Now, UnixMillis};
 
 use crate::checker::Seen;
 use crate::disk::Disk;
+use crate::forge::Pen;
 use crate::random::Seed;
 use crate::scenario::{Durable, Scenario};
 use crate::subscriber::{Subscriber, View};
@@ -146,6 +148,9 @@ impl Node {
         config.validate().map_err(|error| error.to_string())?;
         let time = self.now(now);
         let mut mesh = Mesh::new(config, actor, crate::random::number(&mut generator, 0, u64::MAX), time);
+        if scenario.mesh.sealed {
+            mesh = mesh.sealed(Arc::new(Pen(self.id)));
+        }
         for record in self.disk.contents() {
             mesh.restore(time, record).map_err(|error| error.to_string())?;
         }

@@ -82,6 +82,7 @@ pub(crate) fn refusal(scenario: &Scenario) -> Option<String> {
                 | FaultKind::Starve
                 | FaultKind::SlowReader
                 | FaultKind::Corrupt
+                | FaultKind::Forge
                 | FaultKind::Reset
                 | FaultKind::Refuse
                 | FaultKind::Clone

@@ -244,6 +244,7 @@ impl<'a> World<'a> {
             | Effect::SlowReader(_)
             | Effect::Weather(..)
             | Effect::Corrupt(..)
+            | Effect::Forge(..)
             | Effect::Stall(_) => self.around.network.lock().faults.begin(fault),
         }
     }

@@ -48,6 +48,7 @@ builtin! {
     "saturated-link",
     "burst-then-silence",
     "ring-of-neighbours",
+    "forging-relay",
     "swizzled-links",
     "far-regions",
     "starved-node",

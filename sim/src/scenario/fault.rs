@@ -88,6 +88,8 @@ pub(crate) enum FaultKind {
     ClockJump,
     /// Bits flip after decryption.
     Corrupt,
+    /// Nodes change what they pass on of others' writes; where entries are sealed, for they would be believed elsewhere.
+    Forge,
     /// Subscribers do not look at their events.
     Stall,
     /// Each node reaches only its two neighbours, as on a ring.
@@ -123,6 +125,7 @@ impl FaultKind {
         Self::Weather,
         Self::ClockJump,
         Self::Corrupt,
+        Self::Forge,
         Self::Stall,
         Self::Ring,
         Self::Swizzle,
@@ -149,6 +152,7 @@ impl FaultKind {
             Self::Weather => "weather",
             Self::ClockJump => "clock-jump",
             Self::Corrupt => "corrupt",
+            Self::Forge => "forge",
             Self::Stall => "stall",
             Self::Ring => "ring",
             Self::Swizzle => "swizzle",
@@ -176,6 +180,7 @@ impl FaultKind {
             Self::Weather => "delay, jitter, loss, duplication or bandwidth of links change",
             Self::ClockJump => "wall clocks jump",
             Self::Corrupt => "bits flip after decryption",
+            Self::Forge => "nodes change what they pass on of others' writes; where entries are sealed",
             Self::Stall => "subscribers do not look at their events",
             Self::Ring => "each node reaches only its two neighbours, as on a ring",
             Self::Swizzle => "nodes are cut off one after another and come back in another order",
@@ -206,6 +211,7 @@ impl FaultKind {
             Self::Weather => (&["for"], &["nodes", "delay", "jitter", "loss", "duplicate", "bandwidth"]),
             Self::ClockJump => (&["nodes", "by"], &[]),
             Self::Corrupt => (&["rate", "for"], &["nodes"]),
+            Self::Forge => (&["nodes", "rate", "for"], &[]),
         }
     }
 }

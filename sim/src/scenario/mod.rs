@@ -130,6 +130,8 @@ pub(crate) struct Mesh {
     pub(crate) collect_after: Option<Drawn<Duration>>,
     /// How long a node may be down before it is evicted; the core's default without.
     pub(crate) evict_after: Option<Drawn<Duration>>,
+    /// Whether all nodes seal what they write and believe nothing else.
+    pub(crate) sealed: bool,
     /// How many events each node's ring holds.
     pub(crate) ring: Drawn<u64>,
     /// How long changes of the context gather before they are told; the core's default without.
@@ -159,6 +161,7 @@ impl Default for Mesh {
             absent: NodeSet::none(),
             collect_after: None,
             evict_after: None,
+            sealed: false,
         }
     }
 }

@@ -6,6 +6,7 @@ use snomesh::wire;
 use super::World;
 use crate::checker::{Broken, Checker};
 use crate::coverage::Point;
+use crate::forge;
 use crate::network::{EndState, Sent, end_of, link_of, place};
 use crate::queue::Event;
 use crate::random;
@@ -32,6 +33,8 @@ impl World<'_> {
             self.violated(Some(node), Broken::new(Checker::Discipline, what));
             return;
         }
+        let forged = self.forge(node, message);
+        let message = forged.as_ref().unwrap_or(message);
         let pipe = &mut self.network.connections[connection].lines[end].pipes[place(channel)];
         let bytes = pipe.encoder.encode(message);
         let peer = self.network.connections[connection].ends[1 - end].node;
@@ -60,6 +63,20 @@ impl World<'_> {
         } else {
             self.coverage.hit(Point::SendBlocked);
         }
+    }
+
+    /// What a relay makes of a message, if it is one that forges.
+    fn forge(&mut self, node: usize, message: &Message) -> Option<Message> {
+        let rate = self.faults.forging(node);
+        if rate <= 0.0 {
+            return None;
+        }
+        let sent = self.coverage.count(Point::FramesSent);
+        let mut generator = self.seed.generator("forge", &[node as u64, sent]);
+        let forged = random::chance(&mut generator, rate);
+        let forged = forged.then(|| forge::forged(message, self.nodes[node].id, &mut generator)).flatten()?;
+        self.coverage.hit(Point::Forged);
+        Some(forged)
     }
 
     fn count_sent(&mut self, node: usize, link: LinkId, message: &Message) {

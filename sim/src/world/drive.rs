@@ -92,6 +92,7 @@ impl World<'_> {
                 self.judged(node, member, *state);
             }
             Told::Alarm(Alarm::Corrupt { .. }) => self.coverage.hit(Point::RefusedByCore),
+            Told::Alarm(Alarm::Forged { .. }) => self.coverage.hit(Point::RefusedForgery),
             Told::Alarm(Alarm::Drift { .. }) => self.coverage.hit(Point::DriftAlarms),
             Told::Alarm(Alarm::Dead { .. }) => self.coverage.hit(Point::TakenForDead),
             Told::Alarm(Alarm::Double { .. }) if self.nodes[node].doubled => {

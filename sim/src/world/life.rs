@@ -220,6 +220,7 @@ impl World<'_> {
             | Effect::SlowReader(_)
             | Effect::Weather(..)
             | Effect::Corrupt(..)
+            | Effect::Forge(..)
             | Effect::Stall(_) => self.faults.begin(fault),
         }
     }

@@ -7,10 +7,10 @@
 )]
 
 use std::alloc::System;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use snomesh::crdt::{CausalContext, Lane, Value};
+use snomesh::crdt::{CausalContext, Lane, Notary, Value};
 use snomesh::id::{Actor, Generation, NodeId};
 use snomesh::replica::{AttributeKey, Replica};
 use snomesh::time::UnixMillis;
@@ -130,4 +130,51 @@ fn an_attribute_costs_little_more_than_its_key_and_its_value() {
     let learned = (held() - before) as f64 / 250_000.0;
     println!("learned: {learned:.1} bytes an attribute");
     assert!(learned <= 165.0, "{learned} bytes an attribute");
+}
+
+/// Whose signatures are none: what they cost in memory is the same.
+#[derive(Debug)]
+struct Pen;
+
+impl Notary for Pen {
+    fn key(&self) -> [u8; 32] {
+        [7; 32]
+    }
+
+    fn sign(&self, _: &[u8]) -> [u8; 64] {
+        [7; 64]
+    }
+
+    fn is_genuine(&self, _: &NodeId, _: &[u8; 32], _: &[u8], _: &[u8; 64]) -> bool {
+        true
+    }
+}
+
+/// FEATURES B7: what seals add to an attribute, in groups of sixteen and one by one.
+#[test]
+fn a_seal_costs_what_it_says() {
+    const KEYS: usize = 50_000;
+    let _alone = alone();
+    let cost = |group: Option<usize>| {
+        let before = held();
+        let mut own = replica(1);
+        if group.is_some() {
+            own = own.sealed(Arc::new(Pen));
+        }
+        for number in 0..KEYS {
+            let prepared = own.set(WALL, &key(number), value(number)).unwrap().unwrap();
+            own.merge_own(WALL, &prepared.delta);
+            own.take_changed();
+            if group.is_some_and(|group| (number + 1) % group == 0) {
+                own.seal();
+            }
+        }
+        own.seal();
+        (held() - before) as f64 / KEYS as f64
+    };
+    let plain = cost(None);
+    let (grouped, single) = (cost(Some(16)) - plain, cost(Some(1)) - plain);
+    println!("{plain:.1} bytes an attribute; {grouped:.1} more in groups of 16, {single:.1} more alone");
+    assert!(grouped <= 40.0, "{grouped} bytes more");
+    assert!(single <= 280.0, "{single} bytes more");
 }

@@ -26,10 +26,15 @@ const MAX_WAITED: u32 = 6;
 
 impl Mesh {
     /// Retires what can be retired, and saves what would go with it.
+    ///
+    /// What others testify is heeded by everybody, and so is what was said by hand.
     pub(super) fn retire(&mut self, now: Now) {
-        let Some(evict_after) = self.config.evict_after.filter(|_| !self.replica.is_sealed()) else { return };
+        if self.replica.is_sealed() {
+            return;
+        }
         self.fence_later_life(now);
         self.save(now);
+        let Some(evict_after) = self.config.evict_after else { return };
         let Actor { node: own, generation } = self.actor();
         if let Some(before) = generation.0.checked_sub(1).map(Generation)
             && self.is_settled(&own, before)

@@ -126,3 +126,31 @@ fn a_node_is_forgotten_by_hand_only_if_it_is_not_there() {
     world.converge();
     assert_eq!(world.member(0, 2), Some(MemberState::Alive));
 }
+
+/// FEATURES P4: who evicts nobody by itself heeds what others testify, although the witness is gone again.
+#[test]
+fn what_a_witness_had_not_seen_is_written_anew_also_where_nobody_is_evicted() {
+    let config = Config { collect_interval: Duration::from_secs(1), evict_after: None, ..Config::default() };
+    let mut world = World::with(4, config);
+    world.converge();
+    world.isolate(0, true);
+    world.set(3, "mesh/last", "word");
+    world.run(Duration::from_secs(1));
+    world.isolate(3, true);
+    world.run(Duration::from_secs(12));
+    let now = world.time();
+    assert!(world.nodes[0].mesh.forget(now, id(3)).unwrap().is_some());
+    world.drain(0);
+    world.isolate(0, false);
+    let is_told =
+        |world: &World| (1..3).all(|node| !world.nodes[node].mesh.replica().testimonies(&id(3)).is_empty());
+    while !is_told(&world) {
+        world.run(Duration::from_millis(10));
+    }
+    world.isolate(0, true);
+    world.run(Duration::from_secs(30));
+    for node in 1..3 {
+        assert_eq!(world.member(node, 3), None, "it is not waited for at n{node}");
+        assert_eq!(world.get(node, "mesh/last"), Some(value("word")));
+    }
+}

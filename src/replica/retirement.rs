@@ -1,7 +1,8 @@
 //! Lives that are over: who says so, what was seen of them, and when that takes effect.
 //!
 //! ```text
-//! retired/<node id>     that all lives of a node up to one are over, and what the witness had seen of them
+//! retired/<node id>     that all lives of a node up to one are over, and what the witness had seen of them; and what was
+//!                       testified of that node before
 //! ```
 //!
 //! Anybody may testify, at any time, also wrongly: a node that is told to be dead goes on in a later life. What is testified
@@ -24,12 +25,25 @@ use crate::time::{Timestamp, UnixMillis};
 /// What all keys of testimonies begin with.
 const PREFIX: &str = "retired/";
 
+/// How many earlier testimonies one takes along at most.
+const MAX_SAID: usize = 64;
+
 /// The testimonies that have not taken effect here.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pending(BTreeSet<NodeId>);
 
-fn to_value(testimony: &Testimony) -> Option<Value> {
-    let mut writer = Writer::new();
+/// Writes down what was testified, one after the other; of what does not fit, the oldest is left out. Nothing if the last
+/// alone does not fit.
+fn to_value(said: &[Testimony]) -> Option<Value> {
+    let recent = said.len().saturating_sub(MAX_SAID);
+    (recent..said.len()).find_map(|first| {
+        let mut writer = Writer::new();
+        said[first..].iter().for_each(|testimony| write(&mut writer, testimony));
+        Value::try_from(&writer.finish()[..]).ok()
+    })
+}
+
+fn write(writer: &mut Writer, testimony: &Testimony) {
     writer.varint(testimony.base.0);
     writer.varint(testimony.upto.0);
     writer.count(testimony.seen.lane_count());
@@ -43,12 +57,19 @@ fn to_value(testimony: &Testimony) -> Option<Value> {
             end = *range.end();
         }
     }
-    Value::try_from(&writer.finish()[..]).ok()
 }
 
-fn of_value(node: NodeId, value: &Value) -> Result<Testimony, Malformed> {
-    const ILLEGAL: Malformed = Malformed::Illegal { what: "a testimony" };
+fn of_value(node: NodeId, value: &Value) -> Result<Vec<Testimony>, Malformed> {
     let mut reader = Reader::new(value.as_bytes());
+    let mut said = Vec::new();
+    while said.is_empty() || reader.remaining() > 0 {
+        said.push(read(node, &mut reader)?);
+    }
+    Ok(said)
+}
+
+fn read(node: NodeId, reader: &mut Reader<'_>) -> Result<Testimony, Malformed> {
+    const ILLEGAL: Malformed = Malformed::Illegal { what: "a testimony" };
     let (base, upto) = (Generation(reader.varint()?), Generation(reader.varint()?));
     let mut seen = CausalContext::new();
     let mut last = base;
@@ -67,13 +88,20 @@ fn of_value(node: NodeId, value: &Value) -> Result<Testimony, Malformed> {
         seen.insert_all(&Lane::new(Actor { node, generation }, Class::Attribute), &counters);
         last = generation;
     }
-    reader.finish()?;
     Ok(Testimony { node, base, upto, seen })
+}
+
+/// Whether two witnesses speak of the same life: they may have known different things of it.
+fn is_disputed(said: &[Testimony]) -> bool {
+    let overlap = |one: &Testimony, other: &Testimony| one.base < other.upto && other.base < one.upto;
+    said.iter().enumerate().any(|(place, one)| said[place + 1..].iter().any(|other| overlap(one, other)))
 }
 
 impl Replica {
     /// Testifies that all lives of a node up to one are over. Nothing if nothing of them is left to retire, or if more
     /// is missing of them than fits into a value.
+    ///
+    /// It takes along what was testified before: somebody may hear of that by this one alone.
     ///
     /// # Errors
     ///
@@ -84,9 +112,10 @@ impl Replica {
         node: NodeId,
         upto: Generation,
     ) -> Result<Option<Prepared>, WriteError> {
-        let value = self.store().testimony(&node, upto).and_then(|testimony| to_value(&testimony));
         let key = Path::Retirement(node).to_key();
-        let Some(value) = value.filter(|_| !self.is_unsettled(&key)) else { return Ok(None) };
+        let testimony = self.store().testimony(&node, upto).filter(|_| !self.is_unsettled(&key));
+        let Some(testimony) = testimony else { return Ok(None) };
+        let mut said = Vec::new();
         let own = self.own_lanes()[1].clone();
         let observed = match self.store().register(&key) {
             Some(register) => {
@@ -95,17 +124,24 @@ impl Replica {
                 if register.entries().iter().any(|entry| entry.dot.lane == own && !counts(entry)) {
                     return Ok(None);
                 }
+                let before = register.entries().iter().filter(|entry| counts(entry));
+                said.extend(before.filter_map(|entry| of_value(node, entry.value.as_ref()?).ok()).flatten());
                 register.observed_in(&own, counts)
             }
             None => Observed::default(),
         };
+        said.sort_by(|one, other| (one.upto, one.base).cmp(&(other.upto, other.base)));
+        said.dedup();
+        said.push(testimony);
+        let Some(value) = to_value(&said) else { return Ok(None) };
         let settled = self.settled(self.store().row(&key));
         self.write(wall, key, own, settled, (observed, Some(value))).map(Some)
     }
 
     fn has_taken_effect(&self, node: NodeId, entry: &Entry) -> bool {
         let said = entry.value.as_ref().and_then(|value| of_value(node, value).ok());
-        said.is_none_or(|said| self.store().is_retired(&Lane::past(node, said.upto)))
+        let is_retired = |said: &Testimony| self.store().is_retired(&Lane::past(node, said.upto));
+        said.is_none_or(|said| said.iter().all(is_retired))
     }
 
     /// Takes back what was testified of a node, once it has taken effect wherever it is known. Nothing if it has not here.
@@ -124,12 +160,15 @@ impl Replica {
         self.prepare(wall, &Path::Retirement(node), None)
     }
 
-    /// What was testified of a node and not taken back: siblings by several witnesses.
+    /// What was testified of a node and not taken back, by one witness after the other or by several at a time.
     pub fn testimonies(&self, node: &NodeId) -> Vec<Testimony> {
         let register = self.store().register(&Path::Retirement(*node).to_key());
         let values = register.as_ref().map(|register| register.values()).unwrap_or_default();
         let said = values.into_iter().filter_map(|entry| of_value(*node, entry.value.as_ref()?).ok());
-        said.collect()
+        let mut said: Vec<Testimony> = said.flatten().collect();
+        said.sort_by(|one, other| (one.upto, one.base).cmp(&(other.upto, other.base)));
+        said.dedup();
+        said
     }
 
     /// The nodes of which nothing was testified since then, and something before.
@@ -173,8 +212,7 @@ impl Replica {
         }
         for node in self.pending.0.clone() {
             let mut left = self.testimonies(&node);
-            left.sort_by_key(|testimony| testimony.upto);
-            let disputed = left.len() > 1;
+            let disputed = is_disputed(&left);
             left.retain(|testimony| {
                 let accuses = self.actor().node == node && testimony.upto >= self.actor().generation;
                 accuses
@@ -200,8 +238,10 @@ impl Replica {
         limit: usize,
     ) -> Result<Vec<Prepared>, WriteError> {
         let mut saved = Vec::new();
-        for testimony in self.testimonies(&node) {
-            for (key, entries) in self.beyond(&testimony) {
+        let said = self.testimonies(&node);
+        let disputed = is_disputed(&said);
+        for testimony in said {
+            for (key, entries) in self.beyond(&testimony, disputed) {
                 if saved.len() >= limit {
                     return Ok(saved);
                 }
@@ -212,9 +252,9 @@ impl Replica {
     }
 
     /// What is held here of the lives that a testimony speaks of and its witness had not seen.
-    fn beyond(&self, testimony: &Testimony) -> BTreeMap<Key, SmallVec<[Entry; 1]>> {
+    fn beyond(&self, testimony: &Testimony, disputed: bool) -> BTreeMap<Key, SmallVec<[Entry; 1]>> {
         let mut beyond = self.store().beyond(testimony);
-        if self.testimonies(&testimony.node).len() > 1 {
+        if disputed {
             beyond.extend(self.store().beyond_in_past(testimony));
         }
         beyond
@@ -272,7 +312,7 @@ impl Replica {
             _ => None,
         });
         let told = told.flat_map(|(node, item)| {
-            item.entries.iter().filter_map(move |entry| of_value(node, entry.value.as_ref()?).ok())
+            item.entries.iter().filter_map(move |entry| of_value(node, entry.value.as_ref()?).ok()).flatten()
         });
         let known = self.pending.0.iter().flat_map(|node| self.testimonies(node));
         let testimonies: Vec<Testimony> = told.chain(known).collect();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::super::state::tests::{MAX_DRIFT, key, replica, value};
+use super::super::state::tests::{MAX_DRIFT, key, replica, settle, sync, value};
 use super::*;
 use crate::crdt::{Delta, Dot, Store};
 use crate::replica::AttributeKey;
@@ -115,6 +115,15 @@ fn lanes_behind(sender: &Store, known: &CausalContext) -> bool {
     sender.context().lanes().any(|(lane, _)| sender.is_below_floor(lane, known.lane(lane)))
 }
 
+/// Whether a testimony still tells what was seen of the life that made a write.
+fn is_told_of(store: &Store, dot: &Dot) -> bool {
+    let Actor { node, generation } = dot.lane.actor();
+    let register = store.register(&Path::Retirement(node).to_key()).unwrap_or_default();
+    let values = register.values();
+    let said = values.iter().filter_map(|entry| of_value(node, entry.value.as_ref()?).ok()).flatten();
+    said.into_iter().any(|said| said.base < generation && generation <= said.upto)
+}
+
 impl History {
     fn new(nodes: u8) -> Self {
         let new = |node| Some(Node { replica: replica(node, 1), knows: BTreeSet::new() });
@@ -209,7 +218,7 @@ impl History {
         let kills = learnt.dead.iter().filter(|(_, dot)| learnt.floors.contains(dot));
         self.blind |= kills.map(|(_, dot)| dot).any(|dot| {
             let store = self.nodes[at].as_ref().unwrap().replica.store();
-            !store.is_retired(&dot.lane) && sender.is_retired(&dot.lane)
+            !store.is_retired(&dot.lane) && sender.is_retired(&dot.lane) && !is_told_of(sender, dot)
         });
         self.node(at).replica.reconcile(WALL, &learnt).unwrap();
         self.react(at);
@@ -437,5 +446,40 @@ proptest! {
             history.step(step);
         }
         history.check();
+    }
+}
+
+/// A node comes back with an old copy, says what it knows of its last life, and does so again in the next one: whoever
+/// hears of both by the second alone keeps what that life had written last.
+#[test]
+fn what_was_testified_before_is_told_again() {
+    let (mut a, mut b) = (replica(1, 1), replica(2, 1));
+    let write = |replica: &mut Replica, text: &str| {
+        let prepared = replica.set(WALL, &attribute(0), value(text)).unwrap();
+        settle(replica, prepared);
+    };
+    write(&mut a, "1");
+    let copy = a.clone();
+    write(&mut a, "2");
+    sync(&a, &mut b);
+    let mut a = copy;
+    for life in [2, 3] {
+        a.rebirth(Generation(life));
+        let prepared = a.publish(WALL, &crate::replica::NodeRecord::default()).unwrap();
+        settle(&mut a, prepared);
+        let prepared = a.testify(WALL, a.actor().node, Generation(life - 1)).unwrap();
+        settle(&mut a, prepared);
+    }
+    assert_eq!(a.store().retired(&a.actor().node), Generation(2));
+    let learnt = a.store().reconciliation(b.store());
+    for saved in b.save_from(WALL, &learnt).unwrap() {
+        settle(&mut b, Some(saved));
+    }
+    let learnt = a.store().reconciliation(b.store());
+    assert!(b.at_stake(&learnt).is_empty());
+    b.reconcile(WALL, &learnt).unwrap();
+    sync(&b, &mut a);
+    for replica in [&a, &b] {
+        assert_eq!(replica.attribute(&attribute(0)).unwrap().value, value("2"));
     }
 }

@@ -764,3 +764,33 @@ fn what_was_lost_comes_back_and_is_counted() {
     assert_eq!(sound, broken);
     assert_eq!(sound.digest(), broken.digest());
 }
+
+/// Who is served while lives are retired where it fetches from was told of them one by one, and hears of no floors of them.
+#[test]
+fn what_is_dead_without_a_trace_stays_below_a_floor_when_its_life_is_retired_meanwhile() {
+    let (mut a, mut b) = (Store::new(), Store::new());
+    put(&mut a, &lane(0), &key(0), Some(value(b"x")));
+    put(&mut a, &lane(0), &key(0), None);
+    a.collect(usize::MAX, |_| true);
+    let began = a.reconciliation(&b);
+    let testimony = a.testimony(&lane(0).actor().node, Generation(1)).unwrap();
+    a.retire(&testimony).unwrap();
+    b.reconcile(&Reconciliation { floors: a.floors(), ..began }).unwrap();
+    assert!(b.seen(&lane(0).dot(1)) && b.is_below_floor(&lane(0), None), "nobody is served by a delta of it");
+}
+
+/// What a life that is over had said of itself is void: that two knew different things of it is no loss.
+#[test]
+fn what_is_void_is_not_brought_back_by_whoever_knew_less() {
+    let own = lane_of(0, 1, Class::Registry);
+    let mut a = Store::new();
+    put(&mut a, &own, &key(0), Some(value(b"old")));
+    let mut b = a.clone();
+    put(&mut b, &own, &key(0), Some(value(b"new")));
+    let testimony = a.testimony(&own.actor().node, Generation(1)).unwrap();
+    a.retire(&testimony).unwrap();
+    b.reconcile(&a.reconciliation(&b)).unwrap();
+    assert_eq!((b.restored(), b.is_retired(&own)), (0, true));
+    assert_eq!(a.digest(), b.digest());
+    assert_index(&b);
+}

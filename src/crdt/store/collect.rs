@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::seals::Verified;
 use super::{Corrupt, Flaw, Removed, Row, Slot, Store};
-use crate::crdt::{CausalContext, Delta, Dot, Entry, Item, Key, Lane, RangeSet, Revision};
+use crate::crdt::{CausalContext, Class, Delta, Dot, Entry, Item, Key, Lane, RangeSet, Revision};
 use crate::time::Timestamp;
 
 /// All keys from one up to, and without, another.
@@ -270,6 +270,14 @@ impl Store {
             let state = &mut self.lanes[lane];
             state.floor = state.floor.max(counters.last().unwrap_or(0));
         }
+        // Lives that were retired there while it told of them have no floors of their own any more.
+        for (lane, counters) in accounted.lanes().filter(|(lane, _)| floors.past_with(lane).is_some()) {
+            let lane = self.lanes.meet(lane);
+            let state = &mut self.lanes[lane];
+            if !state.lane.is_past() {
+                state.floor = state.floor.max(counters.last().unwrap_or(0));
+            }
+        }
         if !self.is_sealed() {
             self.horizon = self.horizon.max(with.horizon);
         }
@@ -290,6 +298,10 @@ impl Store {
                 self.see(lane, |seen| seen.insert(counter));
             }
             self.insert(key, lane, entry);
+            return;
+        }
+        // What a life that is over there had said of itself is void.
+        if entry.dot.lane.class() == Class::Registry && accounted.past_with(&entry.dot.lane).is_some() {
             return;
         }
         let is_below = counter <= self.floor(&entry.dot.lane);

@@ -13,13 +13,13 @@
 //! two accounts of one life is the later one, and siblings of a sub-key are joined life by life. Nothing is lost and
 //! nothing is counted twice (decision 0005).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crdts::CvRDT;
 
 use super::{AttributeKey, Path, Prepared, Replica, WriteError};
 use crate::codec::{Malformed, Reader, Writer};
-use crate::crdt::{Entry, Register, Value};
+use crate::crdt::{Entry, Item, Key, Register, Store, Value};
 use crate::id::{Generation, NodeId};
 use crate::time::UnixMillis;
 
@@ -166,6 +166,47 @@ pub(super) fn joined(entries: &[&Entry]) -> Option<Value> {
         joined
     });
     joined.map(|joined| joined.to_value())
+}
+
+/// The shares that others have written anew: they read otherwise as soon as a life turns out to be over.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Foreign(BTreeMap<NodeId, Shares>);
+
+#[derive(Debug, Clone, Default)]
+struct Shares {
+    keys: BTreeSet<Key>,
+    /// The node's latest life and up to which they are retired, as it was known when they were read last.
+    read_at: Option<(Option<Generation>, Generation)>,
+}
+
+impl Foreign {
+    /// Notes what others have written among what was merged.
+    pub(super) fn note(&mut self, items: &[Item]) {
+        for item in items.iter().filter(|item| item.key.as_str().starts_with("sum/")) {
+            if let Some(Path::Counter { node, .. }) = Path::of(&item.key)
+                && item.entries.iter().any(|entry| entry.dot.lane.actor().node != node)
+            {
+                self.0.entry(node).or_default().keys.insert(item.key.clone());
+            }
+        }
+    }
+
+    /// The keys that read otherwise, since of their nodes something is known that was not.
+    pub(super) fn take_changed(&mut self, store: &Store) -> Vec<Key> {
+        let mut changed = Vec::new();
+        self.0.retain(|node, shares| {
+            let known = Some((store.generation(node), store.retired(node)));
+            if std::mem::replace(&mut shares.read_at, known) != known {
+                let is_foreign = |entry: &Entry| entry.dot.lane.actor().node != *node;
+                let holds =
+                    |key: &Key| store.register(key).is_some_and(|held| held.entries().iter().any(is_foreign));
+                shares.keys.retain(holds);
+                changed.extend(shares.keys.iter().cloned());
+            }
+            !shares.keys.is_empty()
+        });
+        changed
+    }
 }
 
 impl Replica {
@@ -418,6 +459,35 @@ mod tests {
         count(&mut a, 1);
         // The forger has superseded what was there; what its owner still knows of it is nothing but what it counts on.
         assert_eq!(hits(&a), Some(1));
+    }
+
+    /// Somebody writes anew what a life had counted last, and is heard of before that the life is over is.
+    #[test]
+    fn a_share_that_counts_from_now_on_is_told_as_a_change() {
+        let (mut a, mut b, mut c) = (replica(1, 1), replica(2, 1), replica(3, 1));
+        let node = a.actor().node;
+        let prepared = a.publish(WALL, &crate::replica::NodeRecord::default()).unwrap();
+        settle(&mut a, prepared);
+        for replica in [&mut b, &mut c] {
+            sync(&a, replica);
+        }
+        count(&mut a, 8);
+        sync(&a, &mut b);
+        let said = c.testify(WALL, node, Generation(1)).unwrap();
+        settle(&mut c, said);
+        sync(&c, &mut b);
+        let saved = b.save(WALL, node, usize::MAX).unwrap();
+        settle(&mut b, saved.into_iter().next());
+        let mut d = replica(4, 1);
+        let delta = b.store().delta([b.own_lanes()[1]], &d.store().context(), usize::MAX);
+        d.merge(WALL, &delta).unwrap();
+        d.take_changed();
+        assert_eq!(hits(&d), Some(0), "nobody says that this life is over");
+        let learnt = b.store().reconciliation(d.store());
+        d.reconcile(WALL, &learnt).unwrap();
+        assert_eq!(hits(&d), Some(8));
+        let counter = |path: &Path| matches!(path, Path::Counter { .. });
+        assert!(d.take_changed().iter().any(counter));
     }
 
     #[test]

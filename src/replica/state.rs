@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::counter::Foreign;
 use super::retirement::Pending;
 use super::{AttributeKey, Attributes, NodeRecord, Path};
 use crate::crdt::{
@@ -27,6 +28,7 @@ pub struct Replica {
     pub(super) store: Store,
     /// What was testified of lives that are over and has not taken effect.
     pub(super) pending: Pending,
+    foreign: Foreign,
     /// The counter of the last prepared write, per class.
     prepared: [u64; 2],
     /// The last write of each key that was prepared and not merged yet.
@@ -98,6 +100,7 @@ impl Replica {
             store: Store::new(),
             prepared: [0; 2],
             pending: Pending::default(),
+            foreign: Foreign::default(),
             unsettled: BTreeMap::new(),
         }
     }
@@ -453,6 +456,7 @@ impl Replica {
                 self.unsettled.remove(&item.key);
             }
         }
+        self.foreign.note(items);
         self.retire(items);
         self.clock.observe(wall, latest)
     }
@@ -469,7 +473,14 @@ impl Replica {
 
     /// What the last merges changed, as far as this version knows what it means.
     pub fn take_changed(&mut self) -> Vec<Path> {
-        self.store.take_changed().iter().filter_map(Path::of).collect()
+        let mut changed = self.store.take_changed();
+        let also = self.foreign.take_changed(&self.store);
+        if !also.is_empty() {
+            changed.extend(also);
+            changed.sort();
+            changed.dedup();
+        }
+        changed.iter().filter_map(Path::of).collect()
     }
 
     fn lane(&self, class: Class) -> Lane {

@@ -84,6 +84,8 @@ pub(crate) struct Reference {
     /// A text is one write's, unless a workload repeats what is there.
     by_value: BTreeMap<(usize, Value), Vec<WriteId>>,
     writes: Vec<Write>,
+    /// Up to which life all of a node are retired anywhere.
+    retired: BTreeMap<NodeId, u64>,
 }
 
 /// What one node has seen, in one life.
@@ -198,10 +200,12 @@ impl Reference {
         key: &Key,
         entry: &Entry,
     ) -> Result<(), Broken> {
+        let register = replica.store().register(key).unwrap_or_default();
         let Some(&key) = self.keys.get(key) else { return Ok(()) };
         let unnamed = seen.maximal.get(key).into_iter().flatten().find(|write| {
             let dot = self.dot(**write);
-            !entry.covers(dot) && (self.is_value(**write) || !is_collected(replica, dot))
+            let is_held = !entry.covers(dot) && (self.is_value(**write) || !is_collected(replica, dot));
+            is_held && !self.is_buried(seen, register.entries(), **write)
         });
         match unnamed {
             Some(write) => {
@@ -279,7 +283,10 @@ impl Reference {
             past.union(&write.past);
             past.insert(write.number);
             // What its author had let go it need not outdo: nobody reads it any more.
-            if entry.covers(&write.dot) {
+            // What is written anew of a life that is over stands where it stood, whatever removal of its author's went before.
+            let may_be_gone =
+                basis == Basis::Told && write.value.is_none() && write.dot.lane == entry.dot.lane;
+            if entry.covers(&write.dot) && !may_be_gone {
                 latest = latest.max(write.stamp);
             }
         }
@@ -340,10 +347,12 @@ impl Reference {
     }
 
     /// Lives of a node are over: whatever it wrote in them is taken for seen from now on.
-    fn bury(&self, seen: &mut Seen, past: &Lane, news: &mut News) {
+    fn bury(&mut self, seen: &mut Seen, past: &Lane, news: &mut News) {
         let upto = past.actor().generation.0;
-        let retired = seen.retired.entry(past.actor().node).or_default();
-        *retired = upto.max(*retired);
+        for retired in [&mut seen.retired, &mut self.retired] {
+            let retired = retired.entry(past.actor().node).or_default();
+            *retired = upto.max(*retired);
+        }
         self.outlive(seen, past, news);
         for lane in self.by_lane.iter().filter(|of| past.buries(&of.lane)) {
             for write in lane.writes.iter().flatten() {
@@ -429,7 +438,7 @@ impl Reference {
         let known = surplus.iter().filter(|write| {
             let killer = self.told_dead(***write, |other| {
                 if self.is_value(***write) {
-                    told.contains(self, other)
+                    told.contains(self, other) && !self.is_hollow(told, other)
                 } else {
                     register.as_ref().is_some_and(|held| held.entry(other).is_some())
                 }
@@ -475,21 +484,32 @@ impl Reference {
     /// was (decision 21 says of whom).
     fn bury_values(&self, seen: &mut Seen, entries: &[Entry], key: usize) {
         let Some(maximal) = seen.maximal.get(key) else { return };
-        let is_claimed = |write: &WriteId| {
-            let dot = self.dot(*write);
-            seen.claims(self, dot) && !seen.contains(self, dot)
-        };
-        let is_dead = |write: &WriteId| {
-            let dot = self.dot(*write);
-            let is_held = entries.iter().any(|entry| entry.dot == *dot);
-            let buried = || entries.iter().any(|entry| entry.observed.buries(&dot.lane));
-            let replaced = || self.by_key[key].iter().any(|by| self.is_past(*write, *by) && is_claimed(by));
-            !is_held && (buried() || replaced())
-        };
-        let dead: Vec<WriteId> = maximal.iter().filter(|write| is_dead(write)).copied().collect();
+        let dead: Vec<WriteId> =
+            maximal.iter().filter(|write| self.is_buried(seen, entries, **write)).copied().collect();
         if !dead.is_empty() {
             seen.maximal[key].retain(|write| !dead.contains(write));
         }
+    }
+
+    /// Whether a write is dead by something of which only what lives are over tells.
+    fn is_buried(&self, seen: &Seen, entries: &[Entry], write: WriteId) -> bool {
+        let dot = self.dot(write);
+        let is_held = entries.iter().any(|entry| entry.dot == *dot);
+        let buried = || entries.iter().any(|entry| entry.observed.buries(&dot.lane));
+        !is_held && (buried() || self.is_hollow(seen, dot))
+    }
+
+    /// Whether a write may have been told of without what it put: whoever told had seen what replaced it, and took the
+    /// listener, or was itself taken, for somebody who had seen that too, since the life that made it is over. It comes
+    /// anew from whoever holds it.
+    fn is_hollow(&self, seen: &Seen, dot: &Dot) -> bool {
+        let Some(write) = self.find(dot) else { return false };
+        let later = self.by_key[self.key_of(write)].iter().filter(|by| self.is_past(write, **by));
+        later.map(|by| self.dot(*by)).any(|by| {
+            let actor = by.lane.actor();
+            let is_over = self.retired.get(&actor.node).is_some_and(|upto| actor.generation.0 <= *upto);
+            is_over && !seen.contains(self, by)
+        })
     }
 
     /// A write among those that count which says that it had seen this one and all that this one had.
@@ -521,7 +541,8 @@ impl Reference {
         // Who removed it may not be known here, only somebody who writes the key anew and has let the removal go: then it
         // shows until this node has fetched.
         let killer = |shown: &WriteId| {
-            self.told_dead(*shown, |other| seen.contains(self, other)).map(|by| (*shown, by))
+            let counts = |other: &Dot| seen.contains(self, other) && !self.is_hollow(seen, other);
+            self.told_dead(*shown, counts).map(|by| (*shown, by))
         };
         // One of several writes of the same text that still stands is enough.
         match shown.iter().map(killer).collect::<Option<Vec<_>>>().and_then(|dead| dead.last().copied()) {

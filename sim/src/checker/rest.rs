@@ -1,6 +1,6 @@
 //! What must hold when everything has healed and come to rest.
 
-use snomesh::crdt::{Register, Store};
+use snomesh::crdt::{Class, Entry, Register, Store};
 use snomesh::gossip::MemberState;
 use snomesh::replica::Path;
 
@@ -139,8 +139,13 @@ fn differ(one: &Process, other: &Process) -> Option<String> {
     if one.mesh.digest() != other.mesh.digest() {
         return Some("the views are equal, the digests are not".to_owned());
     }
-    // Removals are let go by each when it likes.
-    let values = |register: &Register| register.values().into_iter().cloned().collect::<Vec<_>>();
+    // Removals are let go by each when it likes, and so is what a life that is over had said of itself.
+    let counts = |entry: &&Entry| {
+        let lane = &entry.dot.lane;
+        !(lane.class() == Class::Registry && here.is_retired(lane))
+    };
+    let values =
+        |register: &Register| register.values().into_iter().filter(counts).cloned().collect::<Vec<_>>();
     for row in here.prefix("") {
         let key = row.key();
         let theirs = there.register(&key);
@@ -153,6 +158,6 @@ fn differ(one: &Process, other: &Process) -> Option<String> {
             return Some(format!("a lookup of {name} finds different tunnels"));
         }
     }
-    let kept = |store: &Store| store.prefix("").filter(|row| !row.is_removed()).count();
+    let kept = |store: &Store| store.prefix("").filter(|row| !values(&row.register()).is_empty()).count();
     (kept(here) != kept(there)).then(|| "one has keys that the other lacks".to_owned())
 }

@@ -52,9 +52,11 @@ impl Scenario {
         } else {
             let scenarios = BUILTIN.iter().filter_map(|found| Self::parse(found.name, found.text).ok());
             let mut scenarios: Vec<Self> = scenarios.filter(|other| other.mixture.is_none()).collect();
-            let tier = drawn.tier;
+            let (tier, evict_after) = (drawn.tier, drawn.mesh.evict_after);
             drawn = scenarios.swap_remove(random::index(&mut generator, scenarios.len()));
             drawn.tier = tier;
+            // Lives that are over take part in whatever else goes wrong.
+            drawn.mesh.evict_after = drawn.mesh.evict_after.or(evict_after);
             drawn.faults.iter_mut().for_each(|fault| fault.shift(&mut generator));
             // Both were said of its own times.
             drawn.expect.at_least.clear();

@@ -234,11 +234,6 @@ pub(crate) fn config_of(
         config.collect_after = after.draw(generator);
         config.collect_interval = Duration::from_secs(1);
     }
-    if let Some(after) = scenario.mesh.evict_after {
-        let after = after.draw(generator);
-        config.evict_after = Some(after);
-        config.forget_after = config.forget_after.min(after);
-    }
     if let Some(budget) = scenario.mesh.delta_budget {
         config.delta_budget = usize::try_from(budget.draw(generator).0).unwrap_or(usize::MAX);
     }
@@ -252,6 +247,11 @@ pub(crate) fn config_of(
         if let Some(given) = given {
             *interval = given.draw(generator).max(Duration::from_millis(1));
         }
+    }
+    if let Some(after) = mesh.evict_after {
+        let after = after.draw(generator);
+        config.evict_after = Some(after);
+        config.forget_after = config.forget_after.min(after);
     }
     config
 }

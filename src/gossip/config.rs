@@ -76,8 +76,7 @@ pub struct Config {
     pub collect_after: Duration,
     /// How long a node may be down before it is evicted: nobody waits for it any more, its registrations and its record go,
     /// and what it had written stays. Too short, and a node that comes back has to compare its whole state; too long
-    /// is memory. `None`, the default: nobody is evicted, and no life that is over is retired; decision 21 says what has to be
-    /// shown first.
+    /// is memory. `None`: this node testifies of nobody, of itself neither, and heeds what others testify.
     pub evict_after: Option<Duration>,
     /// How long a peer may take for a step of a comparison before another is asked.
     pub reconcile_timeout: Duration,
@@ -120,7 +119,7 @@ impl Default for Config {
             surplus_after: Duration::from_secs(5),
             collect_interval: Duration::from_secs(10),
             collect_after: Duration::from_secs(3_600),
-            evict_after: None,
+            evict_after: Some(Duration::from_secs(72 * 3_600)),
             reconcile_timeout: Duration::from_secs(10),
             delta_budget: 64 * 1024,
             write_rate: 16 * 1024 * 1024,

@@ -65,6 +65,7 @@ builtin! {
     "calm",
     "restart-in-memory",
     "evicted-returns",
+    "generations-come-and-go",
 }
 
 /// The scenario of that name.

@@ -127,9 +127,16 @@ impl CloseCell {
 
     /// Keeps the reason if it is the first, and says whether it was.
     pub(crate) fn settle(&self, closed: Closed) -> bool {
+        self.settle_by(closed, || {})
+    }
+
+    /// Keeps the reason if it is the first, and carries it out before anybody can see it. Whoever sees it drops what it has
+    /// of the tunnel; that must not reach the peer as streams that end while the tunnel stands. `end` must not look here.
+    pub(crate) fn settle_by(&self, closed: Closed, end: impl FnOnce()) -> bool {
         self.first.send_if_modified(|first| {
             let wins = first.is_none();
             if wins {
+                end();
                 *first = Some(closed);
             }
             wins
@@ -159,6 +166,29 @@ mod tests {
         for code in (0..300).chain([u32::MAX]) {
             assert_eq!(CloseReason::from_code(code).code(), code);
         }
+    }
+
+    #[tokio::test]
+    async fn a_reason_is_carried_out_before_it_is_seen_and_only_the_first_one() {
+        let cell = Arc::new(CloseCell::new());
+        let (began, begun) = std::sync::mpsc::channel();
+        let looking = {
+            let cell = Arc::clone(&cell);
+            std::thread::spawn(move || {
+                begun.recv().unwrap();
+                cell.first()
+            })
+        };
+        let carried_out = std::sync::atomic::AtomicBool::new(false);
+        assert!(cell.settle_by(Closed::TimedOut, || {
+            began.send(()).unwrap();
+            // Whoever looks meanwhile waits: it cannot have seen anything.
+            assert!(!looking.is_finished());
+            carried_out.store(true, std::sync::atomic::Ordering::SeqCst);
+        }));
+        assert!(carried_out.into_inner());
+        assert_eq!(looking.join().unwrap(), Some(Closed::TimedOut));
+        assert!(!cell.settle_by(Closed::PeerRestarted, || panic!("it has ended already")));
     }
 
     #[tokio::test]

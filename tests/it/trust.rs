@@ -195,5 +195,15 @@ fn a_peer_whose_certificate_has_ended_is_cut_off() {
     // Nobody is left who could give them other ones.
     a.kill();
     until("they part", || b.linked() == 0 && c.linked() == 0);
+    // Whichever of them looks first: both know why.
+    for agent in [&b, &c] {
+        until("the end is counted", || {
+            let ended = crate::admin::metrics(agent);
+            ended.get("snomesh_peer_disconnects_total{reason=\"expired\"}").is_some_and(|count| *count >= 1.0)
+        });
+        let ended = crate::admin::metrics(agent);
+        let blamed = "snomesh_peer_disconnects_total{reason=\"protocol_violation\"}";
+        assert_eq!(ended.get(blamed), None, "{ended:?}");
+    }
     until("the node says why", || b.status()["reasons"].to_string().contains("certificate has ended"));
 }

@@ -89,12 +89,12 @@ impl Link {
 
     fn close(&self, side: Side, reason: CloseReason) {
         let mut pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.cell(side).settle(Closed::Locally(reason)) {
+        self.cell(side).settle_by(Closed::Locally(reason), || {
             self.cell(side.opposite()).settle(Closed::ByPeer(reason));
             for pipe in pipes.drain(..).filter_map(|pipe| pipe.upgrade()) {
                 pipe.close();
             }
-        }
+        });
     }
 
     /// Takes a stream's directions into the books, unless the tunnel has ended.

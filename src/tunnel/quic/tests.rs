@@ -4,7 +4,9 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::pin::pin;
-use std::task::Poll;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -77,6 +79,30 @@ async fn a_node_of_another_mesh_is_taken_by_neither_side() {
     let mut trusting = other.credentials();
     trusting.authorities = mesh.credentials().authorities;
     assert!(is_transport(&refused(&endpoint_of(&trusting), &ours, None).await));
+}
+
+/// Whoever is told at the near end drops its streams at once. The far end must not see that as streams that end while the
+/// tunnel stands: so the connection is closed before anybody is told.
+#[tokio::test]
+async fn a_connection_is_closed_before_anybody_is_told() {
+    /// Looks in the very moment in which it is told, on the thread that tells.
+    struct Witness(quinn::Connection, AtomicBool);
+    impl Wake for Witness {
+        fn wake(self: Arc<Self>) {
+            self.1.store(self.0.close_reason().is_some(), Ordering::SeqCst);
+        }
+    }
+    let mesh = TestMesh::new();
+    let (near, far) = (endpoint_of(&mesh.credentials()), endpoint_of(&mesh.credentials()));
+    let (near, far) = connect(&near, &far).await;
+    let witness = Arc::new(Witness(near.connection().clone(), AtomicBool::new(false)));
+    let mut told = pin!(near.on_closed());
+    let waker = Arc::clone(&witness).into();
+    assert!(told.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    near.close(CloseReason::Expired);
+    assert!(witness.1.load(Ordering::SeqCst), "told of a connection that still stands");
+    assert_eq!(told.await, Closed::Locally(CloseReason::Expired));
+    assert_eq!(far.on_closed().await, Closed::ByPeer(CloseReason::Expired));
 }
 
 /// FEATURES P5.

@@ -152,8 +152,10 @@ impl Shared {
         // The connection may have ended a moment ago without our watcher having run yet: that reason came first.
         if let Some(error) = self.connection.close_reason() {
             self.first.settle(closed_by(&error));
-        } else if self.first.settle(Closed::Locally(reason)) {
-            self.connection.close(VarInt::from_u32(reason.code()), reason.to_string().as_bytes());
+        } else {
+            self.first.settle_by(Closed::Locally(reason), || {
+                self.connection.close(VarInt::from_u32(reason.code()), reason.to_string().as_bytes());
+            });
         }
     }
 

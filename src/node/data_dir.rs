@@ -257,6 +257,14 @@ impl NodeFiles {
         node_of_certificate(&certificate).ok_or_else(|| failed(CaError::OtherKey)).map(Some)
     }
 
+    /// The certificates of the mesh's authorities, as far as they are known.
+    pub(super) fn authorities(&self) -> Result<Vec<CertificateDer<'static>>, DataDirError> {
+        let path = self.file("ca.crt");
+        let text = files::read(&path)?.unwrap_or_default();
+        let read: Result<_, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+        read.map_err(|source| DataDirError::Authority { path, source: CaError::Certificate(source) })
+    }
+
     /// The node that it is of, if it is of one already.
     ///
     /// # Errors

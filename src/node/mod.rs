@@ -25,6 +25,7 @@ mod doctor;
 mod files;
 mod forwards;
 mod health;
+mod import;
 mod listing;
 mod metrics;
 mod nearest;

@@ -487,7 +487,7 @@ fn open_state(config: &NodeConfig, data_dir: &DataDir) -> Result<Option<StateFil
 }
 
 /// The mesh of a node that seals what it writes, if it does.
-fn sealed(driver: Driver, notary: Option<&Identity>) -> Driver {
+pub(super) fn sealed(driver: Driver, notary: Option<&Identity>) -> Driver {
     match notary {
         Some(notary) => driver.sealed(Arc::new(notary.clone())),
         None => driver,
@@ -495,7 +495,7 @@ fn sealed(driver: Driver, notary: Option<&Identity>) -> Driver {
 }
 
 /// Makes a mesh of what is in the file, and lets the file follow it.
-fn restore(
+pub(super) fn restore(
     mut state: StateFile,
     config: DriverConfig,
     notary: Option<&Identity>,
@@ -535,7 +535,7 @@ fn endpoint(config: &NodeConfig, tls: crate::tunnel::quic::TlsSettings) -> Resul
 }
 
 /// Eight bytes that nobody can guess.
-fn draw() -> u64 {
+pub(super) fn draw() -> u64 {
     let mut bytes = [0; 8];
     SystemRandom::new().fill(&mut bytes).expect("the system has randomness once it has booted");
     u64::from_be_bytes(bytes)

@@ -85,6 +85,89 @@ fn a_copy_of_one_mesh_is_put_into_another() {
     assert!(!directory.path().join("nowhere").exists());
 }
 
+/// FEATURES S1: a node that does not run takes over the same as one that does, under the same checks, and all of it is there
+/// when it runs again and reaches the others.
+#[test]
+fn a_copy_is_put_into_the_directory_of_a_node_that_does_not_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    fill(&a);
+    let policy = "default = \"deny\"\n[[rule]]\nwho = \"*\"\nmay = [\"expose\", \"connect\"]\nwhat = \"*\"\n";
+    assert_eq!(a.run_reading(&["acl", "set", "-"], policy.as_bytes().to_vec()).code, Some(0));
+    let file = directory.path().join("copy.jsonl");
+    let file = file.to_str().unwrap();
+    a.ok(&["state", "export", file]);
+    let whole = kept(&std::fs::read_to_string(file).unwrap());
+
+    // Into another mesh: what is proved there alone stays out.
+    let b = Agent::start(directory.path(), "b", &[]);
+    b.ok(&["attr", "set", "name", "other"]);
+    let before = b.digest();
+    let data_dir = b.data_dir.to_str().unwrap().to_owned();
+    let import = |args: &[&str]| {
+        let line = [&["--data-dir", &data_dir, "state", "import", "--offline", "-o", "json"], args].concat();
+        snomesh(&line)
+    };
+    assert_eq!(import(&[file]).code, Some(7), "while it runs");
+    let generation = b.status()["generation"].as_u64().unwrap();
+    b.stop();
+    let counted = |run: &crate::program::Run, what: &str| run.json()[what].as_u64().unwrap();
+    let files = || {
+        let read = |name: &str| std::fs::read(Path::new(&data_dir).join(name)).unwrap();
+        (
+            read("generation"),
+            kept(&snomesh(&["--data-dir", &data_dir, "state", "export", "--offline"]).text()),
+        )
+    };
+    let asleep = files();
+    let dry = import(&["--dry-run", file]);
+    assert_eq!((dry.code, counted(&dry, "written"), counted(&dry, "leftOut")), (Some(0), 6, 2), "{dry:?}");
+    assert_eq!(files(), asleep, "a dry run changes nothing");
+    let bad = directory.path().join("bad.jsonl");
+    std::fs::write(&bad, "{\"attribute\":{\"key\":\"mesh/new\",\"value\":{\"text\":\"1\"}}}\nnonsense\n")
+        .unwrap();
+    let refused = import(&[bad.to_str().unwrap()]);
+    assert!(refused.code == Some(2) && refused.stderr.contains("bad.jsonl:2:"), "{refused:?}");
+    assert_eq!(files().1, asleep.1, "a copy that is not right writes nothing");
+    let keep = import(&["--keep", file]);
+    assert_eq!((keep.code, counted(&keep, "written"), counted(&keep, "kept")), (Some(0), 5, 1), "{keep:?}");
+    let rest = import(&[file]);
+    assert_eq!((counted(&rest, "written"), counted(&rest, "unchanged")), (1, 5), "{rest:?}");
+    let b = Agent::start(directory.path(), "b", &[]);
+    assert_ne!(b.digest(), before);
+    assert!(b.status()["generation"].as_u64().unwrap() > generation);
+    let mut expected = whole.clone();
+    expected.retain(|line| !line.contains("revocation") && !line.contains("policy"));
+    assert_eq!(kept(&b.ok(&["state", "export"]).text()), expected);
+    // What a node took over while it slept, its peers hear of.
+    let c = Agent::join(directory.path(), "c", &b);
+    crate::program::until("the other one has it all", || c.digest() == b.digest());
+    assert_eq!(c.ok(&["attr", "count", "hits"]).text(), "-5\n");
+
+    // Into its own mesh, proofs included: they hold at once, and a policy that is older than what holds is not taken.
+    let data_dir = a.data_dir.to_str().unwrap().to_owned();
+    assert_eq!(a.run_reading(&["acl", "set", "-"], b"default = \"allow\"\n".to_vec()).code, Some(0));
+    a.stop();
+    let again = snomesh(&["--data-dir", &data_dir, "state", "import", "--offline", "-o", "json", file]);
+    assert_eq!((again.code, counted(&again, "leftOut")), (Some(0), 1), "{again:?}");
+    std::fs::remove_file(Path::new(&data_dir).join("state.redb")).unwrap();
+    std::fs::remove_file(Path::new(&data_dir).join("policy")).unwrap();
+    let fresh = snomesh(&["--data-dir", &data_dir, "state", "import", "--offline", "-o", "json", file]);
+    assert_eq!(
+        (fresh.code, counted(&fresh, "leftOut"), counted(&fresh, "written")),
+        (Some(0), 0, 8),
+        "{fresh:?}"
+    );
+    let a = Agent::start(directory.path(), "a", &[]);
+    assert_eq!(kept(&a.ok(&["state", "export"]).text()), whole);
+    crate::program::until("the policy holds", || {
+        a.ok(&["acl", "show", "-o", "json"]).json()["policy"]["default"] == "deny"
+    });
+    let nowhere = directory.path().join("nowhere");
+    let none = snomesh(&["--data-dir", nowhere.to_str().unwrap(), "state", "import", "--offline", file]);
+    assert_eq!((none.code, nowhere.exists()), (Some(4), false), "{none:?}");
+}
+
 /// Bad input writes nothing, a copy that is not whole is none, and a copy that cannot be finished leaves no half.
 #[test]
 fn a_copy_that_is_not_right_writes_nothing() {

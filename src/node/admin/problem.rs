@@ -18,7 +18,7 @@ use crate::service::{OpenError, Refusal};
 
 impl Problem {
     /// A problem without a hint.
-    pub(super) fn new(status: StatusCode, code: Code, title: impl Into<String>) -> Self {
+    pub(in crate::node) fn new(status: StatusCode, code: Code, title: impl Into<String>) -> Self {
         Self {
             status: status.as_u16(),
             code,
@@ -30,17 +30,17 @@ impl Problem {
     }
 
     /// What the client sent is not legal.
-    pub(super) fn invalid(title: impl Into<String>) -> Self {
+    pub(in crate::node) fn invalid(title: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, Code::Invalid, title)
     }
 
     /// Something that should not be.
-    pub(super) fn bug(title: impl Into<String>) -> Self {
+    pub(in crate::node) fn bug(title: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, title)
     }
 
     /// There is no such thing.
-    pub(super) fn not_found(title: impl Into<String>) -> Self {
+    pub(in crate::node) fn not_found(title: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, Code::NotFound, title)
     }
 
@@ -53,7 +53,7 @@ impl Problem {
 
     /// Says what to do about it.
     #[must_use]
-    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(in crate::node) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }

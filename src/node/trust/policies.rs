@@ -16,7 +16,7 @@ use super::follow::{Next, next};
 use crate::auth::{Access, DecreeError, SignedPolicy};
 use crate::crdt::Value;
 use crate::gossip::Event;
-use crate::mesh::MeshHandle;
+use crate::mesh::{MeshHandle, Stopped};
 use crate::node::files::{self, FileError};
 
 /// How often a policy is put back at most.
@@ -49,6 +49,13 @@ impl Policies {
             }
         }
         Ok(Self { path, authorities, access, restored_at: None })
+    }
+
+    /// Takes what the mesh says now, and goes on to hold what it knows better.
+    pub(in crate::node) async fn read(&mut self, mesh: &MeshHandle) -> Result<(), Stopped> {
+        let found = mesh.view(|mesh| mesh.replica().policies()).await?;
+        self.learn(&found);
+        Ok(())
     }
 
     /// Follows the mesh until the node stops.

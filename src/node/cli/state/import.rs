@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::super::Global;
 use super::super::failure::{Exit, Failure};
 use super::super::screen::{Format, Screen};
 use super::copy::{Copy, Line};
 use super::{Import, progress};
-use crate::node::Client;
 use crate::node::api::{API_VERSION, ImportState, ImportedState, StateLine};
+use crate::node::offline::Woken;
+use crate::node::{Client, ClientError};
 
 /// The most lines, and about the most bytes, of one request.
 const MAX_LINES: usize = 500;
@@ -46,7 +48,47 @@ impl Batch {
     }
 }
 
-pub(super) async fn import(client: &Client, screen: &mut Screen, import: &Import) -> Result<(), Failure> {
+/// Who takes the lines.
+enum Taker<'a> {
+    /// A node that runs.
+    Node(&'a Client),
+    /// The directory of one that does not.
+    Directory(&'a Woken),
+}
+
+impl Taker<'_> {
+    async fn take(&self, lines: ImportState) -> Result<ImportedState, Failure> {
+        Ok(match self {
+            Self::Node(client) => client.post_json("/v1/state", &lines).await?,
+            Self::Directory(woken) => woken.import(lines).await.map_err(ClientError::Refused)?,
+        })
+    }
+}
+
+/// Asks the node.
+pub(super) async fn online(client: &Client, screen: &mut Screen, import: &Import) -> Result<(), Failure> {
+    write(&Taker::Node(client), screen, import).await
+}
+
+/// Writes to a node's directory.
+pub(super) fn offline(global: &Global, import: &Import, screen: &mut Screen) -> Result<Exit, Failure> {
+    let directory = global.data_dir()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(async {
+        let woken = Woken::begin(&directory, import.dry_run).await;
+        let woken = woken.map_err(|error| Failure::from(error).or_hint("leave out --offline"))?;
+        let Some(woken) = woken else {
+            let what = format!("{} is not the directory of a node", directory.display());
+            return Err(Failure::new(Exit::NotFound, what)
+                .hint("name it: --data-dir DIR; snomesh up or snomesh join make one"));
+        };
+        let written = write(&Taker::Directory(&woken), screen, import).await;
+        woken.end().await;
+        written.map(|()| Exit::Success)
+    })
+}
+
+async fn write(taker: &Taker<'_>, screen: &mut Screen, import: &Import) -> Result<(), Failure> {
     let mut copy = Copy::open(Path::new(&import.file))?;
     let survey = copy.survey()?;
     let bar = progress(screen, Some(survey.bytes));
@@ -66,20 +108,20 @@ pub(super) async fn import(client: &Client, screen: &mut Screen, import: &Import
         }
         let subject = Batch::subject(&line);
         if batch.is_full() || batch.bytes + length > MAX_BYTES || batch.subjects.contains(&subject) {
-            send(client, import, &mut batch, &mut total, &name).await?;
+            send(taker, import, &mut batch, &mut total, &name).await?;
             bar.inc(batch.bytes);
             batch = Batch::default();
         }
         batch.push(number, length, subject, line);
     }
-    send(client, import, &mut batch, &mut total, &name).await?;
+    send(taker, import, &mut batch, &mut total, &name).await?;
     bar.finish_and_clear();
     report(screen, import, &total)
 }
 
 /// Sends what waits. What the mesh refuses ends the import: the rest would fare alike.
 async fn send(
-    client: &Client,
+    taker: &Taker<'_>,
     import: &Import,
     batch: &mut Batch,
     total: &mut ImportedState,
@@ -92,8 +134,7 @@ async fn send(
     let lines = std::mem::take(&mut batch.lines);
     let request = ImportState { lines, dry_run: import.dry_run, keep: import.keep };
     let resume = "what was written stays; do it again when that is put right, it does no harm";
-    let answer: ImportedState = client.post_json("/v1/state", &request).await.map_err(|error| {
-        let mut failure = Failure::from(error);
+    let answer = taker.take(request).await.map_err(|mut failure| {
         failure.what = format!("{name}:{first}-{last}: {}", failure.what);
         failure.or_hint(resume)
     })?;

@@ -33,7 +33,8 @@ Examples:
 Examples:
   snomesh state import --dry-run mesh.jsonl    what would become of it
   snomesh state import --keep mesh.jsonl       only what is not set
-  zcat mesh.jsonl.gz | snomesh state import -")]
+  zcat mesh.jsonl.gz | snomesh state import -
+  snomesh state import --offline mesh.jsonl    into the directory of a node that does not run")]
     Import(Import),
 }
 
@@ -61,12 +62,16 @@ pub(super) struct Import {
     /// Leave attributes and counters alone that have another value
     #[arg(long)]
     keep: bool,
+    /// Write to the directory of a node that does not run
+    #[arg(long)]
+    offline: bool,
 }
 
 /// Does what needs no node that runs.
 pub(super) fn offline(global: &Global, state: &State, screen: &mut Screen) -> Option<Result<Exit, Failure>> {
     match state {
         State::Export(export) if export.offline => Some(export::offline(global, export, screen)),
+        State::Import(import) if import.offline => Some(import::offline(global, import, screen)),
         State::Export(_) | State::Import(_) => None,
     }
 }
@@ -75,7 +80,7 @@ pub(super) fn offline(global: &Global, state: &State, screen: &mut Screen) -> Op
 pub(super) async fn run(client: &Client, screen: &mut Screen, state: State) -> Result<Exit, Failure> {
     match state {
         State::Export(export) => export::online(client, screen, &export).await?,
-        State::Import(import) => import::import(client, screen, &import).await?,
+        State::Import(import) => import::online(client, screen, &import).await?,
     }
     Ok(Exit::Success)
 }

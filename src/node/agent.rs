@@ -15,7 +15,7 @@ use super::api::{self, API_VERSION, state_name};
 use super::census::{Census, Counter};
 use super::control::Controls;
 use super::forwards::{Exposed, Forwards};
-use super::listing::{self, Page};
+use super::listing::{self, NodePage, Page};
 use super::metrics::Metrics;
 use super::trust::Keys;
 use crate::auth::Act;
@@ -164,10 +164,31 @@ impl Agent {
 
     /// All nodes, this one first.
     pub(super) async fn nodes(&self) -> Result<Vec<api::Node>, Stopped> {
-        let (members, progress) =
-            self.mesh.view(|mesh| (mesh.members().cloned().collect::<Vec<_>>(), mesh.progress())).await?;
+        Ok(self.nodes_of(NodePage::whole()).await?.0)
+    }
+
+    /// A page of the nodes, this one first, and where the next one begins.
+    pub(super) async fn nodes_of(&self, page: NodePage) -> Result<(Vec<api::Node>, Option<String>), Stopped> {
+        let NodePage { after, limit } = page;
+        let own = self.facts.node;
+        let after = after.filter(|after| *after != own);
+        let local = (after.is_none() && page.after.is_none()).then_some(());
+        let others = limit - local.map_or(0, |()| 1);
+        let read = self.mesh.view(move |mesh| {
+            let mut members = mesh.members().filter(|member| after.is_none_or(|after| member.node > after));
+            let page: Vec<Member> = members.by_ref().take(others).cloned().collect();
+            (page, members.next().is_some(), mesh.progress())
+        });
+        let (members, more, progress) = read.await?;
+        let next = more.then(|| members.last().map_or(own, |last| last.node).to_string());
+        let local = local.map(|()| self.local(&progress));
+        let others = members.into_iter().map(|member| self.other(member, &progress));
+        Ok((local.into_iter().chain(others).collect(), next))
+    }
+
+    fn local(&self, progress: &BTreeMap<NodeId, Progress>) -> api::Node {
         let facts = &self.facts;
-        let local = api::Node {
+        api::Node {
             node: facts.node.to_string(),
             name: facts.name.clone(),
             state: state_name(MemberState::Alive).into(),
@@ -182,9 +203,7 @@ impl Agent {
             in_sync: None,
             sent_bytes: 0,
             received_bytes: 0,
-        };
-        let others = members.into_iter().map(|member| self.other(member, &progress));
-        Ok(std::iter::once(local).chain(others).collect())
+        }
     }
 
     fn other(&self, member: Member, progress: &BTreeMap<NodeId, Progress>) -> api::Node {

@@ -2,6 +2,8 @@
 
 use crate::crdt::{Key, KeyRange};
 use crate::gossip::Mesh;
+use crate::id::NodeId;
+use crate::replica::{AttributeKey, Path};
 
 /// The most items of a page.
 pub(super) const MAX_ITEMS: usize = 5_000;
@@ -28,6 +30,27 @@ impl Page {
             return Err(NoCursor);
         }
         Ok(Self { prefix, after, limit: limit.unwrap_or(MAX_ITEMS).clamp(1, MAX_ITEMS) })
+    }
+
+    /// The same of nodes, which are in no family.
+    pub(super) fn of_nodes(&self) -> Result<NodePage, NoCursor> {
+        let after = self.after.as_ref().map(|after| after.parse().map_err(|_no_node| NoCursor));
+        Ok(NodePage { after: after.transpose()?, limit: self.limit })
+    }
+}
+
+/// Which part of the nodes is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NodePage {
+    pub(super) after: Option<NodeId>,
+    /// One at least.
+    pub(super) limit: usize,
+}
+
+impl NodePage {
+    /// All of them.
+    pub(super) const fn whole() -> Self {
+        Self { after: None, limit: usize::MAX }
     }
 }
 
@@ -65,13 +88,51 @@ pub(super) fn read<T>(
     (items, None)
 }
 
+/// Reads a page of the counters and their values. A counter stands where the first share of it does.
+pub(super) fn counters(mesh: &Mesh, page: &Page) -> (Vec<(AttributeKey, i128)>, Option<String>) {
+    let counter_of = |key: &Key| match Path::of(key) {
+        Some(Path::Counter { counter, .. }) => Some(counter),
+        _ => None,
+    };
+    read(mesh, "sum", page, |key| {
+        let counter = counter_of(key).filter(|counter| counter.to_string().starts_with(&page.prefix))?;
+        let beginning = format!("sum/{counter}/");
+        let mut shares = mesh.replica().store().prefix(&beginning);
+        let first = shares.find(|row| !row.is_removed() && counter_of(&row.key()).as_ref() == Some(&counter));
+        if first?.key() != *key {
+            return None;
+        }
+        let value = mesh.replica().counter(&counter)?;
+        let size = counter.to_string().len();
+        Some(((counter, value), size))
+    })
+}
+
+/// Reads a page of the sets that have elements, and how many. A set stands where the first element of it does.
+pub(super) fn sets(mesh: &Mesh, page: &Page) -> (Vec<(AttributeKey, usize)>, Option<String>) {
+    let live = |key: &Key| match Path::of(key) {
+        Some(Path::Element { set, element }) => mesh.replica().element(&set, element).map(|_| set),
+        _ => None,
+    };
+    read(mesh, "set", page, |key| {
+        let set = live(key).filter(|set| set.to_string().starts_with(&page.prefix))?;
+        let beginning = format!("set/{set}/");
+        let elements = mesh.replica().store().prefix(&beginning).map(|row| row.key());
+        let mut elements = elements.filter(|key| live(key).as_ref() == Some(&set));
+        if elements.next()? != *key {
+            return None;
+        }
+        let (count, size) = (1 + elements.count(), set.to_string().len());
+        Some(((set, count), size))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::crdt::Value;
     use crate::gossip::Config;
-    use crate::id::{Actor, Generation, NodeId};
-    use crate::replica::Path;
+    use crate::id::{Actor, Generation};
     use crate::time::{Moment, Now, UnixMillis};
 
     const NOW: Now = Now { monotone: Moment(0), wall: UnixMillis(1_000_000) };
@@ -147,6 +208,57 @@ mod tests {
         assert_eq!((items.len(), next.as_deref()), (64, Some("mesh/k063")));
         let (items, next) = keys(&mesh, &page("", next.as_deref(), 100));
         assert_eq!((items.len(), next), (36, None));
+    }
+
+    type Listed = (Vec<(AttributeKey, i128)>, Option<String>);
+
+    /// Names may continue one another, so that the shares and elements of two lie among each other.
+    #[test]
+    fn counters_and_sets_are_listed_once_each_whatever_lies_between() {
+        let mut mesh = mesh(&[], 1);
+        let value = |text: &str| Value::try_from(text.as_bytes()).unwrap();
+        for (key, elements) in [("mesh/a", 40), ("mesh/a/b", 3), ("mesh/b", 1), ("mesh/gone", 1)] {
+            let key = key.parse().unwrap();
+            for element in 0..elements {
+                mesh.add(NOW, &key, value(&element.to_string())).unwrap();
+            }
+            for by in 1..=elements {
+                mesh.increment(NOW, &key, by).unwrap();
+            }
+        }
+        mesh.discard(NOW, &"mesh/gone".parse().unwrap(), &value("0")).unwrap();
+        let joined = |list: &dyn Fn(&Page) -> Listed, limit| {
+            let (mut joined, mut after) = (Vec::new(), None);
+            loop {
+                let (items, next) = list(&page("mesh/", after.as_deref(), limit));
+                joined.extend(items.into_iter().map(|(key, number)| (key.to_string(), number)));
+                after = next;
+                if after.is_none() {
+                    return joined;
+                }
+            }
+        };
+        let own = |pairs: &[(&str, i128)]| -> Vec<(String, i128)> {
+            pairs.iter().map(|(key, number)| ((*key).to_owned(), *number)).collect()
+        };
+        let all_sets = |page: &Page| {
+            let (found, next) = sets(&mesh, page);
+            (found.into_iter().map(|(key, count)| (key, i128::try_from(count).unwrap())).collect(), next)
+        };
+        let all_counters = |page: &Page| counters(&mesh, page);
+        let mut found = mesh.replica().sets("mesh/").into_iter();
+        assert!(found.all(|(key, _)| key.to_string() != "mesh/gone"), "a set that is empty is none");
+        for limit in 1..=4 {
+            let mut found = joined(&all_sets, limit);
+            found.sort();
+            assert_eq!(found, own(&[("mesh/a", 40), ("mesh/a/b", 3), ("mesh/b", 1)]), "pages of {limit}");
+            let mut found = joined(&all_counters, limit);
+            found.sort();
+            let expected = own(&[("mesh/a", 820), ("mesh/a/b", 6), ("mesh/b", 1), ("mesh/gone", 1)]);
+            assert_eq!(found, expected, "pages of {limit}");
+        }
+        assert_eq!(sets(&mesh, &page("mesh/a/", None, 9)).0.len(), 1);
+        assert_eq!(counters(&mesh, &page("mesh/b", None, 9)).0.len(), 1);
     }
 
     #[test]

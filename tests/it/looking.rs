@@ -48,6 +48,25 @@ fn long_lists_come_in_pages_and_the_command_line_joins_them() {
             "{refused}: {answer:?}"
         );
     }
+    for key in ["hits", "hits/today", "misses"] {
+        a.ok(&["attr", "incr", key]);
+        a.ok(&["attr", "add", key, "x"]);
+    }
+    for (path, list) in [("/v1/counters", "counters"), ("/v1/sets", "sets")] {
+        let (mut keys, mut next) = (Vec::new(), String::new());
+        loop {
+            let found = page(&format!("{path}?limit=1{next}"));
+            let items = found[list].as_array().unwrap();
+            assert_eq!(items.len(), 1, "{found}");
+            keys.push(items[0]["key"].as_str().unwrap().to_owned());
+            let Some(after) = found["next"].as_str() else { break };
+            next = format!("&after={after}");
+        }
+        keys.sort();
+        assert_eq!(keys, ["mesh/hits", "mesh/hits/today", "mesh/misses"], "{path}");
+        assert_eq!(page(&format!("{path}?prefix=mesh/m"))[list][0]["key"], "mesh/misses");
+        assert_eq!(a.ok(&["attr", list, "-o", "name"]).text().lines().count(), 3);
+    }
     assert_eq!(a.ok(&["tunnel", "ls", "-o", "name"]).text(), "db\nweb\nweb2\n");
     // More than a page: written through one connection at a time, so not many more.
     let body = vec![b'x'; 60 * 1024];
@@ -57,6 +76,35 @@ fn long_lists_come_in_pages_and_the_command_line_joins_them() {
     }
     assert!(page("/v1/attributes?prefix=mesh/large/")["next"].is_string());
     assert_eq!(a.ok(&["attr", "ls", "mesh/large/", "-o", "name"]).text().lines().count(), 80);
+}
+
+/// FEATURES P7: of nodes too, this one first and each once.
+#[test]
+fn nodes_come_in_pages_this_one_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    let (b, c) = (Agent::join(directory.path(), "b", &a), Agent::join(directory.path(), "c", &a));
+    let agents = [&a, &b, &c];
+    crate::program::until("all are linked", || agents.iter().all(|agent| agent.linked() == 2));
+    for agent in agents {
+        let (mut found, mut next) = (Vec::new(), String::new());
+        loop {
+            let answer =
+                over_unix(&agent.admin, &format!("GET /v1/nodes?limit=1{next} HTTP/1.1"), b"").json();
+            let nodes = answer["nodes"].as_array().unwrap();
+            assert_eq!(nodes.len(), 1, "{answer}");
+            found.push(nodes[0]["node"].as_str().unwrap().to_owned());
+            let Some(after) = answer["next"].as_str() else { break };
+            next = format!("&after={after}");
+        }
+        assert_eq!(found[0], agent.id);
+        let whole = agent.ok(&["node", "ls", "-o", "name"]).text();
+        assert_eq!(found, whole.lines().collect::<Vec<_>>());
+        found.sort();
+        let mut all = agents.map(|agent| agent.id.clone());
+        all.sort();
+        assert_eq!(found, all);
+    }
 }
 
 /// FEATURES P7: what is well is said to be well, whatever kind of target it is.

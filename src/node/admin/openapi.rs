@@ -102,7 +102,7 @@ const OPERATIONS: &[Operation] = &[
     ),
     change("post", "/v1/shutdown", "End the node in good order", Content::Nothing, "202", Content::Nothing),
     get("/v1/convergence", "How far the state has come everywhere", Content::Json("Convergence")),
-    get("/v1/nodes", "All nodes, this one first", Content::Json("NodeList")),
+    with(get("/v1/nodes", "The nodes, this one first", Content::Json("NodeList")), &[LIMIT, AFTER]),
     with(
         get("/v1/tunnels", "Registrations, by name and tunnel", Content::Json("TunnelList")),
         &[
@@ -181,7 +181,7 @@ const OPERATIONS: &[Operation] = &[
         ),
         &[DURABILITY],
     ),
-    with(get("/v1/counters", "Counters, by key", Content::Json("CounterList")), &[PREFIX]),
+    with(get("/v1/counters", "Counters, by key", Content::Json("CounterList")), &[PREFIX, LIMIT, AFTER]),
     get("/v1/counters/{key}", "What has been counted", Content::Json("Counter")),
     change(
         "post",
@@ -191,7 +191,7 @@ const OPERATIONS: &[Operation] = &[
         "200",
         Content::Json("Counter"),
     ),
-    with(get("/v1/sets", "Sets, by key", Content::Json("SetList")), &[PREFIX]),
+    with(get("/v1/sets", "Sets, by key", Content::Json("SetList")), &[PREFIX, LIMIT, AFTER]),
     get("/v1/sets/{key}", "The elements of a set", Content::Json("Members")),
     change(
         "post",

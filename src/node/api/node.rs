@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Paged;
 use crate::gossip::MemberState;
 
 /// `GET /v1/nodes`.
@@ -11,8 +12,22 @@ use crate::gossip::MemberState;
 pub struct NodeList {
     /// [`API_VERSION`](super::API_VERSION).
     pub api_version: String,
-    /// All nodes, this one first.
+    /// This one first, then the others by their keys.
     pub nodes: Vec<Node>,
+    /// There are more: ask for those `after` this.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next: Option<String>,
+}
+
+impl Paged for NodeList {
+    fn next(&self) -> Option<&str> {
+        self.next.as_deref()
+    }
+
+    fn append(&mut self, page: Self) {
+        self.nodes.extend(page.nodes);
+        self.next = page.next;
+    }
 }
 
 /// One node, as the one that is asked sees it.

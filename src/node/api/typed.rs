@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Bytes;
+use super::{Bytes, Paged};
 
 /// `GET /v1/counters`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -13,6 +13,20 @@ pub struct CounterList {
     pub api_version: String,
     /// The counters, by key.
     pub counters: Vec<Counter>,
+    /// There are more: ask for those `after` this.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next: Option<String>,
+}
+
+impl Paged for CounterList {
+    fn next(&self) -> Option<&str> {
+        self.next.as_deref()
+    }
+
+    fn append(&mut self, page: Self) {
+        self.counters.extend(page.counters);
+        self.next = page.next;
+    }
 }
 
 /// One counter.
@@ -41,6 +55,20 @@ pub struct SetList {
     pub api_version: String,
     /// The sets that have elements, by key.
     pub sets: Vec<SetSize>,
+    /// There are more: ask for those `after` this.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next: Option<String>,
+}
+
+impl Paged for SetList {
+    fn next(&self) -> Option<&str> {
+        self.next.as_deref()
+    }
+
+    fn append(&mut self, page: Self) {
+        self.sets.extend(page.sets);
+        self.next = page.next;
+    }
 }
 
 /// One set and how many elements it has.

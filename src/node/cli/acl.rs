@@ -203,7 +203,7 @@ fn parse(file: &Path, text: &str) -> Result<AclPolicy, Failure> {
 
 /// The policy as a file, with what people call the nodes beside their ids.
 async fn written(client: &Client, document: &Document) -> Result<String, Failure> {
-    let nodes: NodeList = client.get("/v1/nodes").await?;
+    let nodes: NodeList = client.list("/v1/nodes").await?;
     let names: BTreeMap<String, String> =
         nodes.nodes.into_iter().map(|node| (node.node, super::screen::escape(&node.name))).collect();
     let AclPolicy { default, groups, rules } = &document.policy;

@@ -62,7 +62,7 @@ async fn node(client: &Client) -> Result<(Level, String), ClientError> {
 }
 
 async fn mesh(client: &Client) -> Result<(Level, String), ClientError> {
-    let list: NodeList = client.get("/v1/nodes").await?;
+    let list: NodeList = client.list("/v1/nodes").await?;
     let of = |state: &str| {
         let names = list.nodes.iter().filter(|node| node.state == state).map(|node| node.name.as_str());
         names.collect::<Vec<_>>()

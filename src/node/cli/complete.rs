@@ -67,7 +67,7 @@ pub(super) fn keys() -> ArgValueCompleter {
 }
 
 async fn node_names(client: &Client) -> Option<Vec<String>> {
-    let list: NodeList = client.get("/v1/nodes").await.ok()?;
+    let list: NodeList = client.list("/v1/nodes").await.ok()?;
     Some(list.nodes.into_iter().map(|node| node.name).collect())
 }
 

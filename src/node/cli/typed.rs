@@ -82,7 +82,7 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, typed: Typed) -> R
         }
         Typed::Count { key } => show(screen, &client.get(&format!("/v1/counters/{key}")).await?),
         Typed::Counters { prefix } => {
-            let list: CounterList = client.get(&format!("/v1/counters?prefix={}", encode(&prefix))).await?;
+            let list: CounterList = client.list(&format!("/v1/counters?prefix={}", encode(&prefix))).await?;
             let mut table = Table::new(&["KEY", "VALUE"]);
             for counter in &list.counters {
                 table.row([counter.key.clone(), counter.value.clone()]);
@@ -110,7 +110,7 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, typed: Typed) -> R
         }
         Typed::Members { key } => members(screen, &client.get(&format!("/v1/sets/{key}")).await?),
         Typed::Sets { prefix } => {
-            let list: SetList = client.get(&format!("/v1/sets?prefix={}", encode(&prefix))).await?;
+            let list: SetList = client.list(&format!("/v1/sets?prefix={}", encode(&prefix))).await?;
             let mut table = Table::new(&["KEY", "ELEMENTS"]);
             for set in &list.sets {
                 table.row([set.key.clone(), set.elements.to_string()]);

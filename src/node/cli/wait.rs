@@ -63,7 +63,7 @@ async fn missing(client: &Client, wait: &Wait) -> Result<Option<String>, ClientE
         return Ok(Some(format!("readiness ({})", status.reasons.join("; "))));
     }
     if let Some(wanted) = wait.nodes {
-        let list: NodeList = client.get("/v1/nodes").await?;
+        let list: NodeList = client.list("/v1/nodes").await?;
         let there =
             list.nodes.iter().filter(|node| node.local || node.linked && node.state == "alive").count();
         if there < wanted {

@@ -18,7 +18,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, Query, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
@@ -100,8 +100,14 @@ async fn readyz(State(agent): State<Arc<Agent>>) -> Result<Response, Problem> {
     Ok((StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n").into_response())
 }
 
-async fn nodes(State(agent): State<Arc<Agent>>) -> Answer<NodeList> {
-    Ok(Json(NodeList { api_version: API_VERSION.into(), nodes: agent.nodes().await? }))
+async fn nodes(
+    State(agent): State<Arc<Agent>>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Answer<NodeList> {
+    let page = page(&query, String::new())?;
+    let page = page.of_nodes().map_err(|error| Problem::invalid(error.to_string()))?;
+    let (nodes, next) = agent.nodes_of(page).await?;
+    Ok(Json(NodeList { api_version: API_VERSION.into(), nodes, next }))
 }
 
 async fn digest(State(agent): State<Arc<Agent>>) -> Answer<Digest> {

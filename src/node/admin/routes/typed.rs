@@ -11,13 +11,14 @@ use axum::routing::get;
 use data_encoding::BASE64;
 
 use super::attribute::attribute_key;
-use super::{Answer, Body, json};
+use super::{Answer, Body, json, page};
 use crate::crdt::Value;
 use crate::mesh::Written;
 use crate::node::agent::Agent;
 use crate::node::api::{
     API_VERSION, Code, Counter, CounterList, Increment, Members, Problem, SetChange, SetList, SetSize, Write,
 };
+use crate::node::listing;
 
 pub(super) fn routes() -> Router<Arc<Agent>> {
     Router::new()
@@ -29,13 +30,13 @@ pub(super) fn routes() -> Router<Arc<Agent>> {
 
 async fn counters(
     State(agent): State<Arc<Agent>>,
-    Query(mut query): Query<BTreeMap<String, String>>,
+    Query(query): Query<BTreeMap<String, String>>,
 ) -> Answer<CounterList> {
-    let prefix = query.remove("prefix").unwrap_or_default();
-    let read = agent.mesh.view(move |mesh| mesh.replica().counters(&prefix)).await?;
+    let page = page(&query, query.get("prefix").cloned().unwrap_or_default())?;
+    let (counters, next) = agent.mesh.view(move |mesh| listing::counters(mesh, &page)).await?;
     let counters =
-        read.into_iter().map(|(key, value)| Counter { key: key.to_string(), value: value.to_string() });
-    Ok(Json(CounterList { api_version: API_VERSION.into(), counters: counters.collect() }))
+        counters.into_iter().map(|(key, value)| Counter { key: key.to_string(), value: value.to_string() });
+    Ok(Json(CounterList { api_version: API_VERSION.into(), counters: counters.collect(), next }))
 }
 
 async fn counter(State(agent): State<Arc<Agent>>, Path(key): Path<String>) -> Answer<Counter> {
@@ -55,12 +56,12 @@ async fn increment(State(agent): State<Arc<Agent>>, Path(key): Path<String>, bod
 
 async fn sets(
     State(agent): State<Arc<Agent>>,
-    Query(mut query): Query<BTreeMap<String, String>>,
+    Query(query): Query<BTreeMap<String, String>>,
 ) -> Answer<SetList> {
-    let prefix = query.remove("prefix").unwrap_or_default();
-    let read = agent.mesh.view(move |mesh| mesh.replica().sets(&prefix)).await?;
-    let sets = read.into_iter().map(|(key, elements)| SetSize { key: key.to_string(), elements });
-    Ok(Json(SetList { api_version: API_VERSION.into(), sets: sets.collect() }))
+    let page = page(&query, query.get("prefix").cloned().unwrap_or_default())?;
+    let (sets, next) = agent.mesh.view(move |mesh| listing::sets(mesh, &page)).await?;
+    let sets = sets.into_iter().map(|(key, elements)| SetSize { key: key.to_string(), elements });
+    Ok(Json(SetList { api_version: API_VERSION.into(), sets: sets.collect(), next }))
 }
 
 async fn members(State(agent): State<Arc<Agent>>, Path(key): Path<String>) -> Answer<Members> {

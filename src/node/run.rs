@@ -448,7 +448,7 @@ impl Keepers {
         tasks.spawn(keep_checked(Arc::clone(&keys), peers.clone(), newcomers, stop.clone()));
         tasks.spawn(revocations.keep(mesh.clone(), peers.clone(), stop.clone()));
         if let Some(guests) = door {
-            tasks.spawn(keep_door(guests, keys, stop.clone()));
+            tasks.spawn(keep_door(guests, keys, mesh.clone(), stop.clone()));
         }
     }
 }

@@ -74,6 +74,58 @@ fn a_token_is_good_once_or_as_often_as_it_says_and_only_for_its_time() {
     until("it has expired", || join(directory.path(), "g", &brief).code == Some(5));
 }
 
+/// FEATURES P5, P6: what an invitation gives holds on every node, for whoever comes with it and nobody else.
+#[test]
+fn an_invitation_gives_roles_rights_and_attributes() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    let unknown = a.run(&["invite", "--role", "edge"]);
+    assert_eq!(unknown.code, Some(4), "{unknown:?}");
+    assert!(
+        unknown.stderr.contains("no group \"edge\"") && unknown.stderr.contains("snomesh acl set"),
+        "{unknown:?}"
+    );
+    let policy = "default = \"allow\"\n[groups]\nedge = []\n[[rule]]\nwho = \"@edge\"\nmay = \"connect\"\nwhat = \"web\"\n";
+    let set = a.run_reading(&["acl", "set", "-"], policy.as_bytes().to_vec());
+    assert_eq!(set.code, Some(0), "{set:?}");
+    for args in [["--may-expose", "a*b"], ["--attr", "a b=c"], ["--attr", "=c"], ["--role", "Edge"]] {
+        let refused = a.run(&[&["invite"][..], &args].concat());
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+    }
+    let gives = ["--uses", "2", "--role", "edge", "--may-expose", "cam-*", "--attr", "site=berlin"];
+    let token = invite(&a, &gives);
+    // What it gives is remembered by a node that was killed in between.
+    let listen = a.listen.to_string();
+    a.kill();
+    let a = Agent::start_on(directory.path(), "a", &listen, &[]);
+    for _ in 0..2 {
+        assert_eq!(join(directory.path(), "b", &token).code, Some(0));
+    }
+    assert_eq!(join(directory.path(), "d", &token).code, Some(5));
+    let b = Agent::start(directory.path(), "b", &[]);
+    let c = joined(directory.path(), "c", &a);
+    until("all are linked", || [&a, &b, &c].iter().all(|agent| agent.linked() == 2));
+    let shown = a.ok(&["acl", "show", "-o", "json"]).json();
+    assert_eq!(shown["policy"]["groups"]["edge"], serde_json::json!([b.id]), "{shown}");
+    let rules = shown["policy"]["rules"].as_array().unwrap();
+    assert_eq!((rules.len(), &rules[1]["who"]), (2, &serde_json::json!([b.id])), "{shown}");
+    until("all have the policy", || {
+        [&b, &c].iter().all(|agent| agent.ok(&["acl", "show", "-o", "json"]).json() == shown)
+    });
+
+    b.ok(&["expose", "cam-1", "9"]);
+    c.ok(&["expose", "web", "9"]);
+    let refused = c.run(&["expose", "cam-2", "9"]);
+    assert_eq!(refused.code, Some(5), "{refused:?}");
+    let may = |node: &str, may: &str, what: &str| {
+        a.run(&["acl", "check", node, may, what, "-o", "json"]).json()["permitted"] == true
+    };
+    assert!(may("b", "expose", "cam-7") && may("b", "connect", "web") && !may("c", "connect", "web"));
+    until("a has heard of it", || a.run(&["resolve", "cam-1"]).code == Some(0));
+    assert_eq!(c.ok(&["attr", "get", &format!("node/{}/site", b.id)]).text(), "berlin");
+    assert!(a.ok(&["node", "show", "b"]).text().contains("attributes  site=berlin"));
+}
+
 #[test]
 fn a_token_that_is_none_is_of_another_mesh_or_reaches_nobody_is_told_apart() {
     let directory = tempfile::tempdir().unwrap();

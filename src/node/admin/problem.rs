@@ -12,7 +12,7 @@ use crate::mesh::{CommandError, RouteError, Stopped};
 use crate::node::api::{Code, Problem};
 use crate::node::forwards::ForwardError;
 use crate::node::ping::PingError;
-use crate::node::trust::KeysError;
+use crate::node::trust::{KeysError, TermsError};
 use crate::replica::WriteError;
 use crate::service::{OpenError, Refusal};
 
@@ -93,7 +93,9 @@ impl From<KeysError> for Problem {
                 .hint("ask the node that began the mesh: ca.key is in its directory"),
             KeysError::NoAddress => Self::new(StatusCode::CONFLICT, Code::Conflict, title)
                 .hint("start it with --listen IP:PORT or --advertise HOST:PORT"),
-            KeysError::Policy(_) => Self::invalid(title),
+            KeysError::Terms(TermsError::NoRole(_)) => Self::not_found(title)
+                .hint("add the group, it may be empty: snomesh acl show, snomesh acl set"),
+            KeysError::Policy(_) | KeysError::Terms(_) => Self::invalid(title),
             KeysError::Changed { .. } => Self::new(StatusCode::CONFLICT, Code::Conflict, title)
                 .hint("look at it, and try again: snomesh acl show"),
             KeysError::Itself | KeysError::TooMany | KeysError::NoLater => {

@@ -1,5 +1,7 @@
 //! Invitations, revocations, certificates.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +13,15 @@ pub struct Invite {
     pub ttl_ms: u64,
     /// How many machines may join with it.
     pub uses: u32,
+    /// The groups of the policy that whoever joins is put into. They are there already.
+    #[serde(default)]
+    pub roles: BTreeSet<String>,
+    /// Names of tunnels, or their beginnings and `*`: the policy gives whoever joins the right to expose them.
+    #[serde(default)]
+    pub may_expose: BTreeSet<String>,
+    /// Attributes of whoever joins, `node/ID/NAME`.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// Answer to `POST /v1/invites`.

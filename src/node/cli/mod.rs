@@ -156,6 +156,11 @@ Example:
     #[command(subcommand)]
     Attr(attr::Attr),
     /// Let another machine join the mesh: prints a token for it
+    #[command(after_help = "\
+Examples:
+  snomesh invite                               one machine, within the hour
+  snomesh invite --ttl 24h --uses 20 --role edge --attr site=berlin
+  snomesh invite --may-expose 'cam-*'          it may offer tunnels that are called so")]
     Invite(trust::Invite),
     /// Become a node of the mesh that an invitation is of
     Join(Box<trust::Join>),

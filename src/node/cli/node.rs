@@ -6,12 +6,15 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::failure::{Exit, Failure};
-use super::look::{again, short};
-use super::screen::{Format, Screen, Table, escape};
+use super::look::{again, short, shown};
+use super::screen::{Format, Screen, Table, escape, excerpt};
 use super::up::Signals;
 use crate::node::Client;
-use crate::node::api::{self, Check, Doctor, NodeList, Ping, Pong, Verdict};
+use crate::node::api::{self, AttributeList, Check, Doctor, NodeList, Ping, Pong, Verdict};
 use crate::node::nearest::nearest;
+
+/// How much of an attribute a line shows.
+const EXCERPT: usize = 60;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Nodes {
@@ -137,6 +140,20 @@ async fn show(client: &Client, screen: &mut Screen, sought: &str) -> Result<(), 
         ("links", escape(&or_dash(links.join(", ")))),
         ("link", link(node)),
     ];
+    let path = format!("/v1/attributes?prefix=node/{}/", node.node);
+    let said: AttributeList = client.list(&path).await?;
+    let said: Vec<_> = said
+        .attributes
+        .iter()
+        .map(|attribute| {
+            let name =
+                attribute.key.rsplit_once(&node.node).map_or("", |(_, name)| name.trim_start_matches('/'));
+            format!("{name}={}", excerpt(&shown(&attribute.value), EXCERPT))
+        })
+        .collect();
+    if !said.is_empty() {
+        rows.push(("attributes", said.join(" ")));
+    }
     if let (Some(behind), Some(in_sync)) = (node.behind, node.in_sync) {
         let state = if in_sync && behind == 0 {
             "the same as here".to_owned()

@@ -23,6 +23,17 @@ pub(super) struct Invite {
     /// How many machines may join with it
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     uses: u32,
+    /// Put whoever joins into a group of the policy, as often as you like: it gets the rights of @GROUP. The group is
+    /// there already, and may be empty
+    #[arg(long, value_name = "GROUP")]
+    role: Vec<String>,
+    /// Let whoever joins expose tunnels of this name, or beginning so ('cam-*'), as often as you like. The policy says
+    /// so to all nodes: from then on nobody may whom no rule names
+    #[arg(long, value_name = "NAME")]
+    may_expose: Vec<String>,
+    /// Something to say of whoever joins, as often as you like: the attribute node/ID/NAME
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse::pair)]
+    attr: Vec<(String, String)>,
 }
 
 #[derive(Debug, Args)]
@@ -59,7 +70,14 @@ pub(super) enum Cert {
 
 pub(super) async fn invite(client: &Client, screen: &mut Screen, invite: &Invite) -> Result<(), Failure> {
     let ttl_ms = u64::try_from(invite.ttl.as_millis()).unwrap_or(u64::MAX);
-    let invited: Invited = client.post_json("/v1/invites", &InviteBody { ttl_ms, uses: invite.uses }).await?;
+    let body = InviteBody {
+        ttl_ms,
+        uses: invite.uses,
+        roles: invite.role.iter().cloned().collect(),
+        may_expose: invite.may_expose.iter().cloned().collect(),
+        attributes: invite.attr.iter().cloned().collect(),
+    };
+    let invited: Invited = client.post_json("/v1/invites", &body).await?;
     match screen.format() {
         Format::Json | Format::Jsonl => screen.json(&invited)?,
         Format::Name => screen.line(invited.token)?,

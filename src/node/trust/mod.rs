@@ -7,6 +7,7 @@ mod policies;
 mod recheck;
 mod renewal;
 mod revocations;
+mod terms;
 #[cfg(test)]
 mod testing;
 
@@ -37,6 +38,7 @@ pub(super) use policies::Policies;
 pub(super) use recheck::{Newcomers, ShowService, keep_checked};
 pub(super) use renewal::{RenewalService, keep_certificate};
 pub(super) use revocations::Revocations;
+pub(super) use terms::{Terms, TermsError};
 
 /// The longest that an invitation holds: after that it is forgotten rather than kept secret.
 pub(super) const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -57,6 +59,8 @@ pub(super) struct Keys {
     validity: Mutex<Duration>,
     /// Told whenever there is another certificate.
     changed: Notify,
+    /// Held while the policy is changed, so that no change is made of an earlier one.
+    deciding: tokio::sync::Mutex<()>,
 }
 
 /// The node could not do with its keys what was asked. Nothing has changed.
@@ -96,6 +100,9 @@ pub(super) enum KeysError {
     /// The policy is not legal.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// What an invitation should give is not legal.
+    #[error(transparent)]
+    Terms(#[from] TermsError),
     /// Another policy holds than the one that was to be replaced.
     #[error("the policy that holds is number {holds}, not {expected}: somebody has changed it meanwhile")]
     Changed {
@@ -141,6 +148,7 @@ impl Keys {
             addresses,
             validity: Mutex::new(config.certificate_validity),
             changed: Notify::new(),
+            deciding: tokio::sync::Mutex::default(),
         })
     }
 
@@ -183,11 +191,17 @@ impl Keys {
         Ok(Some(self.endpoint.admit_guests(guest_door_tls(&trust.credentials)?)?))
     }
 
-    /// Makes an invitation.
-    pub(super) fn invite(&self, ttl: Duration, uses: u32) -> Result<Token, KeysError> {
+    /// Makes an invitation, which gives what the terms say under the policy that holds.
+    pub(super) fn invite(
+        &self,
+        ttl: Duration,
+        (uses, terms): (u32, Terms),
+        holds: Option<&Policy>,
+    ) -> Result<Token, KeysError> {
         if self.authority().is_none() {
             return Err(KeysError::NoAuthority);
         }
+        terms.check(holds)?;
         if self.addresses.is_empty() {
             return Err(KeysError::NoAddress);
         }
@@ -196,7 +210,7 @@ impl Keys {
         let expires_at = UnixMillis(now.0.saturating_add(ttl));
         let mut secret = [0; SECRET_LEN];
         SystemRandom::new().fill(&mut secret).expect("the system has randomness once it has booted");
-        if !self.invitations.add(&secret, expires_at, uses, now)? {
+        if !self.invitations.add(&secret, expires_at, (uses, terms), now)? {
             return Err(KeysError::TooMany);
         }
         let mesh = Token::fingerprint(self.mesh);
@@ -263,6 +277,38 @@ impl Keys {
 
     /// Makes a policy hold on all nodes, in place of the one with the number `expected` if that is said.
     pub(super) async fn set_policy(
+        &self,
+        mesh: &MeshHandle,
+        policy: Policy,
+        expected: Option<u64>,
+    ) -> Result<SignedPolicy, KeysError> {
+        let _deciding = self.deciding.lock().await;
+        self.decide(mesh, policy, expected).await
+    }
+
+    /// Gives a node what an invitation promised: rights first, so that it never has less than it was promised once it
+    /// can come.
+    pub(super) async fn grant(
+        &self,
+        mesh: &MeshHandle,
+        node: NodeId,
+        terms: &Terms,
+    ) -> Result<(), KeysError> {
+        if terms.give_rights() {
+            let _deciding = self.deciding.lock().await;
+            let holds = mesh.access().policy().map(|signed| signed.policy);
+            // What nobody has said is that everybody may.
+            let mut policy = holds.unwrap_or_else(|| Policy { open: true, ..Policy::default() });
+            terms.grant(&mut policy, node)?;
+            self.decide(mesh, policy, None).await?;
+        }
+        for (key, value) in terms.attributes_of(node)? {
+            mesh.set(key, value).await?;
+        }
+        Ok(())
+    }
+
+    async fn decide(
         &self,
         mesh: &MeshHandle,
         policy: Policy,

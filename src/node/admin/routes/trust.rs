@@ -15,7 +15,7 @@ use crate::id::NodeId;
 use crate::mesh::Written;
 use crate::node::agent::Agent;
 use crate::node::api::{API_VERSION, Code, Invite, Invited, Problem, Reloaded, Revoke, Revoked};
-use crate::node::trust::MAX_TTL;
+use crate::node::trust::{MAX_TTL, Terms};
 
 /// The fewest characters that name a node as the beginning of its id.
 const MIN_PREFIX: usize = 4;
@@ -28,7 +28,7 @@ pub(super) fn routes() -> Router<Arc<Agent>> {
 }
 
 async fn invite(State(agent): State<Arc<Agent>>, body: Body) -> Answer<Invited> {
-    let Invite { ttl_ms, uses } = json(body)?;
+    let Invite { ttl_ms, uses, roles, may_expose, attributes } = json(body)?;
     let ttl = Duration::from_millis(ttl_ms);
     if ttl.is_zero() || ttl > MAX_TTL {
         return Err(Problem::invalid("an invitation holds for more than nothing and at most 30 days"));
@@ -36,8 +36,10 @@ async fn invite(State(agent): State<Arc<Agent>>, body: Body) -> Answer<Invited> 
     if !(1..=1_000).contains(&uses) {
         return Err(Problem::invalid("an invitation has 1 to 1000 uses"));
     }
-    let keys = Arc::clone(&agent.keys);
-    let made = tokio::task::spawn_blocking(move || keys.invite(ttl, uses)).await;
+    let (keys, holds) = (Arc::clone(&agent.keys), agent.mesh.access().policy());
+    let terms = Terms { roles, may_expose, attributes };
+    let making = move || keys.invite(ttl, (uses, terms), holds.as_ref().map(|holds| &holds.policy));
+    let made = tokio::task::spawn_blocking(making).await;
     let token = made.map_err(|_panicked| Problem::bug("making an invitation failed"))??;
     Ok(Json(Invited {
         api_version: API_VERSION.into(),

@@ -19,11 +19,11 @@ use super::files::FileError;
 use super::forwards::{Applied, Forwards, Opener, Wanted};
 use super::metrics::{ConnectionObserver, Metrics, StreamObserver};
 use super::trust::{
-    Keys, Newcomers, Policies, RenewalService, Revocations, ShowService, keep_certificate, keep_checked,
-    keep_door,
+    Keys, KeysError, Newcomers, Policies, RenewalService, Revocations, ShowService, keep_certificate,
+    keep_checked, keep_door,
 };
 use super::{
-    CompatConfig, DataDir, DataDirError, NodeConfig, NodeFiles, RegistryTrust, StateStore, parse, pulse,
+    CaSource, CompatConfig, DataDir, DataDirError, NodeConfig, NodeFiles, RegistryTrust, StateStore, parse, pulse,
 };
 use crate::auth::{CredentialsError, Identity, MutualTls};
 use crate::causes::in_one_line;
@@ -67,11 +67,13 @@ struct Parts {
 }
 
 /// What of a configuration holds without a restart, beside what is forwarded.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Live {
     pub(super) limits: Limits,
     /// How long the certificates hold that this node signs.
     pub(super) certificate_validity: Duration,
+    /// Where the authority is.
+    pub(super) ca: CaSource,
 }
 
 /// A running node: identity, daemon, mesh and admin API. Several may run in one process.
@@ -337,11 +339,18 @@ impl Node {
     /// Makes another configuration hold, as far as that needs no restart.
     pub(super) async fn reconfigure(&self, wanted: &Wanted, live: Live) -> Applied {
         let mut applied = self.agent.forwards.configure(wanted).await;
-        let Live { limits, certificate_validity } = live;
+        let Live { limits, certificate_validity, ca } = live;
         if limits != self.daemon.limits() {
             applied.done.extend(told_limits(&self.daemon.limits(), &limits));
             self.daemon.limit(limits);
             self.compat.iter().for_each(|compat| compat.limit(limits));
+        }
+        if ca != self.agent.keys.source() {
+            let told = "identity.ca, identity.ca_key";
+            match self.move_authority(ca) {
+                Ok(done) => applied.done.push(format!("{told}: {done}")),
+                Err(error) => applied.failed.push(format!("{told}: {}", in_one_line(&error))),
+            }
         }
         if certificate_validity != self.agent.keys.validity() {
             let done = format!("identity.cert_ttl is {}", parse::shown(certificate_validity));
@@ -351,6 +360,21 @@ impl Node {
             }
         }
         applied
+    }
+
+    /// Finds the mesh's authority somewhere else; lets guests in if its key is at hand from now on. Another authority is
+    /// another mesh, which no reload makes of a node.
+    fn move_authority(&self, ca: CaSource) -> Result<&'static str, KeysError> {
+        let keys = &self.agent.keys;
+        keys.set_source(ca)?;
+        if let Some(guests) = keys.open_door()? {
+            let (keys, mesh) = (Arc::clone(keys), self.agent.mesh.clone());
+            self.tasks.spawn(keep_door(guests, keys, mesh, self.stop.clone()));
+        }
+        Ok(match keys.authority() {
+            Some(_) => "the certificate is a new one, and this node can invite",
+            None => "the authority's key is not at hand",
+        })
     }
 
     /// A reload of the configuration was tried.

@@ -58,6 +58,54 @@ fn what_holds_is_shown_with_where_it_comes_from() {
     assert_eq!(path.text().trim(), file.to_str().unwrap());
 }
 
+/// FEATURES P1, P5: a node that is given the authority's key while it runs can invite, and one of another mesh is refused by
+/// name and changes nothing.
+#[test]
+fn a_reload_finds_the_authority_where_the_configuration_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    let token = a.ok(&["invite", "-o", "name"]).text();
+    let data_dir = directory.path().join("b");
+    assert_eq!(snomesh(&["join", token.trim(), "--data-dir", data_dir.to_str().unwrap()]).code, Some(0));
+    let file = directory.path().join("s.toml");
+    write(&file, "");
+    let b = Agent::start(directory.path(), "b", &["-c", file.to_str().unwrap()]);
+    until("they are linked", || a.linked() == 1 && b.linked() == 1);
+    assert_eq!(b.run(&["invite"]).code, Some(5));
+    let identity = |of: &Agent, key: &str| {
+        format!("[identity]\nca = \"{}\"\n{}", of.file("ca.crt"), key.replace("KEY", &of.file("ca.key")))
+    };
+    let reload = || b.ok(&["config", "reload", "-o", "json"]).json();
+    let stranger = Agent::start(directory.path(), "stranger", &[]);
+    write(&file, &identity(&stranger, "ca_key = \"KEY\"\n"));
+    let refused = b.run(&["config", "reload", "-o", "json"]);
+    assert_eq!(refused.code, Some(7), "{refused:?}");
+    let refused = refused.json();
+    assert!(refused["failed"][0].as_str().unwrap().contains("another mesh"), "{refused}");
+    assert_eq!(
+        (&refused["applied"], &refused["needsRestart"]),
+        (&serde_json::json!([]), &serde_json::json!([]))
+    );
+    assert_eq!((b.run(&["invite"]).code, b.linked()), (Some(5), 1));
+
+    write(&file, &identity(&a, "ca_key = \"KEY\"\n"));
+    let taken = reload();
+    assert!(taken["applied"][0].as_str().unwrap().contains("can invite"), "{taken}");
+    assert_eq!(reload()["applied"], serde_json::json!([]), "once is enough");
+    assert_eq!(b.linked(), 1);
+    // The door is open: whoever was invited there comes in there.
+    let token = b.ok(&["invite", "-o", "name"]).text();
+    let third = directory.path().join("c");
+    let joined = snomesh(&["join", token.trim(), "--data-dir", third.to_str().unwrap()]);
+    assert_eq!(joined.code, Some(0), "{joined:?}");
+    let c = Agent::start(directory.path(), "c", &[]);
+    until("all are linked", || [&a, &b, &c].iter().all(|agent| agent.linked() == 2));
+    // And without the key it is as before.
+    write(&file, &identity(&a, ""));
+    assert!(reload()["applied"][0].as_str().unwrap().contains("not at hand"));
+    assert_eq!((b.run(&["invite"]).code, b.linked()), (Some(5), 2));
+}
+
 /// FEATURES P1: hot reload by difference, by signal and by API; what is not valid changes nothing.
 #[test]
 fn a_reload_changes_what_changed_and_nothing_else() {

@@ -165,12 +165,7 @@ fn node_config(settings: &Settings, controls: Controls) -> Result<NodeConfig, Fa
         admin: settings.admin.as_ref().map(std::path::absolute).transpose()?,
         http: settings.http,
         token_file: settings.token_file.as_ref().map(std::path::absolute).transpose()?,
-        ca: match &settings.ca {
-            Some(certificate) => {
-                CaSource::Files { certificate: certificate.clone(), key: settings.ca_key.clone() }
-            }
-            None => CaSource::Own,
-        },
+        ca: ca_source(settings),
         certificate_validity: settings.cert_ttl,
         store: if settings.in_memory { StateStore::Memory } else { StateStore::Disk },
         trust: if settings.signed { RegistryTrust::Signed } else { RegistryTrust::Transport },
@@ -181,6 +176,15 @@ fn node_config(settings: &Settings, controls: Controls) -> Result<NodeConfig, Fa
         controls,
         ..NodeConfig::new(&settings.name, data_dir)
     })
+}
+
+fn ca_source(settings: &Settings) -> CaSource {
+    match &settings.ca {
+        Some(certificate) => {
+            CaSource::Files { certificate: certificate.clone(), key: settings.ca_key.clone() }
+        }
+        None => CaSource::Own,
+    }
 }
 
 fn daemon_config(settings: &Settings) -> DaemonConfig {
@@ -287,7 +291,11 @@ impl Reloader {
                 return Err(faults.join("; "));
             }
         };
-        let live = Live { limits: (&daemon_config(&new)).into(), certificate_validity: new.cert_ttl };
+        let live = Live {
+            limits: (&daemon_config(&new)).into(),
+            certificate_validity: new.cert_ttl,
+            ca: ca_source(&new),
+        };
         let Applied { done: mut applied, mut failed } = node.reconfigure(&wanted(&new), live).await;
         if new.log_level != self.log.spec() {
             match self.log.set(&new.log_level) {

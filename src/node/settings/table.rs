@@ -78,9 +78,17 @@ pub(in crate::node) const SETTINGS: &[Setting] = &[
         .or("127.0.0.1:7667"),
     setting("quic.advertise", Kind::List, "SNOMESH_ADVERTISE", "Where others reach this node, HOST:PORT")
         .flag("advertise"),
-    setting("identity.ca", Kind::Text, "SNOMESH_CA", "The certificate of the mesh's authority").flag("ca"),
-    setting("identity.ca_key", Kind::Text, "SNOMESH_CA_KEY", "Its private key, for the first start")
-        .flag("ca_key"),
+    setting("identity.ca", Kind::Text, "SNOMESH_CA", "The certificate of the mesh's authority")
+        .flag("ca")
+        .live(),
+    setting(
+        "identity.ca_key",
+        Kind::Text,
+        "SNOMESH_CA_KEY",
+        "Its private key, to make this node's certificate with and to invite others",
+    )
+    .flag("ca_key")
+    .live(),
     setting(
         "identity.cert_ttl",
         Kind::Time,

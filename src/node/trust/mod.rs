@@ -11,6 +11,7 @@ mod terms;
 #[cfg(test)]
 mod testing;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ pub(super) const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 #[derive(Debug)]
 pub(super) struct Keys {
     files: NodeFiles,
-    source: CaSource,
+    source: Mutex<CaSource>,
     identity: Identity,
     mesh: NodeId,
     endpoint: QuicEndpoint,
@@ -61,6 +62,7 @@ pub(super) struct Keys {
     changed: Notify,
     /// Held while the policy is changed, so that no change is made of an earlier one.
     deciding: tokio::sync::Mutex<()>,
+    is_door_open: AtomicBool,
 }
 
 /// The node could not do with its keys what was asked. Nothing has changed.
@@ -139,7 +141,7 @@ impl Keys {
         Ok(Self {
             invitations: Invitations::open(files.file("invitations.json"))?,
             files,
-            source: config.ca.clone(),
+            source: Mutex::new(config.ca.clone()),
             identity: trust.credentials.identity.clone(),
             mesh: trust.mesh,
             endpoint,
@@ -149,6 +151,7 @@ impl Keys {
             validity: Mutex::new(config.certificate_validity),
             changed: Notify::new(),
             deciding: tokio::sync::Mutex::default(),
+            is_door_open: AtomicBool::new(false),
         })
     }
 
@@ -182,13 +185,25 @@ impl Keys {
         self.trust.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Lets guests in, if this node can make nodes of them.
+    /// Lets guests in, if this node can make nodes of them and does not yet.
     pub(super) fn open_door(&self) -> Result<Option<tokio::sync::mpsc::Receiver<Guest>>, KeysError> {
         let trust = self.trust();
-        if trust.authority.is_none() {
+        if trust.authority.is_none() || self.is_door_open.swap(true, Ordering::Relaxed) {
             return Ok(None);
         }
         Ok(Some(self.endpoint.admit_guests(guest_door_tls(&trust.credentials)?)?))
+    }
+
+    /// Where the authority is.
+    pub(super) fn source(&self) -> CaSource {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Finds the authority somewhere else from now on: the same one, or nothing changes.
+    pub(super) fn set_source(&self, source: CaSource) -> Result<(), KeysError> {
+        self.reload_from(&source)?;
+        *self.source.lock().unwrap_or_else(PoisonError::into_inner) = source;
+        Ok(())
     }
 
     /// Makes an invitation, which gives what the terms say under the policy that holds.
@@ -220,7 +235,11 @@ impl Keys {
     /// Reads the certificates again, or makes a new one where the authority's key is at hand. Connections to come use
     /// them; those that stand are not touched.
     pub(super) fn reload(&self) -> Result<(), KeysError> {
-        let mut trust = self.files.trust(&self.identity, &self.source, self.validity())?;
+        self.reload_from(&self.source())
+    }
+
+    fn reload_from(&self, source: &CaSource) -> Result<(), KeysError> {
+        let mut trust = self.files.trust(&self.identity, source, self.validity())?;
         trust.credentials.denied = self.denied.clone();
         self.show(&trust)?;
         *self.trust.lock().unwrap_or_else(PoisonError::into_inner) = trust;

@@ -58,8 +58,32 @@ fn nodes_and_tunnels_are_shown_and_slips_are_understood() {
     assert!(watch.line().starts_with("- web"));
     let mut list = a.follow(&["tunnel", "ls", "--watch", "-o", "name"]);
     assert_eq!(list.line(), "db");
+    // What is watched is printed anew when it changes, and the watch ends with its node.
+    b.ok(&["expose", "late", "9"]);
+    assert_eq!((list.line(), list.line()), ("db".to_owned(), "late".to_owned()));
+    let mut values = a.follow(&["attr", "ls", "--watch", "-o", "jsonl"]);
+    let value =
+        |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["value"]["text"].clone();
+    assert_eq!(value(&values.line()), "blue");
+    b.ok(&["attr", "set", "color", "green"]);
+    assert_eq!(value(&values.line()), "green");
+    let mut nodes = a.follow(&["node", "ls", "--watch", "-o", "name"]);
+    assert_eq!((nodes.line(), nodes.line()), (a.id.clone(), b.id.clone()));
+    let mut status = a.follow(&["status", "--watch", "-o", "jsonl"]);
+    let tunnels = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["tunnels"].as_u64();
+    assert_eq!(tunnels(&status.line()), Some(2));
+    a.ok(&["expose", "more", "9"]);
+    until("the status is told anew", || tunnels(&status.line()) == Some(3));
     refused(&a.run(&["wait", "--tunnel", "web", "--timeout", "200ms"]), 6, "tunnel \"web\"", "--timeout");
     refused(&a.run(&["wait", "--nodes", "3", "--timeout", "200ms"]), 6, "1 of 3 nodes", "--timeout");
+    let id = b.id.clone();
+    b.stop();
+    // Once for each change that is news: down, or gone, in whatever steps.
+    assert_eq!((nodes.line(), nodes.line()), (a.id.clone(), id));
+    a.stop();
+    for watching in [list, values, nodes, status] {
+        assert_eq!(watching.ended(), Some(3));
+    }
 }
 
 /// Exit codes 8 and 9: the node is well or not, and what is behind a tunnel answers or does not.

@@ -263,6 +263,17 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
+    /// Waits until it ends by itself; gives back the exit code.
+    pub(crate) fn ended(mut self) -> Option<i32> {
+        let mut code = None;
+        until("the end of a command", || {
+            let status = self.child.try_wait().unwrap();
+            code = status.and_then(|status| status.code());
+            status.is_some()
+        });
+        code
+    }
+
     pub(crate) fn line(&mut self) -> String {
         self.lines.recv_timeout(DEADLINE).unwrap()
     }

@@ -8,14 +8,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Subcommand;
 
 use super::failure::{Exit, Failure};
-use super::look::{age, short, shown};
+use super::look::{again, age, short, shown};
 use super::parse;
 use super::screen::{Format, Screen, Table, excerpt};
 use super::stream;
 use super::typed::{self, Typed};
 use crate::crdt::Value;
 use crate::node::Client;
-use crate::node::api::{Attribute, AttributeList, Bytes, Write};
+use crate::node::api::{Attribute, AttributeList, Bytes, Event, Write};
 use crate::replica::AttributeKey;
 
 #[derive(Debug, Subcommand)]
@@ -49,6 +49,9 @@ pub(super) enum Attr {
         /// The beginning of their full names, like mesh/ or tunnel/web/
         #[arg(default_value = "", hide_default_value = true)]
         prefix: String,
+        /// Print the list again whenever it changes
+        #[arg(long)]
+        watch: bool,
     },
     #[command(flatten)]
     Typed(Typed),
@@ -69,7 +72,22 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, attr: Attr) -> Res
         Attr::Get { key, siblings } => get(client, screen, &key, siblings).await?,
         Attr::Set { key, value } => set(client, screen, &key, value).await?,
         Attr::Rm { key } => rm(client, screen, &key).await?,
-        Attr::Ls { prefix } => ls(client, screen, &prefix).await?,
+        Attr::Ls { prefix, watch: false } => print(screen, &list(client, &prefix).await?)?,
+        Attr::Ls { prefix, watch: true } => {
+            let is_news =
+                |event: &Event| matches!(event, Event::Attribute { key, .. } if key.starts_with(&prefix));
+            let mut last = None;
+            return again(client, is_news, None, async || {
+                let now = list(client, &prefix).await?;
+                if last.as_ref() != Some(&now) {
+                    screen.clear()?;
+                    print(screen, &now)?;
+                    last = Some(now);
+                }
+                Ok(())
+            })
+            .await;
+        }
         Attr::Typed(typed) => typed::run(client, screen, typed).await?,
         Attr::Watch { prefix } => return stream::watch(client, screen, &prefix).await,
     }
@@ -135,9 +153,11 @@ async fn rm(client: &Client, screen: &mut Screen, key: &AttributeKey) -> Result<
     answer(screen, &write)
 }
 
-async fn ls(client: &Client, screen: &mut Screen, prefix: &str) -> Result<(), Failure> {
-    let path = format!("/v1/attributes?prefix={}", encode(prefix));
-    let list: AttributeList = client.list(&path).await?;
+async fn list(client: &Client, prefix: &str) -> Result<AttributeList, Failure> {
+    Ok(client.list(&format!("/v1/attributes?prefix={}", encode(prefix))).await?)
+}
+
+fn print(screen: &mut Screen, list: &AttributeList) -> Result<(), Failure> {
     let mut table = Table::new(&["KEY", "VALUE", "SIBLINGS", "WRITTEN", "BY"]);
     for attribute in &list.attributes {
         let siblings = match attribute.siblings.len() {
@@ -148,7 +168,7 @@ async fn ls(client: &Client, screen: &mut Screen, prefix: &str) -> Result<(), Fa
         let written = format!("{} ago", age(since(attribute.written_at)));
         table.row([attribute.key.clone(), value, siblings, written, short(&attribute.author)]);
     }
-    Ok(screen.list(&list, &list.attributes, |attribute| &attribute.key, &table)?)
+    Ok(screen.list(list, &list.attributes, |attribute| &attribute.key, &table)?)
 }
 
 /// Percent-encodes what is not a key's character, for a query.

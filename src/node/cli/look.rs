@@ -7,26 +7,30 @@ use serde_json::json;
 use super::failure::{Exit, Failure};
 use super::screen::{Format, Screen, escape};
 use super::up::Signals;
-use crate::node::Client;
-use crate::node::api::{API_VERSION, Bytes, Digest, Status};
+use crate::node::api::{API_VERSION, Bytes, Digest, Event, Status};
+use crate::node::{Client, EventStream};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArgs {
     /// Look the node over as well, as `snomesh doctor` does
     #[arg(long)]
     deep: bool,
-    /// Print it again and again
+    /// Print it again whenever something happens
     #[arg(long)]
     watch: bool,
 }
 
 pub(super) async fn status(client: &Client, screen: &mut Screen, args: StatusArgs) -> Result<Exit, Failure> {
     if args.watch {
-        let mut signals = Signals::new()?;
-        return again(&mut signals, async || {
-            screen.clear()?;
-            print_status(client, screen, args.deep).await.map(drop)
-        })
+        return again(
+            client,
+            |_| true,
+            Some(STATUS_INTERVAL),
+            async || {
+                screen.clear()?;
+                print_status(client, screen, args.deep).await.map(drop)
+            },
+        )
         .await;
     }
     print_status(client, screen, args.deep).await
@@ -41,17 +45,63 @@ async fn print_status(client: &Client, screen: &mut Screen, deep: bool) -> Resul
     Ok(if exit == Exit::Success { health } else { exit })
 }
 
-/// Does something once a second until a signal comes.
+/// A status changes without any event too: certificates end, disks fill.
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+/// What happens within so much time is looked at once.
+const GATHERING: Duration = Duration::from_millis(200);
+
+/// Does something now, and again whenever an event is news, at the latest after `longest`; until a signal comes or the node
+/// ends.
 pub(super) async fn again(
-    signals: &mut Signals,
+    client: &Client,
+    is_news: impl Fn(&Event) -> bool,
+    longest: Option<Duration>,
     mut work: impl AsyncFnMut() -> Result<(), Failure>,
 ) -> Result<Exit, Failure> {
+    let mut signals = Signals::new()?;
+    // Before the first look, so that nothing happens between the two.
+    let mut events = client.stream("/v1/events").await?;
     loop {
         work().await?;
+        let until = longest.map(|longest| tokio::time::Instant::now() + longest);
         tokio::select! {
             exit = signals.recv() => return Ok(exit),
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            heard = news(&mut events, &is_news) => heard?,
+            () = sleep_until(until) => {}
         }
+        let gathering = tokio::time::timeout(GATHERING, news(&mut events, |_| false));
+        tokio::select! {
+            exit = signals.recv() => return Ok(exit),
+            gathered = gathering => if let Ok(Err(failure)) = gathered { return Err(failure) },
+        }
+    }
+}
+
+/// Waits until something is news. Whoever was too slow has missed some.
+async fn news(events: &mut EventStream, is_news: impl Fn(&Event) -> bool) -> Result<(), Failure> {
+    loop {
+        let event = next(events).await?;
+        if is_news(&event) || matches!(event, Event::Lagged { .. }) {
+            return Ok(());
+        }
+    }
+}
+
+/// A stream never ends by itself, so its end is the node's.
+async fn next(events: &mut EventStream) -> Result<Event, Failure> {
+    let event = events.next().await?.map(|(_, event)| event);
+    event.ok_or_else(ended)
+}
+
+/// The node has gone while it was listened to.
+pub(super) fn ended() -> Failure {
+    Failure::new(Exit::NoAgent, "the node has ended the stream: it is shutting down")
+}
+
+async fn sleep_until(until: Option<tokio::time::Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -10,7 +10,9 @@ use super::look::{again, short, shown};
 use super::screen::{Format, Screen, Table, escape, excerpt};
 use super::up::Signals;
 use crate::node::Client;
-use crate::node::api::{self, AttributeList, Check, Doctor, NodeList, Ping, Pong, Verdict};
+use crate::node::api::{
+    self, AttributeList, Check, Doctor, Event, NodeList, Ping, Pong, Verdict,
+};
 use crate::node::nearest::nearest;
 
 /// How much of an attribute a line shows.
@@ -35,33 +37,36 @@ pub(super) enum Nodes {
 pub(super) async fn run(client: &Client, screen: &mut Screen, nodes: Nodes) -> Result<Exit, Failure> {
     match nodes {
         Nodes::Ls { watch: false } => print(screen, &list(client).await?)?,
-        Nodes::Ls { watch: true } => {
-            let mut signals = Signals::new()?;
-            let mut last = None;
-            return again(&mut signals, async || {
-                let now = list(client).await?;
-                // Round-trip times always change, and are no news.
-                let news = now
-                    .nodes
-                    .iter()
-                    .map(|node| (node.node.clone(), node.state.clone(), node.linked, node.name.clone()));
-                let news = Some(news.collect::<Vec<_>>());
-                if news != last {
-                    last = news;
-                    screen.clear()?;
-                    print(screen, &now)?;
-                }
-                Ok(())
-            })
-            .await;
-        }
+        Nodes::Ls { watch: true } => return watch(client, screen).await,
         Nodes::Show { node } => show(client, screen, &node).await?,
     }
     Ok(Exit::Success)
 }
 
 async fn list(client: &Client) -> Result<NodeList, Failure> {
-    Ok(client.get("/v1/nodes").await?)
+    Ok(client.list("/v1/nodes").await?)
+}
+
+async fn watch(client: &Client, screen: &mut Screen) -> Result<Exit, Failure> {
+    let is_news = |event: &Event| {
+        use Event::{LinkDown, LinkUp, Member, Revocation};
+        matches!(event, Member { .. } | LinkUp { .. } | LinkDown { .. } | Revocation { .. })
+    };
+    let mut last = None;
+    again(client, is_news, None, async || {
+        let now = list(client).await?;
+        // Round-trip times always change, and are no news.
+        let news = now.nodes.iter();
+        let news = news.map(|node| (node.node.clone(), node.state.clone(), node.linked, node.name.clone()));
+        let news = Some(news.collect::<Vec<_>>());
+        if news != last {
+            last = news;
+            screen.clear()?;
+            print(screen, &now)?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 fn print(screen: &mut Screen, list: &NodeList) -> Result<(), Failure> {

@@ -2,7 +2,7 @@
 
 use super::attr::encode;
 use super::failure::{Exit, Failure};
-use super::look::{short, shown};
+use super::look::{ended, short, shown};
 use super::screen::{Format, Screen, escape, excerpt};
 use crate::node::api::Event;
 use crate::node::{Client, EventStream};
@@ -78,7 +78,7 @@ async fn print(
             _ => synced,
         };
     }
-    Err(Failure::new(Exit::NoAgent, "the node has ended the stream: it is shutting down"))
+    Err(ended())
 }
 
 fn describe(event: &Event) -> String {

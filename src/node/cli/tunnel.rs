@@ -8,9 +8,8 @@ use super::attr::encode;
 use super::failure::{Exit, Failure};
 use super::look::{again, age, short, shown};
 use super::screen::{Format, Screen, Table, escape};
-use super::up::Signals;
 use crate::node::Client;
-use crate::node::api::{self, TunnelList};
+use crate::node::api::{self, Event, TunnelList};
 use crate::node::nearest::nearest;
 
 #[derive(Debug, Subcommand)]
@@ -36,9 +35,12 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, tunnels: Tunnels) 
     match tunnels {
         Tunnels::Ls { attr, watch: false } => print(screen, &list(client, &attr).await?)?,
         Tunnels::Ls { attr, watch: true } => {
-            let mut signals = Signals::new()?;
+            let is_news = |event: &Event| {
+                use Event::{Deregistered, Member, Policy, Registered};
+                matches!(event, Registered { .. } | Deregistered { .. } | Member { .. } | Policy)
+            };
             let mut last = None;
-            return again(&mut signals, async || {
+            return again(client, is_news, None, async || {
                 let now = list(client, &attr).await?;
                 if last.as_ref() != Some(&now) {
                     screen.clear()?;

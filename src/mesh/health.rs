@@ -22,6 +22,8 @@ pub enum Health {
     Starting,
     /// It fails its checks: nobody picks it.
     Failing,
+    /// Its holder is drained: nobody picks it, whatever its checks say.
+    Draining,
 }
 
 /// An attribute's name is one of the mesh's own.
@@ -35,6 +37,7 @@ impl Health {
         match attributes.get(MARK) {
             None => Self::Healthy,
             Some(b"starting") => Self::Starting,
+            Some(b"draining") => Self::Draining,
             // A later version may have other reasons.
             Some(_) => Self::Failing,
         }
@@ -46,14 +49,25 @@ impl Health {
     ///
     /// [`crate::replica::AttributesError`] if there is no room for the mark.
     pub fn mark(self, attributes: &Attributes) -> Result<Attributes, crate::replica::AttributesError> {
-        let mut marked: BTreeMap<String, Vec<u8>> = plain(attributes);
-        match self {
+        let word: Option<&[u8]> = match self {
             Self::Healthy => None,
-            Self::Starting => marked.insert(MARK.to_owned(), b"starting".to_vec()),
-            Self::Failing => marked.insert(MARK.to_owned(), b"failing".to_vec()),
+            Self::Starting => Some(b"starting"),
+            Self::Failing => Some(b"failing"),
+            Self::Draining => Some(b"draining"),
         };
-        Attributes::new(marked)
+        mark(attributes, MARK, word)
     }
+}
+
+/// These attributes, with one of the mesh's own set or, without a value, not set.
+pub(super) fn mark(
+    attributes: &Attributes,
+    name: &str,
+    value: Option<&[u8]>,
+) -> Result<Attributes, crate::replica::AttributesError> {
+    let others = attributes.iter().filter(|(other, _)| *other != name);
+    let others = others.map(|(name, value)| (name.to_owned(), value.to_vec()));
+    Attributes::new(others.chain(value.map(|value| (name.to_owned(), value.to_vec()))).collect())
 }
 
 /// What a holder says of a tunnel, without what is the mesh's own.
@@ -84,7 +98,7 @@ mod tests {
     #[test]
     fn a_mark_is_read_as_it_was_set_and_leaves_the_others_alone() {
         let own = attributes(&[("env", "prod")]);
-        for health in [Health::Healthy, Health::Starting, Health::Failing] {
+        for health in [Health::Healthy, Health::Starting, Health::Failing, Health::Draining] {
             let marked = health.mark(&own).unwrap();
             assert_eq!(Health::of(&marked), health);
             assert_eq!(Attributes::new(plain(&marked)).unwrap(), own);

@@ -33,6 +33,7 @@ mod route;
 mod service;
 mod traffic;
 mod typed;
+mod weight;
 
 pub use adopt::{Adoption, Standing};
 pub use attributes::{MeshAttributeError, MeshAttributeRegistry};
@@ -51,6 +52,7 @@ pub use route::{
 };
 pub use service::GossipService;
 pub use traffic::Traffic;
+pub use weight::{NoWeight, Weight};
 
 #[cfg(test)]
 mod persist_tests;

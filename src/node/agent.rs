@@ -25,7 +25,7 @@ use crate::daemon::PeersView;
 use crate::gossip::{Member, MemberState, Mesh, Progress};
 use crate::id::{Generation, NodeId, TunnelId, TunnelName};
 use crate::mesh::health::plain;
-use crate::mesh::{Health, MeshHandle, PROPAGATION_BOUNDS, Stopped, Storage};
+use crate::mesh::{Health, MeshHandle, PROPAGATION_BOUNDS, Stopped, Storage, Weight};
 use crate::replica::{Address, Path, Registration};
 use crate::service::Listen;
 use crate::tunnel::Tunnel;
@@ -123,6 +123,8 @@ impl Agent {
             ready: reasons.is_empty(),
             reasons,
             certificate_expires_at: self.keys.certificate_expires_at().map(|at| at.0),
+            draining: self.forwards.is_draining().await,
+            serving: self.metrics.streams.serving(),
             storage: storage.into(),
             nodes: summary.counts,
             tunnels: count(census.registrations),
@@ -432,13 +434,16 @@ fn explained(error: &str) -> String {
 
 fn tunnel(registration: &Registration, holder_name: String, state: &str, chosen: bool) -> api::Tunnel {
     let attributes = plain(&registration.attributes).into_iter();
+    let health = Health::of(&registration.attributes);
     api::Tunnel {
         name: registration.name.to_string(),
         tunnel: registration.tunnel.to_string(),
         holder: registration.holder.node.to_string(),
         holder_name,
         holder_state: state.into(),
-        healthy: Health::of(&registration.attributes) == Health::Healthy,
+        healthy: health == Health::Healthy,
+        health: api::health_name(health).into(),
+        weight: Weight::of(&registration.attributes).get(),
         chosen,
         registered_at: registration.stamp.to_wall().0,
         attributes: attributes.map(|(name, value)| (name, value.as_slice().into())).collect(),
@@ -447,13 +452,15 @@ fn tunnel(registration: &Registration, holder_name: String, state: &str, chosen:
 
 impl From<&Exposed> for api::Exposed {
     fn from(exposed: &Exposed) -> Self {
-        let Exposed { name, tunnel, offer, health } = exposed;
+        let state = api::health_name(exposed.state()).to_owned();
+        let Exposed { name, tunnel, offer, health, .. } = exposed;
         let health = health.as_ref().zip(offer.health.as_ref()).map(|(reported, check)| api::Health {
             state: api::health_name(reported.health).into(),
             since: reported.since.0,
             failure: reported.failure.clone(),
             check: check.words(),
         });
-        Self { name: name.to_string(), target: offer.target.to_string(), tunnel: tunnel.to_string(), health }
+        let (name, target, weight) = (name.to_string(), offer.target.to_string(), offer.weight.get());
+        Self { name, target, tunnel: tunnel.to_string(), state, weight, health }
     }
 }

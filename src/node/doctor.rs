@@ -35,6 +35,7 @@ pub(super) async fn examine(agent: &Agent) -> Result<Vec<Check>, Stopped> {
         core(agent),
     ];
     checks.push(policy(agent, &status));
+    checks.extend(draining(&status));
     checks.extend(targets(agent).await);
     checks.extend(binds(agent).await?);
     checks.extend([udp_buffer(), descriptors()]);
@@ -158,6 +159,14 @@ fn policy(agent: &Agent, status: &Status) -> Check {
         .hint("snomesh acl show; the mesh's authority changes it: snomesh acl set")
 }
 
+/// Only where it is so: nobody wonders why a node is not drained.
+fn draining(status: &Status) -> Option<Check> {
+    let found = format!("nobody picks this node's tunnels, {} stream(s) go on", status.serving);
+    status.draining.then(|| {
+        check("draining", Verdict::Warn, found).hint("when that is no longer wanted: snomesh node resume")
+    })
+}
+
 fn core(agent: &Agent) -> Check {
     let stall = agent.metrics.longest_stall();
     let found = format!("the longest answer in the last minute took {:.1} ms", stall.as_secs_f64() * 1_000.0);
@@ -195,7 +204,7 @@ fn health_check(name: &TunnelName, target: &Target, reported: &Reported) -> Chec
     let failure = reported.failure.as_deref().unwrap_or("not asked yet");
     match (reported.health, &reported.failure) {
         (Health::Healthy, None) => check(&name, Verdict::Ok, format!("{target} passes its health checks")),
-        (Health::Healthy, Some(_)) | (Health::Starting, _) => {
+        (Health::Healthy, Some(_)) | (Health::Starting | Health::Draining, _) => {
             check(&name, Verdict::Warn, format!("{target}: {failure}")).hint("look again in a few seconds")
         }
         (Health::Failing, Some(_)) => {

@@ -234,6 +234,8 @@ fn every_word_that_is_not_legal_is_refused_with_what_is() {
         (&format!("PUT /v1/tunnels/web {json}"), "{\"target\":\"nowhere\"}", 400, "invalid"),
         (&format!("PUT /v1/tunnels/web {json}"), "{\"target\":\"unix:relative\"}", 400, "invalid"),
         (&format!("PUT /v1/tunnels/web {json}"), "{\"target\":\"stdio:cat\"}", 400, "invalid"),
+        (&format!("PUT /v1/tunnels/web {json}"), "{\"target\":\"a:1\",\"weight\":0}", 400, "invalid"),
+        (&format!("PUT /v1/tunnels/web {json}"), "{\"target\":\"a:1\",\"weight\":1001}", 400, "invalid"),
         ("GET /v1/nodes?after=nobody HTTP/1.1", "", 400, "invalid"),
         ("GET /v1/nodes?limit=0 HTTP/1.1", "", 400, "invalid"),
         ("GET /v1/sets?after=a%20b HTTP/1.1", "", 400, "invalid"),

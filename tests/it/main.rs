@@ -16,6 +16,7 @@ mod crash;
 mod dashboard;
 mod demo;
 mod documents;
+mod drain;
 mod everyday;
 mod hardening;
 mod health;

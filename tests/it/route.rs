@@ -92,6 +92,37 @@ fn a_tunnel_is_found_by_name_by_node_and_by_attributes_under_every_policy() {
     assert!(resolved(&a, &["region=eu"]).is_empty());
 }
 
+/// FEATURES P3: a weight is told to every node, changed by offering anew, and kept.
+#[test]
+fn a_weight_is_known_to_whoever_chooses_by_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let [a, b, c] = databases(directory.path());
+    let weights = || {
+        let run = a.ok(&["resolve", "db", "--policy", "weighted", "-o", "json"]).json();
+        assert_eq!(run["policy"], "weighted");
+        let found = run["candidates"].as_array().unwrap().iter().map(|candidate| {
+            (candidate["holderName"].as_str().unwrap().to_owned(), candidate["weight"].as_u64().unwrap())
+        });
+        found.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    assert_eq!(weights(), [("b".to_owned(), 1), ("c".to_owned(), 1)].into());
+    let told = c.ok(&["expose", "db", &serve("us").to_string(), "--weight", "1000", "-o", "json"]).json();
+    assert_eq!((&told["weight"], &told["state"]), (&1_000.into(), &"healthy".into()));
+    until("a hears of it", || weights()["c"] == 1_000);
+    assert!(a.ok(&["tunnel", "show", "db"]).text().contains("weight      1000"));
+    // One of a thousand to one, six times in ten, is the one that it should be.
+    let bound = bind(&a, &["db", "--policy", "weighted"]);
+    assert!((0..10).filter(|_| who(bound) == "us").count() >= 6);
+    for weight in ["0", "1001", "much", "-1"] {
+        let refused = b.run(&["expose", "db", "1", &format!("--weight={weight}")]);
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+    }
+    let listen = c.listen.to_string();
+    c.stop();
+    let _c = Agent::start_on(directory.path(), "c", &listen, &[]);
+    until("it is kept", || weights().get("c") == Some(&1_000));
+}
+
 /// FEATURES P3: streams that live count, and those that have ended do not.
 #[test]
 fn a_visitor_is_led_to_whom_the_fewest_streams_go() {

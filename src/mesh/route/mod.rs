@@ -102,8 +102,8 @@ pub enum RouteError {
         /// Where it was to go.
         destination: Destination,
     },
-    /// The holders of all tunnels that are meant say that what is behind them is not healthy.
-    #[error("whatever \"{destination}\" means fails its health checks")]
+    /// The holders of all tunnels that are meant say that what is behind them is not healthy, or are drained.
+    #[error("whatever \"{destination}\" means fails its health checks, or its holder is drained")]
     Unhealthy {
         /// Where it was to go.
         destination: Destination,

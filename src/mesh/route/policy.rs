@@ -28,25 +28,28 @@ pub enum Policy {
     LeastConnections,
     /// In no order.
     Random,
+    /// In no order, but one with twice the [`Weight`](crate::mesh::Weight) comes first twice as often.
+    Weighted,
     /// By the source's address: the same source gets the same holder while the holders are the same, and few sources
     /// another one when they change.
     SourceHash,
 }
 
 /// Every policy and what it is called.
-const NAMES: [(Policy, &str); 7] = [
+const NAMES: [(Policy, &str); 8] = [
     (Policy::Last, "last"),
     (Policy::First, "first"),
     (Policy::RoundRobin, "round-robin"),
     (Policy::Nearest, "nearest"),
     (Policy::LeastConnections, "least-conn"),
     (Policy::Random, "random"),
+    (Policy::Weighted, "weighted"),
     (Policy::SourceHash, "hash:src"),
 ];
 
 /// A text is no [`Policy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a policy is one of last, first, round-robin, nearest, least-conn, random, hash:src")]
+#[error("a policy is one of last, first, round-robin, nearest, least-conn, random, weighted, hash:src")]
 pub struct ParsePolicyError;
 
 impl fmt::Display for Policy {
@@ -71,7 +74,7 @@ pub struct Turn {
     pub number: usize,
     /// Who opens it, for [`Policy::SourceHash`].
     pub source: Option<IpAddr>,
-    /// Some number or other, for [`Policy::Random`].
+    /// Some number or other, for [`Policy::Random`] and [`Policy::Weighted`].
     pub random: u64,
 }
 
@@ -98,8 +101,9 @@ impl Policy {
             Self::LeastConnections => {
                 candidates.sort_by_cached_key(|candidate| (candidate.streams, Reverse(named(candidate))));
             }
-            Self::Random => candidates.sort_by_cached_key(|candidate| weight(candidate, turn.random)),
-            Self::SourceHash => candidates.sort_by_cached_key(|candidate| weight(candidate, turn.source)),
+            Self::Random => candidates.sort_by_cached_key(|candidate| rank(candidate, turn.random)),
+            Self::Weighted => candidates.sort_by_cached_key(|candidate| arrival(candidate, turn.random)),
+            Self::SourceHash => candidates.sort_by_cached_key(|candidate| rank(candidate, turn.source)),
         }
         let doubtful = |candidate: &Candidate| {
             (candidate.refused.is_some(), candidate.state == Some(MemberState::Suspect))
@@ -115,10 +119,20 @@ impl Policy {
 }
 
 /// Rendezvous hashing: each source ranks the holders in an order of its own.
-fn weight(candidate: &Candidate, source: impl Hash) -> u64 {
+fn rank(candidate: &Candidate, source: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     (candidate.registration.tunnel, source).hash(&mut hasher);
     hasher.finish()
+}
+
+/// When a holder would come first if each came at random, as often as its weight says (Efraimidis and Spirakis, 2006):
+/// the earliest of them is one of weight w with a probability of w out of the sum of all.
+fn arrival(candidate: &Candidate, random: u64) -> u64 {
+    // 52 bits of the hash, and never zero.
+    #[expect(clippy::cast_precision_loss, reason = "52 bits are exact")]
+    let uniform = ((rank(candidate, random) >> 12) as f64 + 0.5) / (1_u64 << 52) as f64;
+    // Numbers that are not negative have the order of their bits.
+    (-uniform.ln() / f64::from(candidate.weight().get())).to_bits()
 }
 
 #[cfg(test)]
@@ -202,6 +216,35 @@ mod tests {
         }
         let turn = Turn { number: 3, ..Turn::default() };
         assert_eq!(ordered(Policy::RoundRobin, &candidates, turn), [2, 1, 4, 3]);
+    }
+
+    /// FEATURES P3: of 10,000 visitors each holder gets its share, within five standard deviations; and where it does not
+    /// take one, the others share as if it were not there.
+    #[test]
+    fn holders_come_first_as_often_as_their_weights_say() {
+        let weighted = |number: u8, weight: u16| {
+            let mut candidate = candidate(number, millis(1));
+            let attributes = &mut candidate.registration.attributes;
+            *attributes = crate::mesh::Weight::try_from(weight).unwrap().mark(attributes).unwrap();
+            candidate
+        };
+        let candidates = [weighted(1, 1), weighted(2, 2), weighted(3, 7)];
+        let (mut firsts, mut seconds) = ([0_u32; 4], [0_u32; 4]);
+        for random in 0..10_000 {
+            let order = ordered(Policy::Weighted, &candidates, Turn { random, ..Turn::default() });
+            firsts[usize::try_from(order[0]).unwrap()] += 1;
+            if order[0] == 3 {
+                seconds[usize::try_from(order[1]).unwrap()] += 1;
+            }
+        }
+        let is_near = |found: u32, of: u32, share: f64| {
+            let (found, of) = (f64::from(found), f64::from(of));
+            (found - of * share).abs() <= 5.0 * (of * share * (1.0 - share)).sqrt()
+        };
+        assert!(is_near(firsts[1], 10_000, 0.1), "{firsts:?}");
+        assert!(is_near(firsts[2], 10_000, 0.2), "{firsts:?}");
+        assert!(is_near(firsts[3], 10_000, 0.7), "{firsts:?}");
+        assert!(is_near(seconds[2], firsts[3], 2.0 / 3.0), "{seconds:?}");
     }
 
     #[test]

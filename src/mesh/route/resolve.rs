@@ -10,6 +10,7 @@ use super::shortcut::MAX_ADDRESSES;
 use crate::auth::{Access, Act};
 use crate::gossip::{Member, MemberState, Mesh};
 use crate::id::{NodeId, TunnelName};
+use crate::mesh::Weight;
 use crate::mesh::health::{self, Health};
 use crate::replica::{Address, Registration, Requirement, Selector};
 
@@ -33,6 +34,13 @@ pub struct Candidate {
     pub streams: usize,
     /// Why it is not meant; `None` if it is.
     pub refused: Option<Refused>,
+}
+
+impl Candidate {
+    /// What share of the visitors its holder wants.
+    pub fn weight(&self) -> Weight {
+        Weight::of(&self.registration.attributes)
+    }
 }
 
 /// How a holder is reached.
@@ -74,7 +82,7 @@ pub enum Refused {
     Down,
     /// Its holder has left.
     Left,
-    /// Its holder has not found its target healthy.
+    /// Its holder has not found its target healthy, or is drained.
     Unhealthy(Health),
     /// No link leads to its holder, directly or over one node.
     NoWay,
@@ -90,6 +98,7 @@ impl fmt::Display for Refused {
             Self::Down => f.write_str("its holder is down"),
             Self::Left => f.write_str("its holder has left"),
             Self::Unhealthy(Health::Starting) => f.write_str("its first health check is not done"),
+            Self::Unhealthy(Health::Draining) => f.write_str("its holder is drained"),
             Self::Unhealthy(_) => f.write_str("its target fails its health checks"),
             Self::NoWay => f.write_str("no link leads to its holder"),
         }

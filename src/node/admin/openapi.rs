@@ -65,8 +65,10 @@ const FROM: (&str, &str) =
     ("from", "The id of the last event that was seen; the header Last-Event-ID does the same");
 
 const TO: (&str, &str) = ("to", "NAME, NAME@NODE or a selector");
-const POLICY: (&str, &str) =
-    ("policy", "Which holder comes first: last, first, round-robin, nearest, least-conn, random or hash:src");
+const POLICY: (&str, &str) = (
+    "policy",
+    "Which holder comes first: last, first, round-robin, nearest, least-conn, random, weighted or hash:src",
+);
 
 const OPERATIONS: &[Operation] = &[
     get("/healthz", "The process lives", Content::Text("text/plain")),
@@ -101,6 +103,22 @@ const OPERATIONS: &[Operation] = &[
         Content::Json("Pong"),
     ),
     change("post", "/v1/shutdown", "End the node in good order", Content::Nothing, "202", Content::Nothing),
+    change(
+        "post",
+        "/v1/drain",
+        "Say to all nodes that this one's tunnels are to be passed over; streams that live go on",
+        Content::Nothing,
+        "200",
+        Content::Json("Drain"),
+    ),
+    change(
+        "post",
+        "/v1/resume",
+        "Say that they may be picked again",
+        Content::Nothing,
+        "200",
+        Content::Json("Drain"),
+    ),
     get("/v1/convergence", "How far the state has come everywhere", Content::Json("Convergence")),
     with(get("/v1/nodes", "The nodes, this one first", Content::Json("NodeList")), &[LIMIT, AFTER]),
     with(
@@ -378,6 +396,7 @@ fn schemas() -> Map<String, Value> {
         CounterList,
         Digest,
         Doctor,
+        Drain,
         Event,
         Expose,
         Exposed,

@@ -17,6 +17,20 @@ pub struct Reload {
     pub failed: Vec<String>,
 }
 
+/// Answer to `POST /v1/drain` and `POST /v1/resume`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Drain {
+    /// [`API_VERSION`](super::API_VERSION).
+    pub api_version: String,
+    /// Whether the node is drained from now on.
+    pub draining: bool,
+    /// Whether that is new.
+    pub changed: bool,
+    /// How many streams its targets serve now; they come to their own ends.
+    pub serving: u64,
+}
+
 /// The body of `PUT /v1/debug/log`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

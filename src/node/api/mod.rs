@@ -20,7 +20,7 @@ mod typed;
 
 pub use acl::{Acl, AclAct, AclDefault, AclPolicy, AclRule, AclVerdict, SetAcl};
 pub use attribute::{Attribute, AttributeList, Bytes, Write};
-pub use control::{LogLevel, LogState, Reload, UiCode, UiLink, UiSession};
+pub use control::{Drain, LogLevel, LogState, Reload, UiCode, UiLink, UiSession};
 pub use convergence::{Convergence, PeerProgress, Propagation};
 pub use doctor::{Check, Doctor, Ping, Pong, Verdict};
 pub use event::Event;

@@ -49,6 +49,9 @@ pub struct Candidate {
     /// How many streams of the node that was asked go there now.
     #[serde(default)]
     pub streams: usize,
+    /// Its share of visitors under the policy `weighted`.
+    #[serde(default = "one")]
+    pub weight: u16,
     /// Whether it is meant and can be reached.
     pub chosen: bool,
     /// Why it is not.
@@ -56,6 +59,10 @@ pub struct Candidate {
     pub reason: Option<String>,
     /// What it was registered with, overlaid with what the mesh has under `tunnel/NAME/`.
     pub attributes: BTreeMap<String, Bytes>,
+}
+
+fn one() -> u16 {
+    1
 }
 
 impl From<&mesh::Candidate> for Candidate {
@@ -78,6 +85,7 @@ impl From<&mesh::Candidate> for Candidate {
             relay: relay.map(|relay| relay.to_string()),
             rtt_micros: rtt.and_then(|rtt| u64::try_from(rtt.as_micros()).ok()),
             streams: candidate.streams,
+            weight: candidate.weight().get(),
             chosen: candidate.refused.is_none(),
             reason: candidate.refused.as_ref().map(ToString::to_string),
             attributes: attributes.map(|(name, value)| (name.clone(), value.as_slice().into())).collect(),

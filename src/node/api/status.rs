@@ -40,6 +40,12 @@ pub struct Status {
     pub reasons: Vec<String>,
     /// When the node's certificate ends.
     pub certificate_expires_at: Option<u64>,
+    /// Whether it is drained: all nodes pass its tunnels over until it is resumed.
+    #[serde(default)]
+    pub draining: bool,
+    /// How many streams its targets serve now.
+    #[serde(default)]
+    pub serving: u64,
     /// How durable what it acknowledges is: `durable`, `memory`, or `full` while the disk takes no durable write.
     pub storage: String,
     /// How many other nodes it knows, by what it thinks of them.

@@ -46,9 +46,15 @@ pub struct Tunnel {
     pub holder_name: String,
     /// What the node that is asked thinks of it.
     pub holder_state: String,
-    /// Whether its holder takes what is behind it to serve; if not, nobody picks it.
+    /// Whether its holder takes what is behind it to serve, and is not drained; if not, nobody picks it.
     #[serde(default = "yes")]
     pub healthy: bool,
+    /// The same in a word: `healthy`, `starting`, `unhealthy`, or `draining`.
+    #[serde(default)]
+    pub health: String,
+    /// Its share of visitors under the policy `weighted`.
+    #[serde(default = "one")]
+    pub weight: u16,
     /// Whether a lookup of the name finds this one.
     pub chosen: bool,
     /// When it was registered.
@@ -69,6 +75,9 @@ pub struct Expose {
     /// How to find out whether the service serves; without it, it is taken to.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub health: Option<HealthCheck>,
+    /// Its share of visitors under the policy `weighted`, 1 to 1,000; 1.
+    #[serde(default = "one")]
+    pub weight: u16,
 }
 
 /// How to find out whether a service serves, and how often.
@@ -111,12 +120,17 @@ fn yes() -> bool {
     true
 }
 
+fn one() -> u16 {
+    1
+}
+
 /// What a health is called.
 pub fn health_name(health: mesh::Health) -> &'static str {
     match health {
         mesh::Health::Healthy => "healthy",
         mesh::Health::Starting => "starting",
         mesh::Health::Failing => "unhealthy",
+        mesh::Health::Draining => "draining",
     }
 }
 
@@ -130,6 +144,12 @@ pub struct Exposed {
     pub target: String,
     /// The id of its registration.
     pub tunnel: String,
+    /// What others are told of it: `healthy`, `starting`, `unhealthy`, or `draining`.
+    #[serde(default)]
+    pub state: String,
+    /// Its share of visitors under the policy `weighted`.
+    #[serde(default = "one")]
+    pub weight: u16,
     /// What its health checks came to, if it has any.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub health: Option<Health>,
@@ -143,8 +163,8 @@ pub struct Bind {
     pub listen: String,
     /// Where it leads: the name of a tunnel, `NAME@NODE`, or a selector.
     pub tunnel: String,
-    /// Which of several holders comes first: `last`, `first`, `round-robin`, `nearest`, `least-conn`, `random` or
-    /// `hash:src`.
+    /// Which of several holders comes first: `last`, `first`, `round-robin`, `nearest`, `least-conn`, `random`,
+    /// `weighted` or `hash:src`.
     #[serde(default = "default_policy")]
     pub policy: String,
 }

@@ -11,7 +11,7 @@ use super::parse;
 use super::screen::{Color, Format, Screen, remark};
 use super::up::Signals;
 use crate::id::TunnelName;
-use crate::mesh::{Destination, Policy};
+use crate::mesh::{Destination, Policy, Weight};
 use crate::node::Client;
 use crate::node::api::{self, Exposed, Resolution, Status};
 use crate::service::{Listen, Target};
@@ -29,6 +29,9 @@ pub(super) struct Expose {
     /// Something to say of it, as often as you like
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse::pair)]
     pub(super) attr: Vec<(String, String)>,
+    /// Its share of the visitors who choose with --policy weighted, against other holders of the name: 1 to 1000
+    #[arg(long, value_name = "NUMBER", default_value_t)]
+    pub(super) weight: Weight,
     #[command(flatten)]
     pub(super) health: Option<HealthArgs>,
 }
@@ -87,7 +90,8 @@ pub(super) struct Route {
     /// The tunnel: NAME, NAME@NODE, or a selector like 'service=db,region in (eu,us),!canary'
     #[arg(value_name = "NAME|SELECTOR", add = super::complete::tunnels())]
     pub(super) to: Destination,
-    /// Which of several holders comes first: last, first, round-robin, nearest, least-conn, random, hash:src
+    /// Which of several holders comes first: last, first, round-robin, nearest, least-conn, random, weighted,
+    /// hash:src
     #[arg(long, default_value = "last")]
     pub(super) policy: Policy,
 }
@@ -105,9 +109,9 @@ pub(super) async fn expose(
     color: Color,
     expose: Expose,
 ) -> Result<(), Failure> {
-    let Expose { name, target, attr, health } = expose;
+    let Expose { name, target, attr, weight, health } = expose;
     let (attributes, health) = (attr.into_iter().collect(), health.map(HealthArgs::words));
-    let body = api::Expose { target: target.to_string(), attributes, health };
+    let body = api::Expose { target: target.to_string(), attributes, health, weight: weight.get() };
     let exposed: Exposed = client.put_json(&format!("/v1/tunnels/{name}"), &body).await?;
     if matches!(screen.format(), Format::Json | Format::Jsonl) {
         return Ok(screen.json(&exposed)?);
@@ -126,6 +130,9 @@ pub(super) async fn expose(
             );
         }
         _ => {}
+    }
+    if exposed.state == "draining" {
+        remark(color, "this node is drained: nobody picks its tunnels until snomesh node resume");
     }
     let state = exposed.health.map_or_else(|| "registered".to_owned(), |health| health.state);
     screen.done(format!("{name} → {}   {state}, {others}", exposed.target))?;

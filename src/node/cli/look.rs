@@ -138,6 +138,10 @@ fn for_people(status: &Status, screen: &mut Screen) -> Result<(), Failure> {
         }
     }
     screen.line(format!("others      {others}"))?;
+    if status.draining {
+        let streams = counted(usize::try_from(status.serving).unwrap_or(usize::MAX), "stream");
+        screen.line(format!("drained     nobody picks its tunnels, {streams} go on: snomesh node resume"))?;
+    }
     let (tunnels, attributes) = (counted(status.tunnels, "tunnel"), counted(status.attributes, "attribute"));
     screen.line(format!("state       {tunnels}, {attributes}"))?;
     screen.line(format!("digest      {}", status.digest))?;

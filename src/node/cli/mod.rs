@@ -319,7 +319,7 @@ async fn ask(
         Command::Doctor => return node::doctor(client, screen).await,
         Command::Check(looked) => return check::check(client, screen, &looked).await,
         Command::Wait(wait) => return wait::wait(client, screen, wait, global.timeout).await,
-        Command::Node(nodes) => return node::run(client, screen, nodes).await,
+        Command::Node(nodes) => return node::run(client, screen, (nodes, global.timeout)).await,
         Command::Ping(ping) => return node::ping(client, screen, ping).await,
         Command::Tunnel(tunnels) => return tunnel::run(client, screen, tunnels).await,
         Command::Watch { prefix } => return stream::watch_tunnels(client, screen, &prefix).await,

@@ -11,7 +11,7 @@ use super::screen::{Format, Screen, Table, escape, excerpt};
 use super::up::Signals;
 use crate::node::Client;
 use crate::node::api::{
-    self, AttributeList, Check, Doctor, Event, NodeList, Ping, Pong, Verdict,
+    self, AttributeList, Check, Doctor, Drain, Event, NodeList, Ping, Pong, Status, Verdict,
 };
 use crate::node::nearest::nearest;
 
@@ -26,6 +26,19 @@ pub(super) enum Nodes {
         #[arg(long)]
         watch: bool,
     },
+    /// Have all nodes pass over what this one offers, until it is resumed or ends
+    ///
+    /// Its tunnels stay registered and say so. Streams that live go on, new ones go to other holders.
+    #[command(after_help = "\
+Example:
+  snomesh node drain --wait --timeout 5m && snomesh down    before the machine is taken away")]
+    Drain {
+        /// Return when its targets serve no stream any more; 6 if that takes longer than --timeout
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Let what this node offers be picked again
+    Resume,
     /// Everything that is known of one
     Show {
         /// Its name, its id, or at least eight letters of its id
@@ -34,10 +47,16 @@ pub(super) enum Nodes {
     },
 }
 
-pub(super) async fn run(client: &Client, screen: &mut Screen, nodes: Nodes) -> Result<Exit, Failure> {
+pub(super) async fn run(
+    client: &Client,
+    screen: &mut Screen,
+    (nodes, timeout): (Nodes, Duration),
+) -> Result<Exit, Failure> {
     match nodes {
         Nodes::Ls { watch: false } => print(screen, &list(client).await?)?,
         Nodes::Ls { watch: true } => return watch(client, screen).await,
+        Nodes::Drain { wait } => return drain(client, screen, wait, timeout).await,
+        Nodes::Resume => resume(client, screen).await?,
         Nodes::Show { node } => show(client, screen, &node).await?,
     }
     Ok(Exit::Success)
@@ -67,6 +86,46 @@ async fn watch(client: &Client, screen: &mut Screen) -> Result<Exit, Failure> {
         Ok(())
     })
     .await
+}
+
+/// How often it is looked whether the last stream has ended.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+async fn drain(client: &Client, screen: &mut Screen, wait: bool, timeout: Duration) -> Result<Exit, Failure> {
+    let mut signals = Signals::new()?;
+    let deadline = tokio::time::Instant::now() + timeout;
+    let drained: Drain = client.post_json("/v1/drain", &json!({})).await?;
+    let mut serving = drained.serving;
+    while wait && serving > 0 {
+        tokio::select! {
+            exit = signals.recv() => return Ok(exit),
+            () = tokio::time::sleep_until(deadline) => {
+                let what = format!("the node is drained, and serves {serving} stream(s) still");
+                return Err(Failure::new(Exit::TimedOut, what)
+                    .hint("wait longer with --timeout; snomesh down cuts them after limits.drain_timeout"));
+            }
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+        }
+        serving = client.get::<Status>("/v1/status").await?.serving;
+    }
+    let drained = Drain { serving, ..drained };
+    if matches!(screen.format(), Format::Json | Format::Jsonl) {
+        screen.json(&drained)?;
+        return Ok(Exit::Success);
+    }
+    let said = if drained.changed { "drained" } else { "drained already" };
+    screen.done(format!("{said}: nobody picks this node's tunnels; {serving} stream(s) go on"))?;
+    screen.next("Take it back:  snomesh node resume")?;
+    Ok(Exit::Success)
+}
+
+async fn resume(client: &Client, screen: &mut Screen) -> Result<(), Failure> {
+    let resumed: Drain = client.post_json("/v1/resume", &json!({})).await?;
+    if matches!(screen.format(), Format::Json | Format::Jsonl) {
+        return Ok(screen.json(&resumed)?);
+    }
+    let said = if resumed.changed { "resumed" } else { "it was not drained" };
+    Ok(screen.done(format!("{said}: this node's tunnels may be picked"))?)
 }
 
 fn print(screen: &mut Screen, list: &NodeList) -> Result<(), Failure> {

@@ -67,9 +67,9 @@ async fn list(client: &Client, attr: &[(String, String)]) -> Result<TunnelList, 
 
 fn print(screen: &mut Screen, list: &TunnelList) -> Result<(), Failure> {
     let wide = screen.format() == Format::Wide;
-    let mut head = vec!["NAME", "TUNNEL", "HOLDER", "STATE", "HEALTHY", "CHOSEN", "ATTRIBUTES"];
+    let mut head = vec!["NAME", "TUNNEL", "HOLDER", "STATE", "HEALTH", "CHOSEN", "ATTRIBUTES"];
     if wide {
-        head.push("REGISTERED");
+        head.extend(["WEIGHT", "REGISTERED"]);
     }
     let mut table = Table::new(&head);
     for tunnel in &list.tunnels {
@@ -77,9 +77,9 @@ fn print(screen: &mut Screen, list: &TunnelList) -> Result<(), Failure> {
         let holder = format!("{} ({id})", tunnel.holder_name);
         let chosen = if tunnel.chosen { "yes" } else { "-" }.to_owned();
         let (name, id) = (tunnel.name.clone(), tunnel.tunnel.clone());
-        let healthy = if tunnel.healthy { "yes" } else { "no" }.to_owned();
-        let row = [name, id, holder, tunnel.holder_state.clone(), healthy, chosen];
-        let more = [attributes(tunnel), registered(tunnel)].into_iter().take(1 + usize::from(wide));
+        let row = [name, id, holder, tunnel.holder_state.clone(), tunnel.health.clone(), chosen];
+        let more = [attributes(tunnel), tunnel.weight.to_string(), registered(tunnel)];
+        let more = more.into_iter().take(if wide { 3 } else { 1 });
         table.row(row.into_iter().chain(more));
     }
     Ok(screen.list(list, &list.tunnels, |tunnel| &tunnel.name, &table)?)
@@ -121,6 +121,7 @@ async fn show(client: &Client, screen: &mut Screen, name: &str) -> Result<(), Fa
     for tunnel in found {
         let mark = match tunnel {
             api::Tunnel { chosen: true, .. } => "found first",
+            api::Tunnel { health, .. } if health == "draining" => "not found: its holder is drained",
             api::Tunnel { healthy: false, .. } => "not found: its holder says that it does not serve",
             _ => "found after others, or its holder is down",
         };
@@ -133,6 +134,9 @@ async fn show(client: &Client, screen: &mut Screen, name: &str) -> Result<(), Fa
         ))?;
         screen.line(format!("  lookup      {mark}"))?;
         screen.line(format!("  registered  {}", registered(tunnel)))?;
+        if tunnel.weight > 1 {
+            screen.line(format!("  weight      {}", tunnel.weight))?;
+        }
         for (name, value) in &tunnel.attributes {
             screen.line(format!("  attribute   {}={}", escape(name), escape(&shown(value))))?;
         }

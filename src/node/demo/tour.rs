@@ -155,6 +155,7 @@ impl Tour {
             target: target.clone(),
             attributes: [("kind".into(), "demo".into())].into(),
             health: None,
+            weight: 1,
         };
         let path = format!("/v1/tunnels/{TUNNEL}");
         let _exposed: Exposed = last.client.put_json(&path, &expose).await?;

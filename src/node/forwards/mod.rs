@@ -22,7 +22,7 @@ use super::health::{HealthCheck, Monitor, Reported};
 use super::metrics::Metrics;
 use crate::id::{TunnelId, TunnelName};
 use crate::mesh::health::Reserved;
-use crate::mesh::{CommandError, Destination, Health, MeshHandle, Policy, Route, RouteError, Router};
+use crate::mesh::{CommandError, Destination, Health, MeshHandle, Policy, Route, RouteError, Router, Weight};
 use crate::replica::{Attributes, AttributesError};
 use crate::service::{
     Listen, ListenerProxy, OpenError, Refusal, Target, TargetTable, UdpListenerProxy, bind_lowest,
@@ -102,6 +102,8 @@ struct State {
     binds: BTreeMap<String, Binding>,
     /// How often any of that has changed.
     changes: u64,
+    /// Nothing of it is to be picked. Ends with the node.
+    draining: bool,
 }
 
 /// What is offered under a name.
@@ -111,6 +113,7 @@ pub(super) struct Offer {
     pub(super) attributes: Attributes,
     /// How it is found out whether the target serves; without it, it is taken to.
     pub(super) health: Option<HealthCheck>,
+    pub(super) weight: Weight,
 }
 
 /// What is offered, as others are told.
@@ -121,11 +124,16 @@ pub(super) struct Exposed {
     pub(super) offer: Offer,
     /// What its checks came to, if it has any.
     pub(super) health: Option<Reported>,
+    /// Whether the node is drained.
+    pub(super) draining: bool,
 }
 
 impl Exposed {
-    /// Whether it serves, as far as that is checked.
+    /// Whether it serves, as far as that is checked, and is to be picked.
     pub(super) fn state(&self) -> Health {
+        if self.draining {
+            return Health::Draining;
+        }
         self.health.as_ref().map_or(Health::Healthy, |reported| reported.health)
     }
 }
@@ -137,6 +145,8 @@ struct Exposure {
     keeper: Keeper,
     /// Its checks, if it has any.
     monitor: Option<Monitor>,
+    /// What they have come to, as far as the mesh was told or would have been if the node were not drained.
+    health: Health,
 }
 
 #[derive(Debug)]
@@ -326,8 +336,14 @@ impl Forwards {
             tunnel: exposure.tunnel,
             offer: exposure.offer.clone(),
             health: exposure.monitor.as_ref().map(Monitor::reported),
+            draining: state.draining,
         });
         exposed.collect()
+    }
+
+    /// Whether what is exposed is to be passed over.
+    pub(super) async fn is_draining(&self) -> bool {
+        self.state.lock().await.draining
     }
 
     /// What is bound, by address.

@@ -15,6 +15,7 @@ use crate::mesh::health::check_reserved;
 use crate::node::health::{
     HealthCheck, Monitor, ProbeError, Reported, Watched, first_verdict, watch as watch_target,
 };
+use crate::replica::{Attributes, AttributesError};
 use crate::service::Declared;
 
 /// How long whoever exposes waits for the first check of the target: less than a client waits for the answer.
@@ -42,7 +43,27 @@ impl Forwards {
             Some(reported) => Some(first_verdict(reported, FIRST_VERDICT).await),
             None => None,
         };
-        Ok(Exposed { name, tunnel, offer, health })
+        let draining = self.state.lock().await.draining;
+        Ok(Exposed { name, tunnel, offer, health, draining })
+    }
+
+    /// Has all nodes pass over whatever this one offers, now and later, or no longer. Says whether that is new; asked for
+    /// again it tells the mesh again, so that what failed on the way can be repeated.
+    pub(in crate::node) async fn drain(&self, draining: bool) -> Result<bool, ForwardError> {
+        let mut state = self.state.lock().await;
+        let changed = std::mem::replace(&mut state.draining, draining) != draining;
+        for (name, exposure) in &state.exposed {
+            let marked = exposure.offer.marked(state.told(exposure.health))?;
+            self.opener.mesh.register(name.clone(), exposure.tunnel, marked).await?;
+        }
+        if changed {
+            tracing::info!(
+                draining,
+                "this node's tunnels are {}",
+                if draining { "drained" } else { "resumed" }
+            );
+        }
+        Ok(changed)
     }
 
     /// Makes an offer. What is checked is not picked before its first check.
@@ -55,7 +76,9 @@ impl Forwards {
     ) -> Result<TunnelId, ForwardError> {
         check_reserved(&offer.attributes)?;
         let health = if offer.health.is_some() { Health::Starting } else { Health::Healthy };
-        let marked = health.mark(&offer.attributes)?;
+        // Whatever it will have to say later has room, too.
+        offer.marked(Health::Draining)?;
+        let marked = offer.marked(state.told(health))?;
         let known = state.exposed.get(&name).map(|exposure| exposure.tunnel);
         let tunnel = known.unwrap_or_else(draw_tunnel);
         let declared = Declared { target: offer.target.clone(), id: Some(tunnel) };
@@ -70,7 +93,7 @@ impl Forwards {
         }
         let check = offer.health.clone();
         let monitor = check.map(|check| self.monitor(name.clone(), tunnel, offer.clone(), check));
-        state.exposed.insert(name, Exposure { tunnel, offer, keeper, monitor });
+        state.exposed.insert(name, Exposure { tunnel, offer, keeper, monitor, health });
         state.changes += 1;
         Ok(tunnel)
     }
@@ -114,6 +137,20 @@ impl Forwards {
     }
 }
 
+impl State {
+    /// What others are told of a target whose checks came to that.
+    fn told(&self, health: Health) -> Health {
+        if self.draining { Health::Draining } else { health }
+    }
+}
+
+impl Offer {
+    /// What is registered of it.
+    fn marked(&self, health: Health) -> Result<Attributes, AttributesError> {
+        health.mark(&self.weight.mark(&self.attributes)?)
+    }
+}
+
 /// A target whose health is checked.
 struct Checked {
     name: TunnelName,
@@ -138,15 +175,18 @@ impl Watched for Checked {
 
     async fn register(&mut self, health: Health) -> bool {
         // Not while the offer changes; and one that has changed is another one's.
-        let _held = self.state.lock().await;
+        let mut state = self.state.lock().await;
         if self.stop.is_cancelled() {
             return false;
         }
         let (name, target) = (&self.name, &self.offer.target);
-        let marked = health.mark(&self.offer.attributes).expect("there was room for a longer mark");
+        let marked = self.offer.marked(state.told(health)).expect("there was room for the longest mark");
         if let Err(error) = self.opener.mesh.register(name.clone(), self.tunnel, marked).await {
             tracing::warn!(tunnel = %name, %error, "the mesh is not told of a target's health yet");
             return false;
+        }
+        if let Some(exposure) = state.exposed.get_mut(name) {
+            exposure.health = health;
         }
         match health {
             Health::Failing => tracing::warn!(tunnel = %name, %target, "the target fails its health checks"),

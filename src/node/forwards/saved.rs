@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Forwards, Keeper, Offer, State};
 use crate::id::TunnelName;
-use crate::mesh::Policy;
+use crate::mesh::{Policy, Weight};
 use crate::node::api;
 use crate::node::files::{self, FileError};
 use crate::node::health::HealthCheck;
@@ -31,6 +31,8 @@ struct SavedExposure {
     attributes: BTreeMap<String, Vec<u8>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     health: Option<api::HealthCheck>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weight: Option<u16>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,7 +49,8 @@ impl SavedExposure {
         let target = self.target.parse().ok()?;
         let health = self.health.map(|words| HealthCheck::new(&words, &target)).transpose().ok()?;
         let attributes = Attributes::new(self.attributes).ok()?;
-        Some((self.name.parse().ok()?, Offer { target, attributes, health }))
+        let weight = self.weight.map_or_else(|| Ok(Weight::default()), Weight::try_from).ok()?;
+        Some((self.name.parse().ok()?, Offer { target, attributes, health, weight }))
     }
 }
 
@@ -132,6 +135,9 @@ impl State {
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
             health: exposure.offer.health.as_ref().map(HealthCheck::words),
+            weight: Some(exposure.offer.weight)
+                .filter(|weight| *weight != Weight::default())
+                .map(Weight::get),
         });
         let binds = self.binds.values().filter(|binding| ours(binding.keeper));
         let binds = binds.map(|binding| SavedBind {

@@ -33,7 +33,7 @@ impl Judge {
             Health::Starting => (1, if passed { Health::Healthy } else { Health::Failing }),
             Health::Healthy if !passed => (self.fall, Health::Failing),
             Health::Failing if passed => (self.rise, Health::Healthy),
-            Health::Healthy | Health::Failing => {
+            Health::Healthy | Health::Failing | Health::Draining => {
                 self.against = 0;
                 return self.health;
             }
@@ -60,6 +60,7 @@ mod tests {
                 Health::Healthy => 'h',
                 Health::Failing => 'f',
                 Health::Starting => 's',
+                Health::Draining => 'd',
             });
         }
         assert_eq!(course, "hhhhhhffffh");

@@ -261,8 +261,8 @@ async fn forwards(page: &mut Page, agent: &Agent) {
     let (exposed, binds) = (agent.forwards.exposed().await, agent.forwards.binds().await);
     page.gauges(
         "tunnels",
-        "Tunnels that this node offers, by what their health checks came to; those without one are taken to be healthy",
-        [Health::Healthy, Health::Failing, Health::Starting].map(|state| {
+        "Tunnels that this node offers, by what others are told of them; those without a health check are taken to be healthy",
+        [Health::Healthy, Health::Failing, Health::Starting, Health::Draining].map(|state| {
             let of = exposed.iter().filter(|exposed| exposed.state() == state);
             (vec![("state", health_name(state).to_owned())], number(of.count()))
         }),

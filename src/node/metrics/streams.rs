@@ -113,6 +113,13 @@ impl Streams {
         self.binds.change(bind, |visits| visits.accepted += 1);
     }
 
+    /// How many streams targets of this node serve now.
+    pub(in crate::node) fn serving(&self) -> u64 {
+        let active = |tally: &Tally| tally.flow.active.load(Ordering::Relaxed);
+        let active: i64 = self.served.read().values().map(active).sum();
+        u64::try_from(active).unwrap_or(0)
+    }
+
     /// That bind is no more.
     pub(in crate::node) fn forget_bind(&self, bind: &str) {
         self.binds.forget(bind);
@@ -191,9 +198,9 @@ mod tests {
             let counted = (flow.sent.load(Ordering::Relaxed), flow.received.load(Ordering::Relaxed));
             (flow.active.load(Ordering::Relaxed), counted)
         };
-        assert_eq!(read(), (2, (3, 4)));
+        assert_eq!((read(), streams.serving()), ((2, (3, 4)), 2));
         drop((first, second));
-        assert_eq!(read(), (0, (3, 4)));
+        assert_eq!((read(), streams.serving()), ((0, (3, 4)), 0));
         let lived: u64 = streams.served.read()["web"].lived.buckets().iter().map(|(_, count)| count).sum();
         assert_eq!(lived, 2);
         assert!(streams.opened.read().is_empty());

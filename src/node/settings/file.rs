@@ -212,6 +212,10 @@ impl Reader<'_> {
                     (Some(&"health"), _) => {
                         faults.push(Fault::at(&here, "health is a table: { kind = \"tcp\" }"));
                     }
+                    (Some(field @ &"weight"), DeValue::Integer(number)) => {
+                        fields.insert(*field, At { value: number.to_string(), place: here });
+                    }
+                    (Some(&"weight"), _) => faults.push(Fault::at(&here, "weight is a whole number")),
                     (Some(field), DeValue::String(text)) => {
                         fields.insert(*field, At { value: text.to_string(), place: here });
                     }

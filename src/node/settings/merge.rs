@@ -13,7 +13,7 @@ use super::{BindSetting, Chosen, Fault, Origin, Settings};
 use crate::compat::PublicPorts;
 use crate::id::TunnelName;
 use crate::mesh::health::check_reserved;
-use crate::mesh::{DestinationError, ParsePolicyError, Policy};
+use crate::mesh::{DestinationError, NoWeight, ParsePolicyError, Policy, Weight};
 use crate::node::forwards::Offer;
 use crate::node::health::HealthCheck;
 use crate::node::{CompatConfig, api, parse};
@@ -297,11 +297,20 @@ fn offered(items: Vec<Item>, faults: &mut Vec<Fault>) -> BTreeMap<TunnelName, Of
         let name =
             field(&fields, "name", faults, |text| text.parse::<TunnelName>().map_err(|e| e.to_string()));
         let target = field(&fields, "target", faults, parse::target);
+        let weight = match fields.contains_key("weight") {
+            true => field(&fields, "weight", faults, |text| {
+                text.parse().map_err(|error: NoWeight| error.to_string())
+            }),
+            false => Some(Weight::default()),
+        };
         let attributes = attrs.into_iter().map(|(name, value)| (name, value.into_bytes())).collect();
         let attributes = Attributes::new(attributes);
         let attributes =
             attributes.map_err(|error| faults.push(Fault::at(&place, format!("attrs: {error}"))));
-        let (Some(name), Some(target), Ok(attributes)) = (name, target, attributes) else { continue };
+        let (Some(name), Some(target), Ok(attributes), Some(weight)) = (name, target, attributes, weight)
+        else {
+            continue;
+        };
         if let Err(error) = check_reserved(&attributes) {
             faults.push(Fault::at(&place, format!("attrs: {error}")));
             continue;
@@ -318,7 +327,7 @@ fn offered(items: Vec<Item>, faults: &mut Vec<Fault>) -> BTreeMap<TunnelName, Of
             faults.push(Fault::at(&place, format!("tunnel \"{name}\" is offered twice")));
             continue;
         }
-        tunnels.insert(name, Offer { target, attributes, health });
+        tunnels.insert(name, Offer { target, attributes, health, weight });
     }
     tunnels
 }

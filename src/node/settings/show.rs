@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::table::{Kind, SETTINGS, Setting};
 use super::{BindSetting, Chosen, Settings};
-use crate::mesh::Policy;
+use crate::mesh::{Policy, Weight};
 use crate::node::api;
 
 impl Settings {
@@ -55,6 +55,9 @@ impl Settings {
             text += &format!("\n[[tunnel]]\nname = \"{name}\"\ntarget = \"{}\"\n", tunnel.target);
             if !attrs.is_empty() {
                 text += &format!("attrs = {{ {} }}\n", attrs.join(", "));
+            }
+            if tunnel.weight != Weight::default() {
+                text += &format!("weight = {}\n", tunnel.weight);
             }
             if let Some(check) = &tunnel.health {
                 text += &health(&check.words());
@@ -134,7 +137,8 @@ pub(in crate::node) fn schema() -> Value {
             "interval": text, "timeout": text, "rise": count, "fall": count,
         },
     });
-    let tunnel = json!({ "name": text, "target": text, "attrs": attrs, "health": health });
+    let weight = json!({ "type": "integer", "minimum": 1, "maximum": Weight::MAX });
+    let tunnel = json!({ "name": text, "target": text, "attrs": attrs, "health": health, "weight": weight });
     sections.insert("tunnel".into(), list(tunnel, &["name", "target"]));
     sections.insert(
         "bind".into(),

@@ -181,14 +181,14 @@ pub(in crate::node) const SETTINGS: &[Setting] = &[
 ];
 
 /// What an entry of `[[tunnel]]` has.
-pub(in crate::node) const TUNNEL_KEYS: &[&str] = &["name", "target", "attrs", "health"];
+pub(in crate::node) const TUNNEL_KEYS: &[&str] = &["name", "target", "attrs", "health", "weight"];
 /// What the table `health` of such an entry has.
 pub(in crate::node) const HEALTH_KEYS: &[&str] =
     &["kind", "path", "command", "interval", "timeout", "rise", "fall"];
 /// What an entry of `[[bind]]` has.
 pub(in crate::node) const BIND_KEYS: &[&str] = &["listen", "tunnel", "policy"];
 /// What an entry may be without.
-pub(in crate::node) const OPTIONAL_KEYS: &[&str] = &["attrs", "health", "policy"];
+pub(in crate::node) const OPTIONAL_KEYS: &[&str] = &["attrs", "health", "policy", "weight"];
 
 /// The setting with that key.
 pub(in crate::node) fn find(key: &str) -> Option<&'static Setting> {

@@ -14,8 +14,8 @@ use super::{Answer, Body, json};
 use crate::node::admin::openapi;
 use crate::node::agent::Agent;
 use crate::node::api::{
-    API_VERSION, Code, Convergence, Doctor, LogLevel, LogState, Ping, Pong, Problem, Reload, UiCode, UiLink,
-    UiSession,
+    API_VERSION, Code, Convergence, Doctor, Drain, LogLevel, LogState, Ping, Pong, Problem, Reload, UiCode,
+    UiLink, UiSession,
 };
 use crate::node::{doctor, metrics, ping};
 
@@ -27,6 +27,8 @@ pub(super) fn routes() -> Router<Arc<Agent>> {
         .route("/v1/doctor", get(doctor))
         .route("/v1/ping", post(ping))
         .route("/v1/shutdown", post(shutdown))
+        .route("/v1/drain", post(drain))
+        .route("/v1/resume", post(resume))
         .route("/v1/reload", post(reload))
         .route("/v1/debug/log", get(log))
         .route("/v1/debug/log", put(set_log))
@@ -66,6 +68,20 @@ async fn shutdown(State(agent): State<Arc<Agent>>) -> Result<StatusCode, Problem
     })?;
     stop.notify_one();
     Ok(StatusCode::ACCEPTED)
+}
+
+async fn drain(State(agent): State<Arc<Agent>>) -> Answer<Drain> {
+    set_draining(&agent, true).await
+}
+
+async fn resume(State(agent): State<Arc<Agent>>) -> Answer<Drain> {
+    set_draining(&agent, false).await
+}
+
+async fn set_draining(agent: &Agent, draining: bool) -> Answer<Drain> {
+    let changed = agent.forwards.drain(draining).await?;
+    let serving = agent.metrics.streams.serving();
+    Ok(Json(Drain { api_version: API_VERSION.into(), draining, changed, serving }))
 }
 
 async fn reload(State(agent): State<Arc<Agent>>) -> Answer<Reload> {

@@ -12,6 +12,7 @@ use axum::routing::{delete, get, put};
 use super::{Answer, Body, json, page, route};
 use crate::auth::Act;
 use crate::id::TunnelName;
+use crate::mesh::Weight;
 use crate::node::agent::Agent;
 use crate::node::api::{API_VERSION, Bind, BindList, Code, Expose, Exposed, Problem, TunnelList};
 use crate::node::forwards::Offer;
@@ -43,7 +44,7 @@ async fn tunnels(
 
 async fn expose(State(agent): State<Arc<Agent>>, Path(name): Path<String>, body: Body) -> Answer<Exposed> {
     let name = tunnel_name(&name)?;
-    let Expose { target, attributes, health } = json(body)?;
+    let Expose { target, attributes, health, weight } = json(body)?;
     let target: Target =
         target.parse().map_err(|error: ParseTargetError| Problem::invalid(error.to_string()))?;
     let attributes = attributes.into_iter().map(|(name, value)| (name, value.into_bytes()));
@@ -51,11 +52,12 @@ async fn expose(State(agent): State<Arc<Agent>>, Path(name): Path<String>, body:
         Attributes::new(attributes.collect()).map_err(|error| Problem::invalid(error.to_string()))?;
     let health = health.map(|words| HealthCheck::new(&words, &target)).transpose();
     let health = health.map_err(|error| Problem::invalid(error.to_string()))?;
+    let weight = Weight::try_from(weight).map_err(|error| Problem::invalid(error.to_string()))?;
     if !agent.mesh.access().permits(agent.facts.node, Act::Expose, &name) {
         let title = format!("the mesh's policy does not permit this node to expose \"{name}\"");
         return Err(Problem::new(StatusCode::FORBIDDEN, Code::Forbidden, title).hint("snomesh acl show"));
     }
-    let exposed = agent.forwards.expose(name, Offer { target, attributes, health }).await?;
+    let exposed = agent.forwards.expose(name, Offer { target, attributes, health, weight }).await?;
     Ok(Json((&exposed).into()))
 }
 

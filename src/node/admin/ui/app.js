@@ -380,7 +380,7 @@ function count(element, shownCount, all, more) {
 
 function drawTunnels() {
   const wanted = matcher($("tunnel-filter").value);
-  const fields = (tunnel) => [tunnel.name, tunnel.holderName, tunnel.holderState, tunnel.healthy ? "" : "unhealthy", ...Object.entries(tunnel.attributes).map(([name, value]) => `${name}=${shown(value)}`)];
+  const fields = (tunnel) => [tunnel.name, tunnel.holderName, tunnel.holderState, tunnel.healthy ? "" : tunnel.health, ...Object.entries(tunnel.attributes).map(([name, value]) => `${name}=${shown(value)}`)];
   const rows = known.tunnels.filter((tunnel) => wanted(fields(tunnel), tunnel.tunnel));
   count($("tunnels-count"), rows.length, known.tunnels.length, known.moreTunnels);
   $("tunnels-empty").hidden = known.tunnels.length > 0;
@@ -400,8 +400,8 @@ function drawTunnels() {
       mark(holder, "title", tunnel.holder);
       // Of what does not serve it says so, unless nobody can reach its holder anyway.
       const unhealthy = !tunnel.healthy && tunnel.holderState === "alive";
-      write(state.firstChild, unhealthy ? "unhealthy" : tunnel.holderState);
-      mark(state.firstChild, "data-state", unhealthy ? "down" : tunnel.holderState);
+      write(state.firstChild, unhealthy ? tunnel.health : tunnel.holderState);
+      mark(state.firstChild, "data-state", !unhealthy ? tunnel.holderState : tunnel.health === "draining" ? "suspect" : "down");
       const own = known.status && known.status.exposed.find((exposed) => exposed.tunnel === tunnel.tunnel);
       mark(state.firstChild, "title", own && own.health && own.health.failure);
       write(chosen, tunnel.chosen ? "yes" : "");
@@ -436,7 +436,7 @@ const feed = { events: [], paused: false, missed: 0, next: 0 };
 function describe(event) {
   switch (event.type) {
     case "attribute": return event.value ? `${event.key} = ${excerpt(shown(event.value))}${event.siblings ? `, ${plural(event.siblings, "sibling")}` : ""}, by ${nameOf(event.author)}` : `${event.key} was removed`;
-    case "registered": return `${event.name} is held by ${nameOf(event.holder)}${event.healthy === false ? ", and does not serve" : ""}`;
+    case "registered": return `${event.name} is held by ${nameOf(event.holder)}${event.healthy === false ? ", and is not to be picked" : ""}`;
     case "deregistered": return `${event.name} went`;
     case "member": return `${nameOf(event.node)} is ${event.state}`;
     case "link_up": return `link to ${nameOf(event.peer)}`;

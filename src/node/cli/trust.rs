@@ -127,10 +127,15 @@ async fn confirm(client: &Client, node: &str) -> Result<(), Failure> {
     eprint(&format!("Cut {} off, on all nodes and for ever? [y/N] ", escape(who.trim_end())))?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
-    if matches!(answer.trim(), "y" | "Y" | "yes") {
+    if is_yes(&answer) {
         return Ok(());
     }
     Err(Failure::new(Exit::Unexpected, "nothing was done"))
+}
+
+/// Whether somebody agrees. Whoever just presses return, or ends the input, does not.
+fn is_yes(answer: &str) -> bool {
+    matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
 /// A question, which is no answer: on standard error.
@@ -251,5 +256,16 @@ fn refused(why: JoinRefusal) -> Failure {
         JoinRefusal::Secret => failure.hint("ask for a new one: snomesh invite"),
         JoinRefusal::Revoked => failure.hint("remove identity.key to become another node"),
         _ => Failure::new(Exit::Unexpected, why.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_yes_is_one() {
+        assert!(["y\n", "Y\n", "yes\n", " yes \r\n"].into_iter().all(is_yes));
+        assert!(!["", "\n", "n\n", "no\n", "yesterday\n", "y y\n", "o\n"].into_iter().any(is_yes));
     }
 }

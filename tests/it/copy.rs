@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::process::Signal;
 
-use crate::program::{Agent, snomesh};
+use crate::program::{Agent, Run, snomesh};
 
 fn fill(agent: &Agent) {
     agent.ok(&["attr", "set", "name", "grün"]);
@@ -85,19 +85,24 @@ fn a_copy_of_one_mesh_is_put_into_another() {
     assert!(!directory.path().join("nowhere").exists());
 }
 
+/// A copy of a mesh that has a policy too, and what is in it.
+fn copied(agent: &Agent, directory: &Path) -> (String, Vec<String>) {
+    fill(agent);
+    let policy = "default = \"deny\"\n[[rule]]\nwho = \"*\"\nmay = [\"expose\", \"connect\"]\nwhat = \"*\"\n";
+    assert_eq!(agent.run_reading(&["acl", "set", "-"], policy.as_bytes().to_vec()).code, Some(0));
+    let file = directory.join("copy.jsonl").to_str().unwrap().to_owned();
+    agent.ok(&["state", "export", &file]);
+    let whole = kept(&std::fs::read_to_string(&file).unwrap());
+    (file, whole)
+}
+
 /// FEATURES S1: a node that does not run takes over the same as one that does, under the same checks, and all of it is there
 /// when it runs again and reaches the others.
 #[test]
 fn a_copy_is_put_into_the_directory_of_a_node_that_does_not_run() {
     let directory = tempfile::tempdir().unwrap();
     let a = Agent::start(directory.path(), "a", &[]);
-    fill(&a);
-    let policy = "default = \"deny\"\n[[rule]]\nwho = \"*\"\nmay = [\"expose\", \"connect\"]\nwhat = \"*\"\n";
-    assert_eq!(a.run_reading(&["acl", "set", "-"], policy.as_bytes().to_vec()).code, Some(0));
-    let file = directory.path().join("copy.jsonl");
-    let file = file.to_str().unwrap();
-    a.ok(&["state", "export", file]);
-    let whole = kept(&std::fs::read_to_string(file).unwrap());
+    let (file, whole) = copied(&a, directory.path());
 
     // Into another mesh: what is proved there alone stays out.
     let b = Agent::start(directory.path(), "b", &[]);
@@ -108,10 +113,10 @@ fn a_copy_is_put_into_the_directory_of_a_node_that_does_not_run() {
         let line = [&["--data-dir", &data_dir, "state", "import", "--offline", "-o", "json"], args].concat();
         snomesh(&line)
     };
-    assert_eq!(import(&[file]).code, Some(7), "while it runs");
+    assert_eq!(import(&[&file]).code, Some(7), "while it runs");
     let generation = b.status()["generation"].as_u64().unwrap();
     b.stop();
-    let counted = |run: &crate::program::Run, what: &str| run.json()[what].as_u64().unwrap();
+    let counted = |run: &Run, what: &str| run.json()[what].as_u64().unwrap();
     let files = || {
         let read = |name: &str| std::fs::read(Path::new(&data_dir).join(name)).unwrap();
         (
@@ -120,7 +125,7 @@ fn a_copy_is_put_into_the_directory_of_a_node_that_does_not_run() {
         )
     };
     let asleep = files();
-    let dry = import(&["--dry-run", file]);
+    let dry = import(&["--dry-run", &file]);
     assert_eq!((dry.code, counted(&dry, "written"), counted(&dry, "leftOut")), (Some(0), 6, 2), "{dry:?}");
     assert_eq!(files(), asleep, "a dry run changes nothing");
     let bad = directory.path().join("bad.jsonl");
@@ -129,9 +134,9 @@ fn a_copy_is_put_into_the_directory_of_a_node_that_does_not_run() {
     let refused = import(&[bad.to_str().unwrap()]);
     assert!(refused.code == Some(2) && refused.stderr.contains("bad.jsonl:2:"), "{refused:?}");
     assert_eq!(files().1, asleep.1, "a copy that is not right writes nothing");
-    let keep = import(&["--keep", file]);
+    let keep = import(&["--keep", &file]);
     assert_eq!((keep.code, counted(&keep, "written"), counted(&keep, "kept")), (Some(0), 5, 1), "{keep:?}");
-    let rest = import(&[file]);
+    let rest = import(&[&file]);
     assert_eq!((counted(&rest, "written"), counted(&rest, "unchanged")), (1, 5), "{rest:?}");
     let b = Agent::start(directory.path(), "b", &[]);
     assert_ne!(b.digest(), before);
@@ -143,16 +148,24 @@ fn a_copy_is_put_into_the_directory_of_a_node_that_does_not_run() {
     let c = Agent::join(directory.path(), "c", &b);
     crate::program::until("the other one has it all", || c.digest() == b.digest());
     assert_eq!(c.ok(&["attr", "count", "hits"]).text(), "-5\n");
+}
 
-    // Into its own mesh, proofs included: they hold at once, and a policy that is older than what holds is not taken.
+/// FEATURES P5, S1: into its own mesh, proofs included: they hold at once, and a policy that is older than what holds is not
+/// taken.
+#[test]
+fn proofs_of_its_own_mesh_are_put_back_while_a_node_does_not_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    let (file, whole) = copied(&a, directory.path());
+    let counted = |run: &Run, what: &str| run.json()[what].as_u64().unwrap();
     let data_dir = a.data_dir.to_str().unwrap().to_owned();
     assert_eq!(a.run_reading(&["acl", "set", "-"], b"default = \"allow\"\n".to_vec()).code, Some(0));
     a.stop();
-    let again = snomesh(&["--data-dir", &data_dir, "state", "import", "--offline", "-o", "json", file]);
+    let again = snomesh(&["--data-dir", &data_dir, "state", "import", "--offline", "-o", "json", &file]);
     assert_eq!((again.code, counted(&again, "leftOut")), (Some(0), 1), "{again:?}");
     std::fs::remove_file(Path::new(&data_dir).join("state.redb")).unwrap();
     std::fs::remove_file(Path::new(&data_dir).join("policy")).unwrap();
-    let fresh = snomesh(&["--data-dir", &data_dir, "state", "import", "--offline", "-o", "json", file]);
+    let fresh = snomesh(&["--data-dir", &data_dir, "state", "import", "--offline", "-o", "json", &file]);
     assert_eq!(
         (fresh.code, counted(&fresh, "leftOut"), counted(&fresh, "written")),
         (Some(0), 0, 8),
@@ -164,7 +177,7 @@ fn a_copy_is_put_into_the_directory_of_a_node_that_does_not_run() {
         a.ok(&["acl", "show", "-o", "json"]).json()["policy"]["default"] == "deny"
     });
     let nowhere = directory.path().join("nowhere");
-    let none = snomesh(&["--data-dir", nowhere.to_str().unwrap(), "state", "import", "--offline", file]);
+    let none = snomesh(&["--data-dir", nowhere.to_str().unwrap(), "state", "import", "--offline", &file]);
     assert_eq!((none.code, nowhere.exists()), (Some(4), false), "{none:?}");
 }
 

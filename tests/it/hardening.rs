@@ -234,25 +234,6 @@ fn every_word_that_is_not_legal_is_refused_with_what_is() {
         (&format!("PUT /v1/tunnels/web {json}"), "{\"target\":\"nowhere\"}", 400, "invalid"),
         (&format!("PUT /v1/tunnels/web {json}"), "{\"target\":\"unix:relative\"}", 400, "invalid"),
         (&format!("PUT /v1/tunnels/web {json}"), "{\"target\":\"stdio:cat\"}", 400, "invalid"),
-        (&format!("PUT /v1/tunnels/web {json}"), "{\"target\":\"a:1\",\"weight\":0}", 400, "invalid"),
-        (&format!("PUT /v1/tunnels/web {json}"), "{\"target\":\"a:1\",\"weight\":1001}", 400, "invalid"),
-        ("GET /v1/nodes?after=nobody HTTP/1.1", "", 400, "invalid"),
-        ("GET /v1/nodes?limit=0 HTTP/1.1", "", 400, "invalid"),
-        ("GET /v1/sets?after=a%20b HTTP/1.1", "", 400, "invalid"),
-        ("GET /v1/counters?limit=x HTTP/1.1", "", 400, "invalid"),
-        (
-            &format!("POST /v1/invites {json}"),
-            "{\"ttlMs\":1,\"uses\":1,\"mayExpose\":[\"a*b\"]}",
-            400,
-            "invalid",
-        ),
-        (
-            &format!("POST /v1/invites {json}"),
-            "{\"ttlMs\":1,\"uses\":1,\"attributes\":{\"a b\":\"c\"}}",
-            400,
-            "invalid",
-        ),
-        (&format!("POST /v1/invites {json}"), "{\"ttlMs\":1,\"uses\":1,\"roles\":[\"x\"]}", 404, "not_found"),
         ("DELETE /v1/binds/nowhere HTTP/1.1", "", 400, "invalid"),
         ("DELETE /v1/binds/127.0.0.1:1 HTTP/1.1", "", 404, "not_found"),
         (&format!("POST /v1/binds {json}"), "{\"listen\":\"0.0.0.0\",\"tunnel\":\"web\"}", 400, "invalid"),
@@ -289,6 +270,37 @@ fn every_word_that_is_not_legal_is_refused_with_what_is() {
         ("GET /v1/watch/attributes?from=1 HTTP/1.1", "", 400, "invalid"),
         ("GET /v1/events HTTP/1.1\r\nlast-event-id: x", "", 400, "invalid"),
         ("PUT /v1/debug/log HTTP/1.1", "{\"spec\":\"\",\"forSeconds\":-1}", 400, "invalid"),
+    ] {
+        refused(&a, request, body, (status, code));
+    }
+}
+
+/// HARDENING C1: pages, weights, and what an invitation gives.
+#[test]
+fn numbers_places_and_terms_that_are_not_legal_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    let json = "HTTP/1.1\r\ncontent-type: application/json";
+    for (request, body, status, code) in [
+        ("GET /v1/nodes?after=nobody HTTP/1.1", "", 400, "invalid"),
+        ("GET /v1/nodes?limit=0 HTTP/1.1", "", 400, "invalid"),
+        ("GET /v1/sets?after=a%20b HTTP/1.1", "", 400, "invalid"),
+        ("GET /v1/counters?limit=x HTTP/1.1", "", 400, "invalid"),
+        (&format!("PUT /v1/tunnels/web {json}"), "{\"target\":\"a:1\",\"weight\":0}", 400, "invalid"),
+        (&format!("PUT /v1/tunnels/web {json}"), "{\"target\":\"a:1\",\"weight\":1001}", 400, "invalid"),
+        (
+            &format!("POST /v1/invites {json}"),
+            "{\"ttlMs\":1,\"uses\":1,\"mayExpose\":[\"a*b\"]}",
+            400,
+            "invalid",
+        ),
+        (
+            &format!("POST /v1/invites {json}"),
+            "{\"ttlMs\":1,\"uses\":1,\"attributes\":{\"a b\":\"c\"}}",
+            400,
+            "invalid",
+        ),
+        (&format!("POST /v1/invites {json}"), "{\"ttlMs\":1,\"uses\":1,\"roles\":[\"x\"]}", 404, "not_found"),
     ] {
         refused(&a, request, body, (status, code));
     }

@@ -13,6 +13,7 @@ use quinn::{
 use ring::{hkdf, hmac};
 use rustls::crypto::SecureRandom;
 
+use super::congestion::BoundedConfig;
 use super::ids::{ConnectionIds, draw, initial_ids};
 
 /// The protocol that tunnels speak; its number is the major version.
@@ -181,6 +182,7 @@ fn transport_config(random: &dyn SecureRandom) -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(UNPROVEN_WINDOW))
         .send_window(SEND_WINDOW)
+        .congestion_controller_factory(Arc::new(BoundedConfig::default()))
         .mtu_discovery_config(Some(payload))
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
         .datagram_send_buffer_size(DATAGRAM_BUFFER)

@@ -12,6 +12,7 @@
 
 mod budget;
 mod config;
+mod congestion;
 mod endpoint;
 mod gate;
 mod guest;

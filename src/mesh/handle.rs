@@ -163,6 +163,16 @@ impl MeshHandle {
         self.write(Durability::Disk, move |mesh, now| mesh.revoke(now, node, proof)).await
     }
 
+    /// Lets the mesh wait for a node no more that is not there: its record and its registrations go, what it wrote stays. A
+    /// node that comes back after all goes on in a later life. Nothing if it is not known.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError`]: [`WriteError::Alive`](crate::replica::WriteError::Alive) if it can be reached, or is this one.
+    pub async fn forget(&self, node: NodeId) -> Result<Written, CommandError> {
+        self.write(Durability::Disk, move |mesh, now| mesh.forget(now, node)).await
+    }
+
     /// Says who may expose and connect what, with what proves it.
     ///
     /// # Errors

@@ -130,7 +130,7 @@ impl Replica {
             }
             None => Observed::default(),
         };
-        said.sort_by(|one, other| (one.upto, one.base).cmp(&(other.upto, other.base)));
+        said.sort_by_key(|testimony| (testimony.upto, testimony.base));
         said.dedup();
         said.push(testimony);
         let Some(value) = to_value(&said) else { return Ok(None) };
@@ -166,7 +166,7 @@ impl Replica {
         let values = register.as_ref().map(|register| register.values()).unwrap_or_default();
         let said = values.into_iter().filter_map(|entry| of_value(*node, entry.value.as_ref()?).ok());
         let mut said: Vec<Testimony> = said.flatten().collect();
-        said.sort_by(|one, other| (one.upto, one.base).cmp(&(other.upto, other.base)));
+        said.sort_by_key(|testimony| (testimony.upto, testimony.base));
         said.dedup();
         said
     }

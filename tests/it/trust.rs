@@ -187,6 +187,33 @@ fn a_revoked_node_is_cut_off_everywhere_and_does_not_come_back() {
     assert!(again.stderr.contains("revoked"), "{again:?}");
 }
 
+/// FEATURES P4.
+#[test]
+fn a_node_that_is_gone_is_forgotten_on_all_nodes_and_joins_like_any_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    let (b, c) = (joined(directory.path(), "b", &a), joined(directory.path(), "c", &a));
+    until("three nodes are linked", || [&a, &b, &c].iter().all(|agent| agent.linked() == 2));
+    c.ok(&["attr", "set", "kept", "1"]);
+    until("it is known", || a.run(&["attr", "get", "kept"]).code == Some(0));
+    assert_eq!(a.run(&["node", "forget", "c", "--yes"]).code, Some(7), "it is there");
+    assert_eq!(a.run(&["node", "forget", "nobody", "--yes"]).code, Some(4));
+    let id = c.id.clone();
+    c.stop();
+    let known = |agent: &Agent| agent.ok(&["node", "ls", "-o", "name"]).text().contains(&id);
+    until("it has left", || a.linked() == 1 && b.linked() == 1);
+    let unasked = a.run(&["node", "forget", "c"]);
+    assert_eq!(unasked.code, Some(2), "nobody can be asked: {unasked:?}");
+    let would = a.ok(&["node", "forget", "c", "--dry-run", "-o", "json"]).json();
+    assert_eq!((would["node"].as_str(), would["changed"].as_bool()), (Some(id.as_str()), Some(false)));
+    assert!(known(&a) && known(&b));
+    assert_eq!(a.ok(&["node", "forget", "c", "--yes", "-o", "json"]).json()["changed"], true);
+    until("nobody knows it", || !known(&a) && !known(&b));
+    a.ok(&["attr", "get", "kept"]);
+    let c = Agent::start(directory.path(), "c", &[]);
+    until("it is there again", || c.linked() == 2 && known(&a) && known(&b));
+}
+
 /// FEATURES P5.
 #[test]
 fn a_new_certificate_is_shown_from_now_on_and_no_tunnel_is_dropped() {

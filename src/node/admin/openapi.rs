@@ -238,6 +238,14 @@ const OPERATIONS: &[Operation] = &[
         "200",
         Content::Json("Revoked"),
     ),
+    change(
+        "post",
+        "/v1/nodes/{node}/forget",
+        "Wait no more for a node that is not there; what it wrote stays",
+        Content::Json("Forget"),
+        "200",
+        Content::Json("Forgotten"),
+    ),
     get("/v1/acl", "The policy that holds: who may expose and connect what", Content::Json("Acl")),
     change(
         "put",
@@ -400,6 +408,8 @@ fn schemas() -> Map<String, Value> {
         Event,
         Expose,
         Exposed,
+        Forget,
+        Forgotten,
         ImportState,
         ImportedState,
         Increment,

@@ -32,7 +32,7 @@ pub use state::{
     KeptValue, RefusedLine, STATE_FORMAT, StateEnd, StateHead, StateLine, StateLineError,
 };
 pub use status::{Compat, Counts, Digest, Seed, Status};
-pub use trust::{Invite, Invited, Reloaded, Revoke, Revoked};
+pub use trust::{Forget, Forgotten, Invite, Invited, Reloaded, Revoke, Revoked};
 pub use tunnel::{Bind, BindList, Expose, Exposed, Health, HealthCheck, Tunnel, TunnelList, health_name};
 pub use typed::{Counter, CounterList, Increment, Members, SetChange, SetList, SetSize};
 

@@ -66,6 +66,29 @@ pub struct Revoked {
     pub changed: bool,
 }
 
+/// Body of `POST /v1/nodes/{node}/forget`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Forget {
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Answer to `POST /v1/nodes/{node}/forget`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Forgotten {
+    /// [`API_VERSION`](super::API_VERSION).
+    pub api_version: String,
+    /// The node's id.
+    pub node: String,
+    /// What people call it, if it is known.
+    pub name: String,
+    /// Whether this changed anything: not if nothing was known of it, nor in a dry run.
+    pub changed: bool,
+}
+
 /// Answer to `POST /v1/certificates/reload`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -8,10 +8,11 @@ use serde_json::json;
 use super::failure::{Exit, Failure};
 use super::look::{again, short, shown};
 use super::screen::{Format, Screen, Table, escape, excerpt};
+use super::trust::consent;
 use super::up::Signals;
 use crate::node::Client;
 use crate::node::api::{
-    self, AttributeList, Check, Doctor, Drain, Event, NodeList, Ping, Pong, Status, Verdict,
+    self, AttributeList, Check, Doctor, Drain, Event, Forget, Forgotten, NodeList, Ping, Pong, Status, Verdict,
 };
 use crate::node::nearest::nearest;
 
@@ -45,6 +46,18 @@ Example:
         #[arg(add = super::complete::nodes())]
         node: String,
     },
+    /// Wait no more for one that is not there and does not come back; what it wrote stays
+    Forget {
+        /// Its name, its id, or the beginning of its id
+        #[arg(add = super::complete::nodes())]
+        node: String,
+        /// Only say what would be done
+        #[arg(long, conflicts_with = "yes")]
+        dry_run: bool,
+        /// Do not ask. Needed where nobody can be asked
+        #[arg(short, long)]
+        yes: bool,
+    },
 }
 
 pub(super) async fn run(
@@ -58,8 +71,47 @@ pub(super) async fn run(
         Nodes::Drain { wait } => return drain(client, screen, wait, timeout).await,
         Nodes::Resume => resume(client, screen).await?,
         Nodes::Show { node } => show(client, screen, &node).await?,
+        Nodes::Forget { node, dry_run, yes } => forget(client, screen, &node, dry_run, yes).await?,
     }
     Ok(Exit::Success)
+}
+
+async fn forget(
+    client: &Client,
+    screen: &mut Screen,
+    node: &str,
+    dry_run: bool,
+    yes: bool,
+) -> Result<(), Failure> {
+    let would: Forgotten = client.post_json(&path_of(node), &Forget { dry_run: true }).await?;
+    let who = format!("{} {}", would.node, would.name);
+    let who = who.trim_end();
+    if !dry_run && !yes {
+        let what = "a node cannot be remembered again, and there is nobody to ask";
+        consent(what, &format!("Wait no more for {who}, on all nodes?"))?;
+    }
+    let forgotten = if dry_run {
+        would.clone()
+    } else {
+        client.post_json(&path_of(&would.node), &Forget { dry_run }).await?
+    };
+    match screen.format() {
+        Format::Json | Format::Jsonl => screen.json(&forgotten)?,
+        Format::Name => screen.line(forgotten.node)?,
+        Format::Table | Format::Wide => screen.done(match (dry_run, forgotten.changed) {
+            (true, _) => format!("would forget {who}"),
+            (false, true) => format!("forgot {who}: nobody waits for it any more, what it wrote stays"),
+            (false, false) => format!("nothing is known of {who}"),
+        })?,
+    }
+    Ok(())
+}
+
+/// Where a node is forgotten: people may call it anything.
+fn path_of(node: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let byte = |byte: u8| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    format!("/v1/nodes/{}/forget", node.bytes().map(byte).collect::<String>())
 }
 
 async fn list(client: &Client) -> Result<NodeList, Failure> {

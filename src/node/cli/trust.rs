@@ -119,12 +119,17 @@ pub(super) async fn revoke(client: &Client, screen: &mut Screen, revoke: Revoke)
 async fn confirm(client: &Client, node: &str) -> Result<(), Failure> {
     let body = RevokeBody { node: node.to_owned(), reason: String::new(), dry_run: true };
     let would: Revoked = client.post_json("/v1/revocations", &body).await?;
+    let who = format!("{} {}", would.node, would.name);
+    let what = "a revocation cannot be taken back, and there is nobody to ask";
+    consent(what, &format!("Cut {} off, on all nodes and for ever?", who.trim_end()))
+}
+
+/// Asks whoever sits there; where nobody does, `what` is wrong.
+pub(super) fn consent(what: &str, question: &str) -> Result<(), Failure> {
     if !std::io::IsTerminal::is_terminal(&std::io::stdin()) {
-        let what = "a revocation cannot be taken back, and there is nobody to ask";
         return Err(Failure::usage(what).hint("say --yes, or look first with --dry-run"));
     }
-    let who = format!("{} {}", would.node, would.name);
-    eprint(&format!("Cut {} off, on all nodes and for ever? [y/N] ", escape(who.trim_end())))?;
+    eprint(&format!("{} [y/N] ", escape(question)))?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     if is_yes(&answer) {

@@ -19,6 +19,7 @@ use super::failure::{Exit, Failure};
 use super::screen::{Color, Screen, complain};
 use super::{Global, parse, telemetry};
 use crate::daemon::DaemonConfig;
+use crate::gossip;
 use crate::node::api::{API_VERSION, Reload};
 use crate::node::forwards::{Applied, Wanted};
 use crate::node::run::Live;
@@ -170,6 +171,7 @@ fn node_config(settings: &Settings, controls: Controls) -> Result<NodeConfig, Fa
         store: if settings.in_memory { StateStore::Memory } else { StateStore::Disk },
         trust: if settings.signed { RegistryTrust::Signed } else { RegistryTrust::Transport },
         drain_timeout: settings.drain_timeout,
+        gossip: gossip::Config { evict_after: settings.evict_after, ..gossip::Config::default() },
         daemon: daemon_config(settings),
         wanted: wanted(settings),
         compat: settings.compat.clone(),

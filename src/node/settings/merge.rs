@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use super::file::{self, At, Contents, Item};
 use super::table::{self, Kind, SETTINGS};
@@ -19,6 +20,9 @@ use crate::node::health::HealthCheck;
 use crate::node::{CompatConfig, api, parse};
 use crate::replica::Attributes;
 use crate::service::{Listen, Target};
+
+/// The shortest time after which a node that is down is evicted.
+const MIN_EVICTION: Duration = Duration::from_secs(600);
 
 /// The longest file that is read, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -153,6 +157,7 @@ fn settle(
     let path = |text: &str| Ok(PathBuf::from(text));
     let name = values.one("node.name", parse::label).unwrap_or_else(parse::machine_name);
     let data_dir = values.one("node.data_dir", path).or_else(parse::default_data_dir);
+    let evict_after = values.one("mesh.evict_after", eviction);
     let listen = values.one("quic.listen", parse::listen);
     let http = values.one("admin.http", |text| match text {
         "" | "off" => Ok(None),
@@ -195,6 +200,7 @@ fn settle(
         name,
         data_dir: data_dir.expect(held),
         seeds,
+        evict_after: evict_after.expect(held),
         listen: listen.expect(held),
         advertise,
         ca,
@@ -215,6 +221,17 @@ fn settle(
         tunnels,
         binds,
     })
+}
+
+/// How long a node may be down before it is evicted, if ever.
+fn eviction(text: &str) -> Result<Option<Duration>, String> {
+    match text {
+        "off" => Ok(None),
+        text => match parse::duration(text)? {
+            short if short < MIN_EVICTION => Err("at least 10m, or off".to_owned()),
+            after => Ok(Some(after)),
+        },
+    }
 }
 
 /// Either nothing of it or all.

@@ -95,6 +95,8 @@ pub(in crate::node) struct Settings {
     pub(in crate::node) name: String,
     pub(in crate::node) data_dir: PathBuf,
     pub(in crate::node) seeds: Vec<Address>,
+    /// How long a node may be down before it is evicted. `None`: none is.
+    pub(in crate::node) evict_after: Option<Duration>,
     pub(in crate::node) listen: SocketAddr,
     pub(in crate::node) advertise: Vec<Address>,
     pub(in crate::node) ca: Option<PathBuf>,

@@ -73,6 +73,13 @@ pub(in crate::node) const SETTINGS: &[Setting] = &[
         .flag("data_dir"),
     setting("mesh.seeds", Kind::List, "SNOMESH_JOIN", "Nodes of the mesh to join, HOST:PORT; tried for ever")
         .flag("join"),
+    setting(
+        "mesh.evict_after",
+        Kind::Text,
+        "SNOMESH_EVICT_AFTER",
+        "How long a node may be down before nobody waits for it any more, at least 10m; off: for ever",
+    )
+    .or("72h"),
     setting("quic.listen", Kind::Text, "SNOMESH_LISTEN", "The UDP address to listen on: IP:PORT or PORT")
         .flag("listen")
         .or("127.0.0.1:7667"),

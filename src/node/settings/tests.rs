@@ -83,6 +83,8 @@ fn what_is_not_legal_is_said_with_its_place() {
         ("[quic]\nlisten = \"x\"", "s.toml:2:10: quic.listen = \"x\": an address to listen on is IP:PORT"),
         ("[mesh]\nseeds = \"a:1\"", "s.toml:2:9: mesh.seeds is a list of texts"),
         ("[mesh]\nseeds = [\"a\"]", "s.toml:2:9: mesh.seeds: \"a\": "),
+        ("[mesh]\nevict_after = \"1m\"", "s.toml:2:15: mesh.evict_after = \"1m\": at least 10m, or off"),
+        ("[mesh]\nevict_after = \"never\"", "s.toml:2:15: mesh.evict_after = \"never\": a duration is"),
         (
             "[limits]\nmax_tunnels = 0",
             "s.toml:2:15: limits.max_tunnels = \"0\": is a whole number above zero",
@@ -186,5 +188,16 @@ fn every_setting_has_a_name_a_variable_and_a_help_of_its_own() {
     for setting in SETTINGS {
         let pointer = format!("/properties/{}/properties/{}", setting.section(), setting.name());
         assert!(schema.pointer(&pointer).is_some(), "{pointer}");
+    }
+}
+
+/// FEATURES P4.
+#[test]
+fn nodes_are_evicted_after_three_days_or_as_the_file_says_or_never() {
+    for (text, after) in
+        [("", Some(72)), ("[mesh]\nevict_after = \"24h\"", Some(24)), ("[mesh]\nevict_after = \"off\"", None)]
+    {
+        let settings = load(text).unwrap();
+        assert_eq!(settings.evict_after, after.map(|hours| Duration::from_secs(hours * 3_600)));
     }
 }

@@ -1,10 +1,10 @@
-//! Invitations, revocations, certificates.
+//! Invitations, revocations, certificates, and nodes that are gone.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Json;
 use axum::routing::post;
@@ -14,7 +14,9 @@ use crate::auth::Revocation;
 use crate::id::NodeId;
 use crate::mesh::Written;
 use crate::node::agent::Agent;
-use crate::node::api::{API_VERSION, Code, Invite, Invited, Problem, Reloaded, Revoke, Revoked};
+use crate::node::api::{
+    API_VERSION, Code, Forget, Forgotten, Invite, Invited, Problem, Reloaded, Revoke, Revoked,
+};
 use crate::node::trust::{MAX_TTL, Terms};
 
 /// The fewest characters that name a node as the beginning of its id.
@@ -24,6 +26,7 @@ pub(super) fn routes() -> Router<Arc<Agent>> {
     Router::new()
         .route("/v1/invites", post(invite))
         .route("/v1/revocations", post(revoke))
+        .route("/v1/nodes/{node}/forget", post(forget))
         .route("/v1/certificates/reload", post(reload))
 }
 
@@ -57,6 +60,13 @@ async fn revoke(State(agent): State<Arc<Agent>>, body: Body) -> Answer<Revoked> 
     let (id, name) = find(&agent, &node).await?;
     let changed = !dry_run && agent.keys.revoke(&agent.mesh, id, reason).await? == Written::Yes;
     Ok(Json(Revoked { api_version: API_VERSION.into(), node: id.to_string(), name, changed }))
+}
+
+async fn forget(State(agent): State<Arc<Agent>>, Path(node): Path<String>, body: Body) -> Answer<Forgotten> {
+    let Forget { dry_run } = json(body)?;
+    let (id, name) = find(&agent, &node).await?;
+    let changed = !dry_run && agent.mesh.forget(id).await? == Written::Yes;
+    Ok(Json(Forgotten { api_version: API_VERSION.into(), node: id.to_string(), name, changed }))
 }
 
 async fn reload(State(agent): State<Arc<Agent>>) -> Answer<Reloaded> {

@@ -95,6 +95,8 @@ struct Node {
     replica: Replica,
     /// What it has really seen, in all its lives, as far as its disk remembers it.
     knows: BTreeSet<Dot>,
+    /// Of that, what it ever held: the rest it knows by name alone.
+    held: BTreeSet<Dot>,
 }
 
 struct History {
@@ -126,7 +128,8 @@ fn is_told_of(store: &Store, dot: &Dot) -> bool {
 
 impl History {
     fn new(nodes: u8) -> Self {
-        let new = |node| Some(Node { replica: replica(node, 1), knows: BTreeSet::new() });
+        let new =
+            |node| Some(Node { replica: replica(node, 1), knows: BTreeSet::new(), held: BTreeSet::new() });
         Self {
             nodes: (0..nodes).map(new).collect(),
             copies: vec![None; usize::from(nodes)],
@@ -180,8 +183,9 @@ impl History {
         let seen = self.written.keys().filter(|dot| store.seen(dot) && !store.is_retired(&dot.lane));
         node.knows.extend(seen.cloned());
         for row in store.prefix("") {
-            node.knows.extend(row.register().entries().iter().map(|entry| entry.dot.clone()));
+            node.held.extend(row.register().entries().iter().map(|entry| entry.dot.clone()));
         }
+        node.knows.extend(node.held.iter().cloned());
         if let Some(upto) = node.replica.is_accused() {
             self.generation = self.generation.max(upto.0) + 1;
             node.replica.rebirth(Generation(self.generation));
@@ -328,11 +332,12 @@ impl History {
             2 => self.copies[at].clone(),
             _ => None,
         };
-        let mut again = Node { replica: Replica::new(actor, MAX_DRIFT), knows: BTreeSet::new() };
-        if let Some(Node { replica, knows }) = before {
+        let mut again =
+            Node { replica: Replica::new(actor, MAX_DRIFT), knows: BTreeSet::new(), held: BTreeSet::new() };
+        if let Some(Node { replica, knows, held }) = before {
             again.replica = replica;
             again.replica.rebirth(actor.generation);
-            again.knows = knows;
+            (again.knows, again.held) = (knows, held);
         }
         self.nodes[at] = Some(again);
         // So that it is heard of.
@@ -396,6 +401,9 @@ impl History {
         self.settle();
         let survivors: Vec<&Node> = self.nodes.iter().flatten().collect();
         let knows: BTreeSet<&Dot> = survivors.iter().flat_map(|node| &node.knows).collect();
+        // Who has retired a life takes its writes for seen, and serves what they replaced by name alone, to whom has not:
+        // if all who held such a write are gone, nothing tells any more what it had replaced.
+        let held: BTreeSet<&Dot> = survivors.iter().flat_map(|node| &node.held).collect();
         let view = |node: &Node| {
             let keys = node.replica.store().prefix("attr/");
             let values = keys.map(|row| {
@@ -423,7 +431,7 @@ impl History {
             let mut killers =
                 self.written.iter().filter(|(_, by)| by.past.contains(dot)).map(|(killer, _)| killer);
             if shown.contains(dot) {
-                let known = killers.find(|killer| knows.contains(killer));
+                let known = killers.find(|killer| held.contains(killer));
                 assert_eq!(known, None, "{dot} is shown, which that had replaced");
             } else if killers.next().is_none() {
                 lost += 1;

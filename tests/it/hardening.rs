@@ -161,7 +161,10 @@ fn operations(agent: &Agent) -> Vec<(String, String, Value)> {
 
 /// A path with something legal for each of its parts.
 fn filled(path: &str) -> String {
-    path.replace("{name}", "web").replace("{listen}", "127.0.0.1:1").replace("{key}", "mesh/x")
+    path.replace("{name}", "web")
+        .replace("{listen}", "127.0.0.1:1")
+        .replace("{key}", "mesh/x")
+        .replace("{node}", "a")
 }
 
 /// HARDENING C1, C6: every path of the API, with what it does not take. The API's own description is the list, so that a

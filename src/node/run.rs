@@ -23,7 +23,8 @@ use super::trust::{
     keep_checked, keep_door,
 };
 use super::{
-    CaSource, CompatConfig, DataDir, DataDirError, NodeConfig, NodeFiles, RegistryTrust, StateStore, parse, pulse,
+    CaSource, CompatConfig, DataDir, DataDirError, NodeConfig, NodeFiles, RegistryTrust, StateStore, parse,
+    pulse,
 };
 use crate::auth::{CredentialsError, Identity, MutualTls};
 use crate::causes::in_one_line;

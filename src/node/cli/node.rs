@@ -12,7 +12,8 @@ use super::trust::consent;
 use super::up::Signals;
 use crate::node::Client;
 use crate::node::api::{
-    self, AttributeList, Check, Doctor, Drain, Event, Forget, Forgotten, NodeList, Ping, Pong, Status, Verdict,
+    self, AttributeList, Check, Doctor, Drain, Event, Forget, Forgotten, NodeList, Ping, Pong, Status,
+    Verdict,
 };
 use crate::node::nearest::nearest;
 

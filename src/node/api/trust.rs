@@ -70,8 +70,7 @@ pub struct Revoked {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Forget {
-    /// Only say what would be done.
-    #[serde(default)]
+    /// Only say what would be done. Has to be said: a node cannot be remembered again.
     pub dry_run: bool,
 }
 

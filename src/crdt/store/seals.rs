@@ -284,7 +284,7 @@ impl<'a> Judge<'a> {
 }
 
 impl Store {
-    /// The same, while it is empty, believing nobody but the authors themselves: see the [module](self).
+    /// The same, while it is empty, believing nobody but the authors themselves, as the [`Notary`] proves.
     #[must_use]
     pub fn sealed(self, notary: Arc<dyn Notary>) -> Self {
         let seals = Seals { notary, lanes: BTreeMap::new(), to_seal: BTreeSet::new() };

@@ -545,22 +545,28 @@ impl Link {
         }
     }
 
-    /// Whether a frame of the delta channel may be made.
-    pub(super) fn has_delta_room(&self) -> bool {
-        self.window.is_writable() && self.is_established()
+    /// Whether a frame of the delta channel may be made now.
+    pub(super) fn has_delta_room(&self, now: Moment) -> bool {
+        self.window.is_writable() && self.is_established() && self.gathers_until(now).is_none()
+    }
+
+    /// Until when what the peer lacks gathers before it is sent.
+    pub(super) fn gathers_until(&self, now: Moment) -> Option<Moment> {
+        self.window.gathers_until(now)
     }
 
     /// The next frame of the delta channel, if it has room and the peer lacks something: of this node's own
     /// writes, of what it asked for, or of what is passed on to it; in a partial view that is everything but what
-    /// it gets another way.
+    /// it gets another way. `links` is how many there are, which is how often such a frame is made.
     pub(super) fn next_delta(
         &mut self,
         replica: &Replica,
         overlay: &Overlay,
         budget: usize,
+        links: usize,
         now: Moment,
     ) -> Option<Message> {
-        if !self.window.is_writable() || !self.is_established() || self.cursor.is_none() {
+        if !self.has_delta_room(now) || self.cursor.is_none() {
             return None;
         }
         let (store, author) = (replica.store(), replica.actor().node);
@@ -591,6 +597,7 @@ impl Link {
         advance(cursor, &delta);
         let message = Message::Delta(delta);
         self.window.add(message.weight(), now);
+        self.window.gather(message.weight(), links, now);
         Some(message)
     }
 

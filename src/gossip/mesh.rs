@@ -340,6 +340,8 @@ impl Mesh {
                     self.retire(now);
                 }
                 Timer::Reconcile => self.give_up(now),
+                // Whoever has to wait for longer says so again.
+                Timer::Gather => self.busy.extend(self.links.keys()),
             }
         }
     }
@@ -350,7 +352,7 @@ impl Mesh {
             if let Some(output) = self.outputs.pop_front() {
                 return Some(output);
             }
-            let link = *self.busy.first()?;
+            let (link, links) = (*self.busy.first()?, self.links.len());
             let Some(state) = self.links.get_mut(&link) else {
                 self.busy.remove(&link);
                 continue;
@@ -358,13 +360,16 @@ impl Mesh {
             if let Some(message) = state.next_control(&self.replica, &self.members, now) {
                 return Some(Output::Send { link, channel: Channel::Control, message });
             }
-            if state.has_delta_room() {
+            if state.has_delta_room(now.monotone) {
                 self.replica.seal();
             }
-            if let Some(message) =
-                state.next_delta(&self.replica, &self.overlay, self.config.delta_budget, now.monotone)
+            let budget = self.config.delta_budget;
+            if let Some(message) = state.next_delta(&self.replica, &self.overlay, budget, links, now.monotone)
             {
                 return Some(Output::Send { link, channel: Channel::Delta, message });
+            }
+            if let Some(until) = state.gathers_until(now.monotone) {
+                self.timers.set_by(Timer::Gather, until);
             }
             if let Some(output) = self.next_reconcile(now, link) {
                 return Some(output);

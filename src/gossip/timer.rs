@@ -25,10 +25,12 @@ pub(super) enum Timer {
     Collect,
     /// Give up fetching from a peer that does not answer, and serving one that does not ask.
     Reconcile,
+    /// Send what has gathered.
+    Gather,
 }
 
 impl Timer {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Heartbeat,
         Self::Silence,
         Self::Announce,
@@ -39,6 +41,7 @@ impl Timer {
         Self::Dial,
         Self::Collect,
         Self::Reconcile,
+        Self::Gather,
     ];
 }
 

@@ -15,6 +15,12 @@ pub(super) const MIN_WINDOW: u64 = 8 * 1024;
 const FIRST_WINDOW: u64 = 64 * 1024;
 /// What is never exceeded.
 const MAX_WINDOW: u64 = 8 * 1024 * 1024;
+/// A frame below this is one of many while its author goes on writing: the next one gathers for a while.
+const SMALL: u64 = 4 * 1024;
+/// What a small frame costs its sender and its receiver of a processor's time, about, with all that carries it.
+const FRAME_COST: Duration = Duration::from_micros(25);
+/// To gather for less is not worth a wake-up.
+const MIN_GATHER: Duration = Duration::from_micros(200);
 /// How often the path's own delay is measured anew: for a round, hardly anything is on its way.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -34,6 +40,8 @@ pub(super) struct Window {
     suspended: Option<u64>,
     /// Whether the transport takes a frame.
     is_writable: bool,
+    /// Until when what is to be sent next gathers.
+    gathers_until: Option<Moment>,
 }
 
 /// From when something is sent until the peer has taken it.
@@ -57,6 +65,7 @@ impl Window {
             probed_at: now,
             suspended: None,
             is_writable: true,
+            gathers_until: None,
         }
     }
 
@@ -90,6 +99,19 @@ impl Window {
         if self.round.is_none() {
             self.round = Some(Round { began_at: now, from: self.taken, until: self.sent });
         }
+    }
+
+    /// A frame like that went to each of `links` peers, or is about to: if it was a small one, the next waits for as long as
+    /// all of them cost. So whoever writes without a pause, or passes on what many write, is done with a few large frames
+    /// instead of spending a whole processor on small ones; after a rest the first one goes at once.
+    pub(super) fn gather(&mut self, weight: u64, links: usize, now: Moment) {
+        let cost = FRAME_COST * u32::try_from(links).unwrap_or(u32::MAX);
+        self.gathers_until = (weight < SMALL && cost >= MIN_GATHER).then(|| now + cost);
+    }
+
+    /// Until when what is to be sent gathers.
+    pub(super) fn gathers_until(&self, now: Moment) -> Option<Moment> {
+        self.gathers_until.filter(|until| *until > now)
     }
 
     /// The peer has taken so much since the link began. It cannot have taken what was not sent.

@@ -243,6 +243,13 @@ impl World {
         }
     }
 
+    /// When the next thing happens.
+    fn next_at(&self) -> Option<Moment> {
+        let awake = self.nodes.iter().filter(|node| !node.frozen);
+        let timeouts = awake.filter_map(|node| node.mesh.next_timeout());
+        timeouts.chain(self.arrivals.first_key_value().map(|((at, _), _)| *at)).min()
+    }
+
     fn run(&mut self, duration: Duration) {
         let end = self.now + duration;
         while self.now < end {

@@ -183,3 +183,32 @@ fn a_node_that_is_cut_off_for_a_moment_accuses_nobody() {
         assert_eq!(world.state(of, 5), Some(MemberState::Down));
     }
 }
+
+/// FEATURES B3, SCENARIOS G-26: who writes without a pause makes no frame of each write for each peer; whoever writes
+/// after a rest is not made to wait, and in a mesh of few nobody is.
+#[test]
+fn what_is_written_in_a_row_gathers_where_there_are_many_peers() {
+    let sent = |world: &World| world.nodes[0].sent[3];
+    for (nodes, gathers) in [(20, true), (4, false)] {
+        let mut world = World::new(nodes);
+        world.converge();
+        let before = sent(&world);
+        world.set(0, "mesh/first", "v");
+        assert_eq!(sent(&world) - before, nodes - 1, "the first one goes at once");
+        world.converge();
+        let (before, start) = (sent(&world), world.now);
+        for number in 0..400 {
+            let at = start + Duration::from_micros(number * 20);
+            while world.next_at().is_some_and(|next| next <= at) {
+                world.step();
+            }
+            world.now = at;
+            world.set(0, &format!("mesh/k{number}"), "v");
+        }
+        // Eight milliseconds, and 19 peers at 25 us.
+        let rounds = (sent(&world) - before) / (nodes - 1);
+        assert_eq!(rounds < 20, gathers, "{rounds} rounds for 400 writes among {nodes} nodes");
+        world.converge();
+        assert_eq!(world.get(nodes - 1, "mesh/k399"), Some(value("v")));
+    }
+}

@@ -41,7 +41,8 @@ impl NodeId {
         &self.0
     }
 
-    fn head(&self) -> u64 {
+    /// The first eight bytes as a number, in whose order ids are.
+    pub(crate) fn head(&self) -> u64 {
         self.0.first_chunk().copied().map_or(0, u64::from_be_bytes)
     }
 

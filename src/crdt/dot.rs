@@ -25,7 +25,11 @@ pub enum Class {
 /// A reference-counted name, because every entry bears one and an actor's name is 40 bytes; it compares by
 /// content, so that a store may hold several copies.
 #[derive(Clone)]
-pub struct Lane(Arc<Name>);
+pub struct Lane {
+    /// What the node's id begins with, beside the pointer: most comparisons end here, and need not look behind it.
+    head: u64,
+    name: Arc<Name>,
+}
 
 struct Name {
     actor: Actor,
@@ -42,7 +46,8 @@ impl Lane {
         hasher.update(&actor.generation.0.to_le_bytes());
         hasher.update(&[class as u8]);
         let tag = hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default();
-        Self(Arc::new(Name { actor, class, tag: u128::from_le_bytes(tag) }))
+        let name = Name { actor, class, tag: u128::from_le_bytes(tag) };
+        Self { head: actor.node.head(), name: Arc::new(name) }
     }
 
     /// Stands for all lanes of a node up to that generation, that one included: whoever has seen its dot 1, the only
@@ -64,26 +69,26 @@ impl Lane {
 
     /// Whose writes.
     pub fn actor(&self) -> Actor {
-        self.0.actor
+        self.name.actor
     }
 
     /// Whose, without a copy.
     pub(super) fn name(&self) -> (&NodeId, Generation) {
-        (&self.0.actor.node, self.0.actor.generation)
+        (&self.name.actor.node, self.name.actor.generation)
     }
 
     /// Which of them.
     pub fn class(&self) -> Class {
-        self.0.class
+        self.name.class
     }
 
     /// A 128-bit hash of the name.
     pub(super) fn tag(&self) -> u128 {
-        self.0.tag
+        self.name.tag
     }
 
-    fn parts(&self) -> (Actor, Class) {
-        (self.0.actor, self.0.class)
+    fn parts(&self) -> (&Actor, Class) {
+        (&self.name.actor, self.name.class)
     }
 
     /// The dot of this lane with that counter.
@@ -94,7 +99,7 @@ impl Lane {
 
 impl PartialEq for Lane {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.parts() == other.parts()
+        self.head == other.head && (Arc::ptr_eq(&self.name, &other.name) || self.parts() == other.parts())
     }
 }
 
@@ -114,7 +119,13 @@ impl PartialOrd for Lane {
 
 impl Ord for Lane {
     fn cmp(&self, other: &Self) -> Ordering {
-        if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.parts().cmp(&other.parts()) }
+        self.head.cmp(&other.head).then_with(|| {
+            if Arc::ptr_eq(&self.name, &other.name) {
+                Ordering::Equal
+            } else {
+                self.parts().cmp(&other.parts())
+            }
+        })
     }
 }
 

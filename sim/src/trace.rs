@@ -12,6 +12,7 @@ use std::fmt::{self, Write as _};
 use serde::{Deserialize, Serialize};
 use snomesh::gossip::Message;
 use snomesh::time::Moment;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::random::Seed;
 use crate::timeline::Timeline;
@@ -264,7 +265,8 @@ pub(crate) struct Kept {
 /// The hash over what happened so far, and its end.
 #[derive(Debug)]
 pub(crate) struct Trace {
-    hasher: blake3::Hasher,
+    /// Of all but what is pending, each part seeded with the hash of those before.
+    hash: u64,
     /// Gathered before it is hashed: short inputs cost more per byte than long ones.
     pending: Vec<u8>,
     last: VecDeque<Record>,
@@ -289,7 +291,7 @@ impl Trace {
             format!("{line}\n").into_bytes()
         };
         Self {
-            hasher: blake3::Hasher::new(),
+            hash: 0,
             pending: Vec::with_capacity(Self::GATHERED + 4_096),
             last: VecDeque::with_capacity(Self::KEPT),
             records: 0,
@@ -341,8 +343,7 @@ impl Trace {
         self.pending.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
         self.pending.extend_from_slice(bytes);
         if self.pending.len() >= Self::GATHERED {
-            self.hasher.update(&self.pending);
-            self.pending.clear();
+            self.fold();
         }
         let mut text = [0; 24];
         let len = bytes.len().min(text.len());
@@ -384,6 +385,11 @@ impl Trace {
         }
     }
 
+    fn fold(&mut self) {
+        self.hash = xxh3_64_with_seed(&self.pending, self.hash);
+        self.pending.clear();
+    }
+
     /// The last records that concern a node, or all nodes, oldest first.
     pub(crate) fn tail(&self, node: Option<usize>, count: usize) -> Vec<Record> {
         let concerns = |record: &&Record| node.is_none() || record.node.is_none() || record.node == node;
@@ -394,9 +400,8 @@ impl Trace {
 
     /// The hash over all records, as 16 hexadecimal digits, and what was kept.
     pub(crate) fn finish(mut self) -> (String, Kept) {
-        self.hasher.update(&self.pending);
-        let mut digits = self.hasher.finalize().to_hex().to_string();
-        digits.truncate(16);
+        self.fold();
+        let digits = format!("{:016x}", self.hash);
         let log = self.log.map(|(_, log)| log);
         (digits, Kept { lines: self.lines, log, timeline: self.timeline, operations: None })
     }

@@ -20,6 +20,8 @@ pub struct Chitchat<const MILLIS: u64> {
 }
 
 impl<const MILLIS: u64> Cluster for Chitchat<MILLIS> {
+    const SINGLE: usize = if MILLIS < 1_000 { 200 } else { 30 };
+
     async fn start(nodes: usize, tally: Arc<Tally>) -> Self {
         let addresses = free_addresses(nodes);
         let mut all = Vec::new();

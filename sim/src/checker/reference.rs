@@ -277,19 +277,22 @@ impl Reference {
             let meant = entry.observed.buries(&dot.lane) && seen.contains(self, dot);
             basis == Basis::Told && (named || meant)
         });
-        let mut latest = Timestamp::default();
+        let mut latest: Option<&Write> = None;
         for write in own.into_iter().chain(maximal).chain(told) {
+            let stands = seen.maximal.get(key).is_some_and(|standing| standing.contains(write));
             let write = &self.writes[write.index()];
             past.union(&write.past);
             past.insert(write.number);
             // What its author had let go it need not outdo: nobody reads it any more.
-            // What is written anew of a life that is over stands where it stood, whatever removal of its author's went before.
-            let may_be_gone =
-                basis == Basis::Told && write.value.is_none() && write.dot.lane == entry.dot.lane;
-            if entry.covers(&write.dot) && !may_be_gone {
-                latest = latest.max(write.stamp);
+            // What is written anew of a life that is over stands where it stood, whatever of its author's went before.
+            let is_gone = basis == Basis::Told
+                && write.dot.lane == entry.dot.lane
+                && (write.value.is_none() || !stands);
+            if entry.covers(&write.dot) && !is_gone {
+                latest = latest.into_iter().chain([write]).max_by_key(|write| write.stamp);
             }
         }
+        let latest = latest.map(|write| (write.stamp, write.dot.clone()));
         let number = u32::try_from(self.by_key[key].len()).expect("far fewer writes are simulated");
         let write = WriteId(u32::try_from(self.writes.len()).expect("far fewer writes are simulated"));
         let Entry { dot, stamp, value, observed, .. } = entry.clone();
@@ -304,11 +307,14 @@ impl Reference {
             writes.resize(at + 1, None);
         }
         writes[at] = Some(write);
-        if entry.stamp <= latest {
-            let what = format!("{} bears {}, not above {latest} that it had seen", entry.dot, entry.stamp);
-            return Err(Broken::new(Checker::Causality, what));
+        match latest.filter(|(latest, _)| entry.stamp <= *latest) {
+            Some((latest, of)) => {
+                let (dot, stamp) = (&entry.dot, entry.stamp);
+                let what = format!("{dot} bears {stamp}, not above {latest} of {of}, which it had seen");
+                Err(Broken::new(Checker::Causality, what))
+            }
+            None => Ok(write),
         }
-        Ok(write)
     }
 
     /// Follows a node's context, of which `changed` has the lanes that changed.

@@ -56,7 +56,8 @@ fn durable(directory: &Path) -> MeshHandle {
     let file = StateFile::open(&directory.join("state.redb")).unwrap();
     let (journal, tail) = journal();
     let mesh = run(Driver::durable(config(), journal).unwrap());
-    std::thread::spawn(move || file.keep(&tail));
+    let disk = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    std::thread::spawn(move || disk.block_on(file.keep(tail)));
     mesh
 }
 

@@ -47,5 +47,5 @@ pub mod tunnel;
 pub mod compat;
 #[cfg(feature = "node")]
 pub mod node;
-#[cfg(feature = "node")]
+#[cfg(feature = "store")]
 pub mod store;

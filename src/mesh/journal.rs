@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc as tokio_mpsc;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::time::timeout;
 
 use crate::crdt::{Key, Lane, RangeSet, Register, Seal};
 use crate::time::Timestamp;
@@ -59,20 +60,20 @@ pub enum Storage {
 /// The end of a journal that the driver writes to. At most one batch is under way.
 #[derive(Debug)]
 pub struct Journal {
-    batches: mpsc::Sender<Batch>,
-    reports: tokio_mpsc::UnboundedReceiver<Report>,
+    batches: UnboundedSender<Batch>,
+    reports: UnboundedReceiver<Report>,
 }
 
 /// The end of a journal that belongs to a disk.
 pub struct JournalTail {
-    batches: mpsc::Receiver<Batch>,
-    reports: tokio_mpsc::UnboundedSender<Report>,
+    batches: UnboundedReceiver<Batch>,
+    reports: UnboundedSender<Report>,
 }
 
-/// Makes a journal; the tail is for a thread that may block.
+/// Makes a journal; the tail is for whatever keeps the batches.
 pub fn journal() -> (Journal, JournalTail) {
-    let (batches, taken) = mpsc::channel();
-    let (reports, heard) = tokio_mpsc::unbounded_channel();
+    let (batches, taken) = mpsc::unbounded_channel();
+    let (reports, heard) = mpsc::unbounded_channel();
     (Journal { batches, reports: heard }, JournalTail { batches: taken, reports })
 }
 
@@ -91,18 +92,18 @@ impl Journal {
 
 impl JournalTail {
     /// Waits for a batch; `None` when the mesh has ended.
-    pub fn next(&self) -> Option<Batch> {
-        self.batches.recv().ok()
+    pub async fn next(&mut self) -> Option<Batch> {
+        self.batches.recv().await
     }
 
     /// The next batch, if it is there already.
-    pub fn try_next(&self) -> Option<Batch> {
+    pub fn try_next(&mut self) -> Option<Batch> {
         self.batches.try_recv().ok()
     }
 
     /// Waits a while for the mesh to end, and says whether it has.
-    pub fn ended_within(&self, patience: Duration) -> bool {
-        matches!(self.batches.recv_timeout(patience), Err(mpsc::RecvTimeoutError::Disconnected))
+    pub async fn ended_within(&mut self, patience: Duration) -> bool {
+        matches!(timeout(patience, self.batches.recv()).await, Ok(None))
     }
 
     /// Says what became of a batch.

@@ -535,8 +535,10 @@ pub(super) fn restore(
         tracing::warn!(by = ?set_back, "this machine's clock was set back since the last start");
     }
     tracing::info!(keys = loaded.keys, took = ?begun.elapsed(), "state restored");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::Thread)?;
     let thread = std::thread::Builder::new().name("snomesh-disk".into());
-    let thread = thread.spawn(move || state.keep(&tail)).map_err(StartError::Thread)?;
+    let thread = thread.spawn(move || runtime.block_on(state.keep(tail))).map_err(StartError::Thread)?;
     Ok((driver, thread))
 }
 

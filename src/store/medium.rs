@@ -1,4 +1,4 @@
-//! What a state file lies on: a file, or memory in tests; and what the disk said when something failed.
+//! What a state file lies on: a file, or memory in simulators and tests; and what the disk said when something failed.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,18 +10,30 @@ use redb::StorageBackend;
 use redb::backends::FileBackend;
 use rustix::io::Errno;
 
-/// Where bytes are kept.
-pub(super) trait Medium: Send + 'static {
+/// Where the bytes of a state are kept.
+pub trait Medium: Send + 'static {
     /// What people call it.
     fn path(&self) -> &Path;
 
     /// Says whether there is something already; if not, makes room for something new.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
     fn prepare(&self) -> io::Result<bool>;
 
     /// Opens it. Again after the last backend was dropped.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
     fn open(&self) -> io::Result<Box<dyn StorageBackend>>;
 
     /// What is new is complete: it may be found under its name.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
     fn publish(&self) -> io::Result<()>;
 }
 

@@ -1,7 +1,7 @@
 //! The file that a node's state survives in.
 //!
 //! ```text
-//!   Driver ──Batch──▶ journal ──▶ StateFile::keep (a thread) ──▶ redb ──▶ Medium: a file, or memory in tests
+//!   Driver ──Batch──▶ journal ──▶ StateFile::keep (a thread) ──▶ redb ──▶ Medium: a file, or what a simulator has
 //!          ◀──Report──
 //! ```
 //!
@@ -33,7 +33,8 @@ use crate::id::{Generation, NodeId};
 use crate::mesh::{Batch, JournalTail, Report};
 use crate::time::Timestamp;
 
-use self::medium::{Fault, FaultCell, FileMedium, Medium, Watched};
+pub use self::medium::Medium;
+use self::medium::{Fault, FaultCell, FileMedium, Watched};
 use self::record::{LaneNumbers, LaneRow};
 
 /// The layout of the file. A later one is refused, an older one will be read for ever.
@@ -199,6 +200,15 @@ impl StateFile {
     /// [`StoreError`].
     pub fn open_either(path: &Path) -> Result<Self, StoreError> {
         Self::on(Box::new(FileMedium::new(path)), Expects::Either)
+    }
+
+    /// Opens the state of a node, or begins one, on something else than a file.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub fn open_on(medium: impl Medium) -> Result<Self, StoreError> {
+        Self::on(Box::new(medium), Expects::Plain)
     }
 
     fn on(medium: Box<dyn Medium>, expects: Expects) -> Result<Self, StoreError> {
@@ -395,9 +405,10 @@ impl StateFile {
         })
     }
 
-    /// Takes batches until the mesh ends or the disk fails. Blocks; for a thread of its own.
-    pub fn keep(mut self, tail: &JournalTail) {
-        while let Some(batch) = tail.next() {
+    /// Takes batches until the mesh ends or the disk fails. Blocks while it writes: for a runtime, or a thread with
+    /// one, that has nothing else to do.
+    pub async fn keep(mut self, mut tail: JournalTail) {
+        while let Some(batch) = tail.next().await {
             loop {
                 match self.commit(&batch) {
                     Ok(()) => {
@@ -406,7 +417,7 @@ impl StateFile {
                     }
                     Err(CommitError::NoRoom) => {
                         tail.report(Report::NoRoom);
-                        if tail.ended_within(RETRY_INTERVAL) {
+                        if tail.ended_within(RETRY_INTERVAL).await {
                             return;
                         }
                     }

@@ -364,8 +364,9 @@ fn the_keeper_reports_and_ends_as_the_disk_does() {
     let disk = Disk::default();
     let file = disk.open().unwrap();
     let (mut journal, tail) = crate::mesh::journal();
-    let keeper = std::thread::spawn(move || file.keep(&tail));
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let keeper = std::thread::spawn(move || runtime().block_on(file.keep(tail)));
+    let runtime = runtime();
     let mut author = Author::new(5);
     journal.send(author.batch());
     assert_eq!(runtime.block_on(journal.report()), Report::Committed);

@@ -21,11 +21,11 @@ mod seals;
 
 pub use dictionary::MAX_NAMES;
 pub use fields::{MAX_COUNTER, MAX_GENERATION, MAX_LANES, MAX_RANGES};
-#[cfg(feature = "node")]
+#[cfg(feature = "store")]
 pub(crate) use fields::{read_counters, write_counters};
 pub use message::{Decoder, Encoder, MAX_ENTRIES, MAX_ITEMS, decode, decode_record, encode, encode_record};
 pub use reconcile::MAX_ASKED;
-#[cfg(feature = "node")]
+#[cfg(feature = "store")]
 pub(crate) use seals::{read_list, write_list};
 
 pub use crate::codec::Malformed;

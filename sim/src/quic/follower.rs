@@ -22,6 +22,8 @@ pub(super) struct Follower {
     node: usize,
     /// The first subscriber of a node never stalls, so that a stall is seen to be the subscriber's.
     stalls: bool,
+    /// Its node may have had a state before it had events.
+    restored: bool,
     pace: Duration,
     batch: u64,
     view: View,
@@ -37,6 +39,7 @@ impl Follower {
             name: kind.name.clone(),
             node,
             stalls: place > 0,
+            restored: false,
             pace: kind.pace.draw(generator).max(Duration::from_millis(1)),
             batch: kind.batch.map_or(u64::MAX, |batch| batch.draw(generator).max(1)),
             view: View::default(),
@@ -44,6 +47,11 @@ impl Follower {
             caught_up: true,
             broken: None,
         }
+    }
+
+    /// The same of a node with a disk.
+    pub(super) fn restored(self, restored: bool) -> Self {
+        Self { restored, ..self }
     }
 
     /// What it believes.
@@ -70,35 +78,45 @@ impl Follower {
     }
 }
 
-/// Lets a subscriber follow a daemon that has not been started yet; it ends with the daemon.
+/// Lets a subscriber follow a daemon that has not been started yet; it ends with the daemon. Of what was restored no event
+/// tells, so that it begins with what is there.
 pub(super) fn follow(
     follower: Follower,
     mesh: MeshHandle,
     network: Network,
     jitter: Generator,
 ) -> (Arc<Mutex<Follower>>, impl Future<Output = ()> + Send) {
-    let (pace, events) = (follower.pace, mesh.subscribe());
+    let events = mesh.subscribe();
     let follower = Arc::new(Mutex::new(follower));
-    let reading = read(Arc::clone(&follower), pace, events, mesh, network, jitter);
+    let reading = read(Arc::clone(&follower), events, mesh, network, jitter);
     (follower, reading)
 }
 
 /// Waits for an event, takes as many as it takes at a time, and does something else for a while.
 async fn read(
     follower: Arc<Mutex<Follower>>,
-    pace: Duration,
     mut events: Subscription<Event>,
     mesh: MeshHandle,
     network: Network,
     mut jitter: Generator,
 ) {
     let lock = || follower.lock().unwrap_or_else(PoisonError::into_inner);
-    let (node, stalls, batch) = {
+    let (node, stalls, pace, batch, restored) = {
         let follower = lock();
-        (follower.node, follower.stalls, follower.batch)
+        (follower.node, follower.stalls, follower.pace, follower.batch, follower.restored)
+    };
+    let resync = || {
+        let again = mesh.clone();
+        // In one go with the driver: the view and what follows it, without a gap.
+        mesh.view(move |mesh: &Mesh| (View::of(mesh), again.subscribe()))
     };
     // The number of the next event, if that is known.
     let mut expects = Some(0);
+    if restored {
+        let Ok((view, from_now)) = resync().await else { return };
+        lock().view = view;
+        (events, expects) = (from_now, None);
+    }
     loop {
         let mut told = events.recv().await.map(Some);
         let mut taken = 0;
@@ -119,10 +137,7 @@ async fn read(
                     if let Ok(Some((sequence, _))) = events.try_recv() {
                         lock().check(expects, lagged.missed, sequence.0);
                     }
-                    // In one go with the driver: the view and what follows it, without a gap.
-                    let again = mesh.clone();
-                    let resync = move |mesh: &Mesh| (View::of(mesh), again.subscribe());
-                    let Ok((view, from_now)) = mesh.view(resync).await else { return };
+                    let Ok((view, from_now)) = resync().await else { return };
                     lock().view = view;
                     (events, expects) = (from_now, None);
                 }

@@ -11,7 +11,7 @@ use snomesh::auth::{Identity, MeshCa, MeshCredentials, Validity};
 use snomesh::clock::WallClock;
 use snomesh::daemon::{DaemonConfig, ModularDaemon, Peer, PeersView, RecvError, TunnelObserver};
 use snomesh::gossip::{Alarm, Config, Event, MemberState};
-use snomesh::id::{Actor, Generation, NodeId, TunnelId};
+use snomesh::id::{Actor, NodeId, TunnelId};
 use snomesh::mesh::{
     ConnectError, Connector, DaemonConnector, Driver, DriverConfig, MeshHandle, MeshRegistry,
 };
@@ -24,13 +24,15 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::disk::{Damage, Disk, Keeper, Plug};
 use super::entropy;
 use super::follower::{Follower, follow};
 use super::network::{Network, Socket, address_of};
 use crate::coverage::Point;
 use crate::node::{EPOCH_MILLIS, config_of};
 use crate::random::{Generator, Seed};
-use crate::scenario::Scenario;
+use crate::scenario::{DiskFate, Durable, Scenario};
+use crate::world::Started;
 
 /// How long the other nodes have to take a good-bye, and the least that they get: as in the program.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -93,6 +95,8 @@ pub(super) struct Machine {
     credentials: MeshCredentials,
     skew_millis: Arc<AtomicI64>,
     ring: NonZeroUsize,
+    /// What it makes durable.
+    pub(super) disk: Disk,
     /// What runs, if anything does.
     pub(super) process: Option<Process>,
     /// Whether it has said good-bye.
@@ -102,12 +106,14 @@ pub(super) struct Machine {
 /// The daemon and all that belongs to it.
 #[derive(Debug)]
 pub(super) struct Process {
+    pub(super) actor: Actor,
     pub(super) mesh: MeshHandle,
     pub(super) peers: PeersView,
     pub(super) followers: Vec<Arc<Mutex<Follower>>>,
     daemon: Daemon,
     endpoint: QuicEndpoint,
     socket: Arc<Socket>,
+    plug: Option<Plug>,
     stop_driver: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -121,6 +127,7 @@ impl Machine {
             credentials,
             skew_millis: Arc::new(AtomicI64::new(skew_millis)),
             ring: usize::try_from(ring).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN),
+            disk: Disk::default(),
             process: None,
             left: false,
         }
@@ -131,8 +138,13 @@ impl Machine {
         self.skew_millis.fetch_add(millis, Ordering::Relaxed);
     }
 
-    /// Starts the daemon. Must be called in the runtime.
-    pub(super) fn start(&mut self, life: u32, generation: Generation, around: &Surroundings<'_>) {
+    /// Starts the daemon, with what its disk holds if it has one. Must be called in the runtime.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the disk.
+    pub(super) fn start(&mut self, started: Started, around: &Surroundings<'_>) -> Result<(), String> {
+        let Started { life, generation, told_of, .. } = started;
         let clock = {
             let (began_at, skew) = (around.began_at, Arc::clone(&self.skew_millis));
             WallClock::reading(move || {
@@ -147,25 +159,37 @@ impl Machine {
         let endpoint = QuicEndpoint::with_socket(Arc::clone(&socket) as Arc<_>, QuicConfig::default(), tls)
             .expect("a simulated socket can be driven");
         let mut generator = around.seed.generator("process", &ids);
-        let driver = Driver::new(DriverConfig {
-            gossip: self.gossip(around.scenario, &mut generator),
-            actor: Actor { node: self.id, generation },
+        let actor = Actor { node: self.id, generation };
+        let config = DriverConfig {
+            gossip: self.gossip(around.scenario, told_of, &mut generator),
+            actor,
             seed: generator.next_u64(),
             event_capacity: self.ring,
             clock,
-        });
-        let driver = driver.expect("the scenario's settings held in the first tier");
-        self.process = Some(Process::compose(driver, endpoint, socket, around, ids));
+        };
+        let (driver, disk) = match around.scenario.durability {
+            Durable::Memory => {
+                (Driver::new(config).expect("the scenario's settings held in the first tier"), None)
+            }
+            Durable::Disk => {
+                let generator = around.seed.generator("disk", &ids);
+                let (driver, plug, keeper) =
+                    self.disk.open(life, config, around.scenario.disk.delay, generator)?;
+                (driver, Some((plug, keeper)))
+            }
+        };
+        self.process = Some(Process::compose(actor, driver, disk, (endpoint, socket), around, ids));
+        Ok(())
     }
 
-    fn gossip(&self, scenario: &Scenario, generator: &mut Generator) -> Config {
+    fn gossip(&self, scenario: &Scenario, told_of: Option<usize>, generator: &mut Generator) -> Config {
         let address = |number| -> Address {
             address_of(number).to_string().parse().expect("a socket's address is one")
         };
         let seeds = usize::try_from(scenario.mesh.seeds).unwrap_or(usize::MAX);
         Config {
             addresses: vec![address(self.number)],
-            seeds: (0..seeds).map(address).collect(),
+            seeds: (0..seeds).chain(told_of).map(address).collect(),
             ..config_of(self.number, scenario, generator)
         }
     }
@@ -174,9 +198,10 @@ impl Machine {
 impl Process {
     /// Puts a daemon together as the program does, without what is not of the mesh.
     fn compose(
+        actor: Actor,
         driver: Driver,
-        endpoint: QuicEndpoint,
-        socket: Arc<Socket>,
+        disk: Option<(Plug, Keeper)>,
+        (endpoint, socket): (QuicEndpoint, Arc<Socket>),
         around: &Surroundings<'_>,
         ids: [u64; 2],
     ) -> Self {
@@ -193,10 +218,14 @@ impl Process {
             .config(DaemonConfig::default())
             .build();
         let mut tasks = Vec::new();
+        let plug = disk.map(|(plug, keeper)| {
+            tasks.push(tokio::spawn(keeper.run()));
+            plug
+        });
         let mut followers = Vec::new();
         for (place, kind) in around.scenario.each_subscriber().enumerate() {
             let mut generator = around.seed.generator("follower", &[ids[0], ids[1], place as u64]);
-            let follower = Follower::new(kind, place, number, &mut generator);
+            let follower = Follower::new(kind, place, number, &mut generator).restored(plug.is_some());
             let (follower, reading) = follow(follower, mesh.clone(), around.network.clone(), generator);
             followers.push(follower);
             tasks.push(tokio::spawn(reading));
@@ -208,7 +237,7 @@ impl Process {
         let connector = DaemonConnector::new(endpoint.clone(), daemon.clone());
         let connector = CountingConnector { connector, network: around.network.clone() };
         tasks.push(tokio::spawn(driver.run(connector, stop_driver.clone())));
-        Self { mesh, peers, followers, daemon, endpoint, socket, stop_driver, tasks }
+        Self { actor, mesh, peers, followers, daemon, endpoint, socket, plug, stop_driver, tasks }
     }
 
     /// Stops as the program does: says good-bye, lets it be heard, and ends.
@@ -221,9 +250,14 @@ impl Process {
         self.end().await;
     }
 
-    /// Is killed: the machine is mute from this moment; what is left of the process is cleared away unheard.
-    pub(super) async fn crash(self) {
+    /// The machine goes off: it is mute from this moment, and its disk as it is. Says what that did to the disk.
+    pub(super) fn switch_off(&self, fate: DiskFate, generator: Generator) -> Option<Damage> {
         self.socket.unplug();
+        Some(self.plug.as_ref()?.pull(fate, generator))
+    }
+
+    /// What is left of the process of a machine that is off is cleared away unheard.
+    pub(super) async fn clear(self) {
         self.endpoint.close(CloseReason::Dropped);
         self.end().await;
     }

@@ -7,8 +7,9 @@
 //!
 //! A run repeats what a run of the first tier did: the same scenario and seed, the same commands at the same
 //! milliseconds, the same faults on the same links. What a daemon cannot be made to do without asking it (freeze,
-//! leave streams unread, flip bits behind the decryption, have a disk) is not for this tier.
+//! leave streams unread, flip bits behind the decryption) is not for this tier.
 
+mod disk;
 mod entropy;
 mod follower;
 mod gossip;
@@ -27,7 +28,7 @@ use tokio::time::Instant;
 use crate::coverage::Point;
 use crate::fault::{Faults, NoSuchNode};
 use crate::random::Seed;
-use crate::scenario::{Durable, FaultKind, Scenario};
+use crate::scenario::{FaultKind, Scenario};
 use crate::trace::{Keep, Trace};
 use crate::world::{Outcome, Rehearsal, World as FirstTier, header};
 use machine::{Identities, Machine, Surroundings};
@@ -48,6 +49,10 @@ const COUNTED: &[Point] = &[
     Point::Restarts,
     Point::Joins,
     Point::Leaves,
+    Point::CrashWithUnsyncedWrite,
+    Point::RestartFromKeptDisk,
+    Point::RestartFromStaleDisk,
+    Point::WipedRejoin,
     Point::Lost,
     Point::Duplicated,
     Point::Reordered,
@@ -72,8 +77,8 @@ pub(crate) fn refusal(scenario: &Scenario) -> Option<String> {
     if most > MAX_NODES {
         return Some(format!("it has up to {most} nodes, this tier takes {MAX_NODES}; use --nodes"));
     }
-    if scenario.durability == Durable::Disk {
-        return Some("its nodes have disks, which the daemons of this tier do not".to_owned());
+    if scenario.mesh.sealed {
+        return Some("its nodes seal what they write, which the daemons of this tier do not".to_owned());
     }
     let foreign = |kind: &FaultKind| {
         matches!(

@@ -10,7 +10,7 @@ use snomesh::id::NodeId;
 use super::world::{World, followers};
 use crate::checker::{Broken, Checker};
 use crate::fault::Effect;
-use crate::scenario::{Action, Operation};
+use crate::scenario::{Action, Durable, Operation};
 use crate::subscriber::View;
 use crate::world::Rehearsal;
 
@@ -50,6 +50,15 @@ pub(super) async fn at_rest(world: &World<'_>) -> Vec<(Option<usize>, Broken)> {
         broken.extend(misjudged(world, said).map(|what| (node, Broken::new(Checker::Membership, what))));
         broken.extend(linked_wrongly(world, said.node).map(|what| (node, Broken::new(Checker::Links, what))));
         broken.extend(differs(&all[0], said).map(|what| (node, Broken::new(Checker::Agreement, what))));
+        let keeps = world.around.scenario.durability == Durable::Disk;
+        for (other, _) in world.running().filter(|_| keeps) {
+            let lost = world.machines[other].disk.lost();
+            if let Some(dot) = world.ask(said.node, move |mesh| lost(mesh.replica().store())).await.flatten()
+            {
+                let what = format!("{dot} was confirmed by the disk of n{other} and is not known everywhere");
+                broken.push((node, Broken::new(Checker::Durability, what)));
+            }
+        }
         let Some(process) = &world.machines[said.node].process else { continue };
         for (name, lag, view) in followers(process) {
             broken.extend(lag.map(|what| (node, Broken::new(Checker::Lag, what))));

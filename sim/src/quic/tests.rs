@@ -70,6 +70,32 @@ fn each_fault_bites_and_is_survived() {
     }
 }
 
+/// FEATURES P12: what was acknowledged is there after a kill, by the store that the product has.
+#[test]
+fn a_node_comes_back_with_what_its_disk_has_kept_whatever_became_of_it() {
+    let head = HEAD.replace("nodes = 3", "nodes = 3\ndurability = \"disk\"");
+    let cases = [
+        ("keep", Point::RestartFromKeptDisk),
+        ("tail", Point::RestartFromStaleDisk),
+        ("stale", Point::RestartFromStaleDisk),
+        ("lose", Point::WipedRejoin),
+    ];
+    let mut caught = 0;
+    for (fate, point) in cases {
+        let crash = format!(
+            "[disk]\ndelay = \"5ms..60ms\"\n[[fault]]\nkind = \"crash\"\nat = \"2s\"\nevery = \"3s\"\nfor = \"1s\"\n\
+             nodes = \"any\"\ndisk = \"{fate}\"\n"
+        );
+        let scenario = Scenario::parse("x.toml", &format!("{head}{crash}")).unwrap();
+        let [one, same] = [(); 2].map(|()| run(&scenario, Seed(1), &Keep::default()).unwrap());
+        held(&one);
+        assert_eq!((&one.trace_hash, one.events), (&same.trace_hash, same.events), "{fate}");
+        assert!(one.coverage.count(Point::Restarts) > 2 && one.coverage.count(point) > 0, "{fate}");
+        caught += one.coverage.count(Point::CrashWithUnsyncedWrite);
+    }
+    assert!(caught > 0, "no kill caught a write on its way");
+}
+
 #[test]
 fn a_stalled_subscriber_lags_exactly_and_rebuilds_the_state() {
     let text = HEAD.replace("[mesh]\n", "[mesh]\nring = 4\n");
@@ -107,7 +133,8 @@ fn what_cannot_be_done_to_a_daemon_is_refused_with_the_reason() {
     let freeze = "[[fault]]\nkind = \"freeze\"\nat = \"1s\"\nfor = \"1s\"\nnodes = 0\n";
     assert!(refused(&format!("{HEAD}{freeze}")).contains("`freeze`"));
     assert!(refused(&HEAD.replace("nodes = 3", "nodes = \"3..65\"")).contains("takes 64"));
-    assert!(refused(&HEAD.replace("nodes = 3", "nodes = 3\ndurability = \"disk\"")).contains("disks"));
+    assert!(refused(&HEAD.replace("[mesh]\n", "[mesh]\nsealed = true\n")).contains("seal"));
+    assert_eq!(refused(&HEAD.replace("nodes = 3", "nodes = 3\ndurability = \"disk\"")), "");
     assert_eq!(refused(&HEAD.replace("nodes = 3", "nodes = 64")), "");
 }
 

@@ -4,21 +4,23 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use snomesh::crdt::{Class, Dot, Lane, RangeSet};
 use snomesh::gossip::Mesh;
-use snomesh::id::NodeId;
+use snomesh::id::{Actor, NodeId};
 use snomesh::mesh::{CommandError, MeshHandle, Written};
 use snomesh::replica::{Attributes, WriteError};
 use snomesh::time::Moment;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until, timeout};
 
+use super::disk::Damage;
 use super::machine::{Machine, Process, Surroundings};
 use super::panics;
 use super::rest;
 use crate::checker::{Broken, Checker, Violation};
 use crate::coverage::Point;
 use crate::fault::Effect;
-use crate::scenario::{Action, Operation, value_of};
+use crate::scenario::{Action, DiskFate, Durable, Operation, value_of};
 use crate::trace::{Keep, Kind, Trace};
 use crate::world::{Outcome, Rehearsal, Started, header};
 
@@ -44,6 +46,19 @@ enum Step {
     End,
 }
 
+/// What became of a command.
+#[derive(Debug)]
+struct Answer {
+    node: usize,
+    /// Who was given it.
+    actor: Actor,
+    name: String,
+    /// Nothing if it took too long.
+    outcome: Option<Result<(), CommandError>>,
+    /// It was said to be durable, and was not.
+    hasty: bool,
+}
+
 /// Everything that there is in a run.
 #[derive(Debug)]
 pub(super) struct World<'a> {
@@ -55,6 +70,8 @@ pub(super) struct World<'a> {
     /// Frames of state and of control that all nodes had sent at the deadline.
     frames: (u64, u64),
     violations: Vec<Violation>,
+    /// Commands that have been given.
+    asked: Vec<JoinHandle<Answer>>,
     /// Processes that are coming to their end.
     ending: Vec<JoinHandle<()>>,
 }
@@ -68,6 +85,7 @@ impl<'a> World<'a> {
             agreed_at: None,
             frames: (0, 0),
             violations: Vec::new(),
+            asked: Vec::new(),
             ending: Vec::new(),
             rehearsal,
         };
@@ -108,6 +126,7 @@ impl<'a> World<'a> {
                 over |= matches!(step, Step::End);
                 self.take(step).await;
             }
+            self.hear_answers().await;
             self.notice_panics();
         }
         if over {
@@ -119,6 +138,7 @@ impl<'a> World<'a> {
         self.end_all().await;
         carrier.abort();
         carrier.await.ok();
+        self.hear_answers().await;
         self.look_for_tasks();
         self.notice_panics();
         self.finish(simulated)
@@ -126,15 +146,9 @@ impl<'a> World<'a> {
 
     async fn take(&mut self, step: Step) {
         match step {
-            Step::Start(Started { node, life, generation, .. }) => {
-                let machine = &mut self.machines[node];
-                if machine.process.is_none() && !machine.left {
-                    machine.start(life, generation, &self.around);
-                    self.count_start(node, life);
-                }
-            }
-            Step::Act(node, action) => self.command(node, action).await,
-            Step::FaultBegins(fault) => self.fault_begins(fault),
+            Step::Start(started) => self.start(started).await,
+            Step::Act(node, action) => self.command(node, action),
+            Step::FaultBegins(fault) => self.fault_begins(fault).await,
             Step::FaultEnds(fault) => {
                 let mut shared = self.around.network.lock();
                 shared.faults.end(fault);
@@ -151,6 +165,61 @@ impl<'a> World<'a> {
         }
     }
 
+    async fn start(&mut self, started: Started) {
+        let Started { node, life, told_of, .. } = started;
+        if told_of.is_some() {
+            self.crash(node, DiskFate::Keep).await;
+        }
+        let machine = &mut self.machines[node];
+        if machine.process.is_some() || machine.left {
+            return;
+        }
+        if let Err(what) = machine.start(started, &self.around) {
+            return self.violated(Some(node), Broken::new(Checker::Durability, what));
+        }
+        self.count_start(node, life);
+        let lost = self.machines[node].disk.lost();
+        if let Some(dot) = self.ask(node, move |mesh| lost(mesh.replica().store())).await.flatten() {
+            let what = format!("{dot} was confirmed by the disk and is not there after the restart");
+            self.violated(Some(node), Broken::new(Checker::Durability, what));
+        }
+    }
+
+    /// Kills a node, unless it does not run.
+    async fn crash(&mut self, node: usize, fate: DiskFate) {
+        let Some(actor) = self.machines[node].process.as_ref().map(|process| process.actor) else { return };
+        if self.around.scenario.durability == Durable::Disk {
+            self.look_for_haste(node, actor).await;
+        }
+        let Some(process) = self.machines[node].process.take() else { return };
+        let generator = self.around.seed.generator("crash", &[node as u64, actor.generation.0]);
+        let damage = process.switch_off(fate, generator);
+        self.record(Some(node), Kind::Crash, 0, 0, b"");
+        let coverage = &mut self.around.network.lock().coverage;
+        coverage.hit(Point::Crashes);
+        if let Some(Damage { caught, held }) = damage {
+            coverage.add(Point::CrashWithUnsyncedWrite, u64::from(caught));
+            let point = match fate {
+                DiskFate::Keep => Point::RestartFromKeptDisk,
+                DiskFate::Lose => Point::WipedRejoin,
+                DiskFate::Tail | DiskFate::Stale => Point::RestartFromStaleDisk,
+            };
+            coverage.add(point, u64::from(held));
+        }
+        self.ending.push(tokio::spawn(process.clear()));
+    }
+
+    /// Nobody knows a write of a node whose disk had not confirmed it.
+    async fn look_for_haste(&mut self, node: usize, actor: Actor) {
+        for other in 0..self.machines.len() {
+            let hasty = self.machines[node].disk.hasty(actor);
+            if let Some(dot) = self.ask(other, move |mesh| hasty(mesh.replica().store())).await.flatten() {
+                let what = format!("n{other} knows {dot}, which the disk of n{node} has not confirmed");
+                self.violated(Some(node), Broken::new(Checker::Durability, what));
+            }
+        }
+    }
+
     fn count_start(&self, node: usize, life: u32) {
         let mut shared = self.around.network.lock();
         shared.record(Some(node), Kind::Start, u64::from(life), 0, b"");
@@ -162,9 +231,9 @@ impl<'a> World<'a> {
         }
     }
 
-    async fn command(&mut self, node: usize, action: Action) {
+    fn command(&mut self, node: usize, action: Action) {
         let Some(process) = &self.machines[node].process else { return };
-        let mesh = process.mesh.clone();
+        let (mesh, actor) = (process.mesh.clone(), process.actor);
         let (kind, name) = match &action {
             Action::Set { key, .. } | Action::Repeat(key) => (Kind::Set, key.to_string()),
             Action::Unset(key) => (Kind::Unset, key.to_string()),
@@ -175,31 +244,58 @@ impl<'a> World<'a> {
             Action::Discard(key, _) => (Kind::Discard, key.to_string()),
         };
         self.record(Some(node), kind, 0, 0, name.as_bytes());
-        let answer = timeout(ANSWER, carry_out(mesh, action));
-        match answer.await {
-            Ok(Ok(())) => {}
-            Ok(Err(CommandError::Write(WriteError::ClockOff { .. }))) => {
-                self.around.network.lock().coverage.hit(Point::RefusedForClock);
+        let is_kept = self.around.scenario.durability == Durable::Disk && kind == Kind::Set;
+        let disk = Some(self.machines[node].disk.clone()).filter(|_| is_kept);
+        self.asked.push(tokio::spawn(async move {
+            let before = match disk {
+                Some(disk) => last_of(&mesh).await.map(|last| (disk, last)),
+                None => None,
+            };
+            let outcome = timeout(ANSWER, carry_out(mesh, action)).await.ok();
+            let is_written = matches!(outcome, Some(Ok(Written::Yes)));
+            let hasty = is_written && before.is_some_and(|(disk, last)| !disk.has_confirmed(&last));
+            Answer { node, actor, name, outcome: outcome.map(|told| told.map(|_| ())), hasty }
+        }));
+    }
+
+    /// Looks at the answers that have come.
+    async fn hear_answers(&mut self) {
+        let asked = std::mem::take(&mut self.asked);
+        for asked in asked {
+            if !asked.is_finished() {
+                self.asked.push(asked);
+                continue;
             }
-            Ok(Err(error)) => {
-                let what = format!("a write of {name} was refused: {error}");
-                self.violated(Some(node), Broken::new(Checker::Causality, what));
+            // A panic has been noticed where it happened.
+            let Ok(Answer { node, actor, name, outcome, hasty }) = asked.await else { continue };
+            if hasty {
+                let what = format!("a write of {name} was acknowledged before the disk had confirmed it");
+                self.violated(Some(node), Broken::new(Checker::Durability, what));
             }
-            Err(_elapsed) => self.unanswered(node),
+            let runs = self.machines[node].process.as_ref().is_some_and(|process| process.actor == actor);
+            match outcome {
+                Some(Ok(())) => {}
+                Some(Err(CommandError::Write(WriteError::ClockOff { .. }))) => {
+                    self.around.network.lock().coverage.hit(Point::RefusedForClock);
+                }
+                // Whoever waited when the machine went off is not answered.
+                Some(Err(CommandError::Stopped(_) | CommandError::Failed)) if !runs => {}
+                Some(Err(error)) => {
+                    let what = format!("a write of {name} was refused: {error}");
+                    self.violated(Some(node), Broken::new(Checker::Causality, what));
+                }
+                None => self.unanswered(node),
+            }
         }
     }
 
-    fn fault_begins(&mut self, fault: usize) {
+    async fn fault_begins(&mut self, fault: usize) {
         let planned = self.rehearsal.faults[fault].clone();
         self.record(None, Kind::FaultBegins, fault as u64, 0, planned.kind.name().as_bytes());
         match planned.effect {
-            Effect::Crash { nodes, .. } => {
+            Effect::Crash { nodes, disk, .. } => {
                 for node in nodes {
-                    if let Some(process) = self.machines[node].process.take() {
-                        self.record(Some(node), Kind::Crash, 0, 0, b"");
-                        self.around.network.lock().coverage.hit(Point::Crashes);
-                        self.ending.push(tokio::spawn(process.crash()));
-                    }
+                    self.crash(node, disk).await;
                 }
             }
             Effect::Leave(nodes) => {
@@ -419,9 +515,19 @@ impl<'a> World<'a> {
     }
 }
 
+/// The last attribute write of a node in its life that has taken effect there.
+async fn last_of(mesh: &MeshHandle) -> Option<Dot> {
+    let last = |mesh: &Mesh| {
+        let lane = Lane::new(mesh.actor(), Class::Attribute);
+        let last = mesh.replica().store().seen_of(&lane).and_then(RangeSet::last);
+        lane.dot(last.unwrap_or(0))
+    };
+    mesh.view(last).await.ok()
+}
+
 /// Gives a node's mesh a command.
-async fn carry_out(mesh: MeshHandle, action: Action) -> Result<(), CommandError> {
-    let written = match action {
+async fn carry_out(mesh: MeshHandle, action: Action) -> Result<Written, CommandError> {
+    match action {
         Action::Set { ref key, ref text, len } => mesh.set(key.clone(), value_of(text, len)).await,
         Action::Repeat(key) => {
             let read = key.clone();
@@ -433,11 +539,10 @@ async fn carry_out(mesh: MeshHandle, action: Action) -> Result<(), CommandError>
         Action::Unset(key) => mesh.unset(key).await,
         Action::Register(name, tunnel) => mesh.register(name, tunnel, Attributes::default()).await,
         Action::Deregister(name, tunnel) => mesh.deregister(name, tunnel).await,
-        Action::Count(key, by) => return mesh.increment(key, by).await.map(|_value| ()),
+        Action::Count(key, by) => mesh.increment(key, by).await.map(|_value| Written::Yes),
         Action::Add(key, element) => mesh.add(key, value_of(&element, 0)).await,
         Action::Discard(key, element) => mesh.discard(key, value_of(&element, 0)).await,
-    };
-    written.map(|_either| ())
+    }
 }
 
 /// What a subscriber says of itself, and of its view.

@@ -49,7 +49,8 @@ impl World<'_> {
         let life = self.nodes[node].life;
         if let Some(process) = &self.nodes[node].process {
             let generation = process.mesh.actor().generation;
-            self.starts.push(Started { at: self.now, node, life, generation });
+            let told_of = self.nodes[node].told_of;
+            self.starts.push(Started { at: self.now, node, life, generation, told_of });
         }
         self.record(Some(node), Kind::Start, u64::from(life), 0, b"");
         if life > 1 {

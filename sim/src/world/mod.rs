@@ -77,6 +77,8 @@ pub(crate) struct Started {
     pub(crate) life: u32,
     /// What it lives as.
     pub(crate) generation: Generation,
+    /// Whom its operator told it of, beside the seeds.
+    pub(crate) told_of: Option<usize>,
 }
 
 /// A run of this tier for another tier to repeat.

@@ -31,6 +31,8 @@ use crate::trace::{Keep, Kind, Trace};
 const MAX_PAYLOAD: usize = 1_500 - 28;
 /// How long a packet waits for its turn on a path before it is dropped instead: a router's buffer.
 const QUEUE: Duration = Duration::from_millis(500);
+/// What waits there at any rate, however slow the path is: some packets.
+const QUEUE_BYTES: u64 = 16 * 1_024;
 /// How many packets a socket holds for a node that does not read them.
 const SOCKET_PACKETS: usize = 4_096;
 /// Where all nodes listen.
@@ -209,8 +211,10 @@ impl Shared {
         let path = self.path(from, to);
         let lost = random::chance(&mut path.generator, loss);
         let doubled = random::chance(&mut path.generator, duplicate);
+        // What is too large does not get as far as the path.
         let departs_at =
-            path.depart(now, bytes.len(), &weather).filter(|_| bytes.len() <= MAX_PAYLOAD && !lost);
+            if bytes.len() > MAX_PAYLOAD { None } else { path.depart(now, bytes.len(), &weather) };
+        let departs_at = departs_at.filter(|_| !lost);
         let Some(departs_at) = departs_at else {
             self.coverage.hit(Point::Lost);
             return;
@@ -281,11 +285,12 @@ impl Path {
     /// When the last byte of a packet leaves, unless too much is waiting already.
     fn depart(&mut self, now: Moment, len: usize, weather: &Weather) -> Option<Moment> {
         let begins_at = self.free_at.max(now);
-        if begins_at.since(now) > QUEUE {
+        let bandwidth = weather.bandwidth.map_or(self.bandwidth, |bytes| bytes.0.max(1));
+        let takes = |bytes: u64| Duration::from_nanos(bytes * 1_000_000_000 / bandwidth);
+        if begins_at.since(now) > QUEUE.max(takes(QUEUE_BYTES)) {
             return None;
         }
-        let bandwidth = weather.bandwidth.map_or(self.bandwidth, |bytes| bytes.0.max(1));
-        self.free_at = begins_at + Duration::from_nanos(len as u64 * 1_000_000_000 / bandwidth);
+        self.free_at = begins_at + takes(len as u64);
         Some(self.free_at)
     }
 }

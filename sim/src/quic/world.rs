@@ -30,8 +30,11 @@ const SAMPLE: Duration = Duration::from_millis(50);
 const GREETING: Duration = Duration::from_secs(5);
 /// How long a driver may take to answer a question: it should take no time at all.
 const ANSWER: Duration = Duration::from_secs(30);
-/// How long after the last shutdown every task must have ended.
-const AFTERWARDS: Duration = Duration::from_secs(5);
+/// How long after the last shutdown every task must have ended: on a slow path connections linger for three times what a
+/// packet and its answer may take.
+const AFTERWARDS: Duration = Duration::from_secs(60);
+/// How often that is looked at.
+const AFTERWARDS_STEP: Duration = Duration::from_millis(500);
 
 /// What is to be done at a time.
 #[derive(Debug)]
@@ -446,12 +449,16 @@ impl<'a> World<'a> {
             // A panic has been noticed where it happened.
             ending.await.ok();
         }
-        sleep(AFTERWARDS).await;
+        // One is the network.
+        let deadline = self.now() + AFTERWARDS;
+        while alive_tasks() > 1 && self.now() < deadline {
+            sleep(AFTERWARDS_STEP).await;
+        }
     }
 
     /// A daemon that has ended leaves nothing behind.
     fn look_for_tasks(&mut self) {
-        let left = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        let left = alive_tasks();
         if left > 0 {
             let what = format!("{left} tasks live on after all daemons have ended");
             self.violated(None, Broken::new(Checker::Tasks, what));
@@ -513,6 +520,10 @@ impl<'a> World<'a> {
             kept,
         }
     }
+}
+
+fn alive_tasks() -> usize {
+    tokio::runtime::Handle::current().metrics().num_alive_tasks()
 }
 
 /// The last attribute write of a node in its life that has taken effect there.

@@ -5,17 +5,21 @@
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 #![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use snomesh::crdt::{CausalContext, Delta, Lane, Value};
+use snomesh::crdt::{CausalContext, Delta, Lane};
 use snomesh::gossip::Message;
 use snomesh::id::{Actor, Generation, NodeId};
 use snomesh::replica::{AttributeKey, Replica};
 use snomesh::time::UnixMillis;
 use snomesh::wire;
+
+use common::{key, value};
 
 const WALL: UnixMillis = UnixMillis(1_700_000_000_000);
 
@@ -25,17 +29,6 @@ fn actor(node: u8) -> Actor {
 
 fn replica(node: u8) -> Replica {
     Replica::new(actor(node), Duration::from_secs(10))
-}
-
-/// A key of 22 bytes in the store, as in the budgets.
-fn key(number: usize) -> AttributeKey {
-    format!("mesh/key-{number:08}").parse().expect("a legal key")
-}
-
-fn value(number: usize) -> Value {
-    let mut bytes = [7; 32];
-    bytes[..8].copy_from_slice(&number.to_le_bytes());
-    Value::try_from(&bytes[..]).expect("32 bytes are a legal value")
 }
 
 fn put(replica: &mut Replica, number: usize, what: usize) {

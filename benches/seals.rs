@@ -3,31 +3,25 @@
 //! `cargo bench --bench seals`. Times are this machine's; each row stands beside the same without seals.
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
+mod common;
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use snomesh::auth::Identity;
-use snomesh::crdt::{CausalContext, Delta, Lane, Notary, Value};
+use snomesh::crdt::{CausalContext, Delta, Lane, Notary};
 use snomesh::gossip::Message;
 use snomesh::id::{Actor, Generation};
-use snomesh::replica::{AttributeKey, Replica};
+use snomesh::replica::Replica;
 use snomesh::time::UnixMillis;
 use snomesh::wire;
+
+use common::{key, value};
 
 const WALL: UnixMillis = UnixMillis(1_700_000_000_000);
 const KEYS: usize = 20_000;
 const ROUNDS: usize = 5;
-
-fn key(number: usize) -> AttributeKey {
-    format!("mesh/key-{number:08}").parse().expect("a legal key")
-}
-
-fn value(number: usize) -> Value {
-    let mut bytes = [7; 32];
-    bytes[..8].copy_from_slice(&number.to_le_bytes());
-    Value::try_from(&bytes[..]).expect("32 bytes are a legal value")
-}
 
 /// A node that seals in groups of that many writes, or not at all.
 fn replica(identity: &Identity, group: Option<usize>) -> Replica {

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Subcommand;
 
 use super::failure::{Exit, Failure};
-use super::look::{again, age, short, shown};
+use super::look::{age, follow, short, shown};
 use super::parse;
 use super::screen::{Format, Screen, Table, excerpt};
 use super::stream;
@@ -76,17 +76,8 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, attr: Attr) -> Res
         Attr::Ls { prefix, watch: true } => {
             let is_news =
                 |event: &Event| matches!(event, Event::Attribute { key, .. } if key.starts_with(&prefix));
-            let mut last = None;
-            return again(client, is_news, None, async || {
-                let now = list(client, &prefix).await?;
-                if last.as_ref() != Some(&now) {
-                    screen.clear()?;
-                    print(screen, &now)?;
-                    last = Some(now);
-                }
-                Ok(())
-            })
-            .await;
+            let list = async || list(client, &prefix).await;
+            return follow((client, screen), is_news, list, Clone::clone, print).await;
         }
         Attr::Typed(typed) => typed::run(client, screen, typed).await?,
         Attr::Watch { prefix } => return stream::watch(client, screen, &prefix).await,

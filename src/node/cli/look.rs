@@ -52,7 +52,7 @@ const GATHERING: Duration = Duration::from_millis(200);
 
 /// Does something now, and again whenever an event is news, at the latest after `longest`; until a signal comes or the node
 /// ends.
-pub(super) async fn again(
+async fn again(
     client: &Client,
     is_news: impl Fn(&Event) -> bool,
     longest: Option<Duration>,
@@ -75,6 +75,29 @@ pub(super) async fn again(
             gathered = gathering => if let Ok(Err(failure)) = gathered { return Err(failure) },
         }
     }
+}
+
+/// Prints a list now, and again whenever one of these events has come and what matters of the list has changed; until a
+/// signal comes or the node ends.
+pub(super) async fn follow<L, M: PartialEq>(
+    (client, screen): (&Client, &mut Screen),
+    is_news: impl Fn(&Event) -> bool,
+    list: impl AsyncFn() -> Result<L, Failure>,
+    what_matters: impl Fn(&L) -> M,
+    print: impl Fn(&mut Screen, &L) -> Result<(), Failure>,
+) -> Result<Exit, Failure> {
+    let mut last = None;
+    again(client, is_news, None, async || {
+        let list = list().await?;
+        let now = Some(what_matters(&list));
+        if now != last {
+            screen.clear()?;
+            print(screen, &list)?;
+            last = now;
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// Waits until something is news. Whoever was too slow has missed some.

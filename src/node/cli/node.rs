@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::failure::{Exit, Failure};
-use super::look::{again, short, shown};
+use super::look::{follow, short, shown};
 use super::screen::{Format, Screen, Table, escape, excerpt};
 use super::trust::consent;
 use super::up::Signals;
@@ -124,21 +124,13 @@ async fn watch(client: &Client, screen: &mut Screen) -> Result<Exit, Failure> {
         use Event::{LinkDown, LinkUp, Member, Revocation};
         matches!(event, Member { .. } | LinkUp { .. } | LinkDown { .. } | Revocation { .. })
     };
-    let mut last = None;
-    again(client, is_news, None, async || {
-        let now = list(client).await?;
-        // Round-trip times always change, and are no news.
-        let news = now.nodes.iter();
-        let news = news.map(|node| (node.node.clone(), node.state.clone(), node.linked, node.name.clone()));
-        let news = Some(news.collect::<Vec<_>>());
-        if news != last {
-            last = news;
-            screen.clear()?;
-            print(screen, &now)?;
-        }
-        Ok(())
-    })
-    .await
+    // Round-trip times always change, and are no news.
+    let what_matters = |list: &NodeList| {
+        let nodes = list.nodes.iter();
+        let nodes = nodes.map(|node| (node.node.clone(), node.state.clone(), node.linked, node.name.clone()));
+        nodes.collect::<Vec<_>>()
+    };
+    follow((client, screen), is_news, async || list(client).await, what_matters, print).await
 }
 
 /// How often it is looked whether the last stream has ended.

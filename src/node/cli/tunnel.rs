@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::attr::encode;
 use super::failure::{Exit, Failure};
-use super::look::{again, age, short, shown};
+use super::look::{age, follow, short, shown};
 use super::screen::{Format, Screen, Table, escape};
 use crate::node::Client;
 use crate::node::api::{self, Event, TunnelList};
@@ -39,17 +39,8 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, tunnels: Tunnels) 
                 use Event::{Deregistered, Member, Policy, Registered};
                 matches!(event, Registered { .. } | Deregistered { .. } | Member { .. } | Policy)
             };
-            let mut last = None;
-            return again(client, is_news, None, async || {
-                let now = list(client, &attr).await?;
-                if last.as_ref() != Some(&now) {
-                    screen.clear()?;
-                    print(screen, &now)?;
-                    last = Some(now);
-                }
-                Ok(())
-            })
-            .await;
+            let list = async || list(client, &attr).await;
+            return follow((client, screen), is_news, list, Clone::clone, print).await;
         }
         Tunnels::Show { name } => show(client, screen, &name).await?,
     }

@@ -18,7 +18,7 @@ use crate::gossip::{self, Record};
 use crate::id::{Actor, Generation, NodeId};
 use crate::mesh::{ConnectError, Connector, Driver, DriverConfig, MeshHandle};
 use crate::replica::{Address, Replica};
-use crate::store::{StateFile, StoreError};
+use crate::store::StateFile;
 
 /// The state of a node that does not run.
 #[derive(Debug)]
@@ -78,13 +78,8 @@ impl Woken {
         let data_dir = DataDir::open(path)?;
         let (Some(node), Some(_)) = (data_dir.known_node()?, data_dir.known_mesh()?) else { return Ok(None) };
         // What its entries are it says itself.
-        let file = data_dir.file("state.redb");
-        let (state, notary) = match StateFile::open(&file) {
-            Err(StoreError::Trust { sealed: true, .. }) => {
-                (StateFile::open_sealed(&file)?, Some(data_dir.identity()?))
-            }
-            opened => (opened?, None),
-        };
+        let state = StateFile::open_either(&data_dir.file("state.redb"))?;
+        let notary = if state.is_sealed() { Some(data_dir.identity()?) } else { None };
         let known = state.last_life(node);
         let generation = match dry_run {
             true => Generation(known.0.saturating_add(1)),

@@ -158,7 +158,7 @@ enum Expects {
     Plain,
     /// They must.
     Sealed,
-    /// It does not matter: nothing is written.
+    /// They may be: what is there says so itself.
     Either,
 }
 
@@ -193,13 +193,18 @@ impl StateFile {
         Self::on(Box::new(FileMedium::new(path)), Expects::Sealed)
     }
 
-    /// Opens the state of a node to read it, be its entries sealed or not.
+    /// Opens the state of a node, be its entries [sealed](Self::is_sealed) or not.
     ///
     /// # Errors
     ///
     /// [`StoreError`].
     pub fn open_either(path: &Path) -> Result<Self, StoreError> {
         Self::on(Box::new(FileMedium::new(path)), Expects::Either)
+    }
+
+    /// Whether its entries are sealed.
+    pub fn is_sealed(&self) -> bool {
+        self.expects == Expects::Sealed
     }
 
     /// Opens the state of a node, or begins one, on something else than a file.
@@ -229,26 +234,30 @@ impl StateFile {
         self.fault.clear();
         let backend = Watched::new(self.medium.open().map_err(Broken::Io)?, self.fault.clone());
         let expects = self.expects;
-        let (database, lanes, life) = guarded(|| {
+        let (database, lanes, life, is) = guarded(|| {
             let mut builder = Builder::new();
             builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
             let database = builder.create_with_backend(backend)?;
             let mut lanes = LaneNumbers::default();
             let write = database.begin_write()?;
-            let life;
+            let (life, is);
             {
                 let mut meta = write.open_table(META)?;
                 let found = meta.get(META_FORMAT)?.map(|format| format.value());
-                match found {
-                    None => {
-                        let sealed = expects == Expects::Sealed;
-                        meta.insert(META_FORMAT, if sealed { SEALED_FORMAT } else { FORMAT })?;
+                is = match found {
+                    None if expects == Expects::Sealed => {
+                        meta.insert(META_FORMAT, SEALED_FORMAT)?;
+                        Expects::Sealed
                     }
-                    Some(FORMAT) if expects != Expects::Sealed => {}
-                    Some(SEALED_FORMAT) if expects != Expects::Plain => {}
+                    None => {
+                        meta.insert(META_FORMAT, FORMAT)?;
+                        Expects::Plain
+                    }
+                    Some(FORMAT) if expects != Expects::Sealed => Expects::Plain,
+                    Some(SEALED_FORMAT) if expects != Expects::Plain => Expects::Sealed,
                     Some(found @ (FORMAT | SEALED_FORMAT)) => return Err(Broken::Trust(found)),
                     Some(found) => return Err(Broken::Newer(found)),
-                }
+                };
                 life = meta.get(META_LIFE)?.map(|life| Generation(life.value()));
                 write.open_table(REGISTERS)?;
                 write.open_table(FLOORS)?;
@@ -259,11 +268,12 @@ impl StateFile {
                 }
             }
             write.commit()?;
-            Ok((database, lanes, life))
+            Ok((database, lanes, life, is))
         })?;
         self.database = Some(database);
         self.lanes = lanes;
         self.life = life;
+        self.expects = is;
         Ok(())
     }
 

@@ -643,7 +643,8 @@ fn a_state_that_was_kept_with_seals_is_not_opened_without_nor_the_other_way_roun
     let opened = StateFile::on(Box::new(plain.clone()), Expects::Sealed);
     assert!(matches!(&opened, Err(StoreError::Trust { sealed: false, .. })));
     assert!(opened.err().and_then(|error| error.hint()).is_some_and(|hint| hint.contains("rebuild")));
-    for disk in [plain, sealed.disk] {
-        assert!(StateFile::on(Box::new(disk), Expects::Either).is_ok());
+    for (disk, is_sealed) in [(plain, false), (sealed.disk, true)] {
+        let opened = StateFile::on(Box::new(disk), Expects::Either).unwrap();
+        assert_eq!(opened.is_sealed(), is_sealed);
     }
 }

@@ -43,9 +43,7 @@ fn exposed(agent: &Agent, name: &str) -> Value {
 
 /// Two holders of `db`, the one that is found first with a check of `sign`, and a node that looks for it.
 fn databases(directory: &Path, sign: &Path) -> [Agent; 3] {
-    let a = Agent::start(directory, "a", &[]);
-    let (b, c) = (Agent::join(directory, "b", &a), Agent::join(directory, "c", &a));
-    until("all are linked", || [&a, &b, &c].iter().all(|agent| agent.linked() == 2));
+    let [a, b, c] = Agent::three(directory);
     let target = echo().to_string();
     b.ok(&["expose", "db", &target]);
     until("b is found", || resolved(&a, "db") == ["b"]);

@@ -59,9 +59,7 @@ fn health(agent: &Agent) -> Value {
 
 /// Two holders of `db`, the one that is found first with a health check, and a node that looks for it.
 fn databases(directory: &Path) -> ([Agent; 3], [Service; 2]) {
-    let a = Agent::start(directory, "a", &[]);
-    let (b, c) = (Agent::join(directory, "b", &a), Agent::join(directory, "c", &a));
-    until("all are linked", || [&a, &b, &c].iter().all(|agent| agent.linked() == 2));
+    let [a, b, c] = Agent::three(directory);
     let (eu, us) = (Service::start("eu"), Service::start("us"));
     b.ok(&["expose", "db", &eu.address.to_string()]);
     until("b is found", || resolved(&a) == ["b"]);

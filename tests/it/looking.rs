@@ -82,11 +82,8 @@ fn long_lists_come_in_pages_and_the_command_line_joins_them() {
 #[test]
 fn nodes_come_in_pages_this_one_first() {
     let directory = tempfile::tempdir().unwrap();
-    let a = Agent::start(directory.path(), "a", &[]);
-    let (b, c) = (Agent::join(directory.path(), "b", &a), Agent::join(directory.path(), "c", &a));
-    let agents = [&a, &b, &c];
-    crate::program::until("all are linked", || agents.iter().all(|agent| agent.linked() == 2));
-    for agent in agents {
+    let agents = Agent::three(directory.path());
+    for agent in &agents {
         let (mut found, mut next) = (Vec::new(), String::new());
         loop {
             let answer =
@@ -101,7 +98,7 @@ fn nodes_come_in_pages_this_one_first() {
         let whole = agent.ok(&["node", "ls", "-o", "name"]).text();
         assert_eq!(found, whole.lines().collect::<Vec<_>>());
         found.sort();
-        let mut all = agents.map(|agent| agent.id.clone());
+        let mut all = agents.each_ref().map(|agent| agent.id.clone());
         all.sort();
         assert_eq!(found, all);
     }

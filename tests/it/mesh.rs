@@ -8,15 +8,6 @@ use rustix::process::Signal;
 
 use crate::program::{Agent, until};
 
-/// Starts three nodes and waits until each has a link to the two others.
-fn three(directory: &std::path::Path) -> [Agent; 3] {
-    let a = Agent::start(directory, "a", &[]);
-    let (b, c) = (Agent::join(directory, "b", &a), Agent::join(directory, "c", &a));
-    let agents = [a, b, c];
-    until("three nodes are linked", || agents.iter().all(|agent| agent.linked() == 2));
-    agents
-}
-
 fn reads(agent: &Agent, key: &str, value: &str) -> bool {
     agent.run(&["attr", "get", key]).stdout == value.as_bytes()
 }
@@ -31,7 +22,7 @@ fn agree(agents: &[&Agent]) {
 #[test]
 fn what_one_node_writes_all_read_and_one_that_was_killed_catches_up() {
     let directory = tempfile::tempdir().unwrap();
-    let [a, b, c] = three(directory.path());
+    let [a, b, c] = Agent::three(directory.path());
     a.ok(&["attr", "set", "color", "blue"]);
     b.ok(&["attr", "set", "tunnel/web/weight", "7"]);
     until("all read it", || [&a, &b, &c].iter().all(|agent| reads(agent, "color", "blue")));
@@ -57,7 +48,7 @@ fn what_one_node_writes_all_read_and_one_that_was_killed_catches_up() {
 #[test]
 fn counters_add_up_and_sets_keep_what_is_added_wherever_it_is_done() {
     let directory = tempfile::tempdir().unwrap();
-    let [a, b, c] = three(directory.path());
+    let [a, b, c] = Agent::three(directory.path());
     assert_eq!(a.ok(&["attr", "incr", "hits"]).text(), "1\n");
     b.ok(&["attr", "incr", "hits", "10"]);
     c.ok(&["attr", "incr", "hits", "-3"]);
@@ -111,7 +102,7 @@ fn a_watch_sees_what_other_nodes_write() {
 #[test]
 fn a_service_is_reached_through_a_bind_byte_by_byte() {
     let directory = tempfile::tempdir().unwrap();
-    let [a, b, c] = three(directory.path());
+    let [a, b, c] = Agent::three(directory.path());
     let service = serve_echo();
     c.ok(&["expose", "echo", &service.to_string(), "--attr", "kind=test"]);
     until("all find it", || {

@@ -167,6 +167,15 @@ impl Agent {
         Self::start(directory, name, &["--join", &join, "--ca", &ca, "--ca-key", &key])
     }
 
+    /// Starts three nodes, `a`, `b` and `c`, and waits until each has a link to the two others.
+    pub(crate) fn three(directory: &Path) -> [Self; 3] {
+        let a = Self::start(directory, "a", &[]);
+        let (b, c) = (Self::join(directory, "b", &a), Self::join(directory, "c", &a));
+        let agents = [a, b, c];
+        until("three nodes are linked", || agents.iter().all(|agent| agent.linked() == 2));
+        agents
+    }
+
     /// Runs a command against this node.
     pub(crate) fn run(&self, args: &[&str]) -> Run {
         snomesh(&[&["--agent", self.admin.to_str().unwrap()], args].concat())

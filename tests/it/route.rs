@@ -56,9 +56,7 @@ fn resolved(agent: &Agent, args: &[&str]) -> Vec<String> {
 
 /// Two holders of `db`, and a node that looks for it.
 fn databases(directory: &Path) -> [Agent; 3] {
-    let a = Agent::start(directory, "a", &[]);
-    let (b, c) = (Agent::join(directory, "b", &a), Agent::join(directory, "c", &a));
-    until("all are linked", || [&a, &b, &c].iter().all(|agent| agent.linked() == 2));
+    let [a, b, c] = Agent::three(directory);
     let (eu, us) = (serve("eu").to_string(), serve("us").to_string());
     b.ok(&["expose", "db", &eu, "--attr", "service=sql", "--attr", "region=eu"]);
     until("b is found", || resolved(&a, &["db"]) == ["b"]);

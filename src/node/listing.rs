@@ -1,6 +1,6 @@
 //! Lists that may be long, page by page: the node reads one between two other things that it does, and holds no more of it.
 
-use crate::crdt::{Key, KeyRange};
+use crate::crdt::{Key, KeyRange, Value};
 use crate::gossip::Mesh;
 use crate::id::NodeId;
 use crate::replica::{AttributeKey, Path};
@@ -127,10 +127,21 @@ pub(super) fn sets(mesh: &Mesh, page: &Page) -> (Vec<(AttributeKey, usize)>, Opt
     })
 }
 
+/// Reads a page of the elements of a set, in the order of their ids. The page's prefix must be the set and a `/`.
+pub(super) fn members(mesh: &Mesh, set: &AttributeKey, page: &Page) -> (Vec<Value>, Option<String>) {
+    read(mesh, "set", page, |key| match Path::of(key) {
+        Some(Path::Element { set: of, element }) if of == *set => {
+            let element = mesh.replica().element(set, element)?;
+            let size = element.as_bytes().len();
+            Some((element, size))
+        }
+        _ => None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crdt::Value;
     use crate::gossip::Config;
     use crate::id::{Actor, Generation};
     use crate::time::{Moment, Now, UnixMillis};
@@ -259,6 +270,36 @@ mod tests {
         }
         assert_eq!(sets(&mesh, &page("mesh/a/", None, 9)).0.len(), 1);
         assert_eq!(counters(&mesh, &page("mesh/b", None, 9)).0.len(), 1);
+    }
+
+    /// FEATURES P9. The elements of a set whose name goes on with the other's lie among its own.
+    #[test]
+    fn the_elements_of_a_set_come_page_by_page_each_once() {
+        let mut mesh = mesh(&[], 1);
+        let value = |text: &str| Value::try_from(text.as_bytes()).unwrap();
+        let set: AttributeKey = "mesh/a".parse().unwrap();
+        let mut whole: Vec<Value> = (0..40).map(|element| value(&format!("e{element}"))).collect();
+        for element in &whole {
+            mesh.add(NOW, &set, element.clone()).unwrap();
+            mesh.add(NOW, &"mesh/a/b".parse().unwrap(), value("other")).unwrap();
+        }
+        mesh.discard(NOW, &set, &whole.remove(7)).unwrap();
+        whole.sort_unstable();
+        for limit in [1, 7, 39, 40] {
+            let (mut joined, mut after) = (Vec::new(), None);
+            loop {
+                let (items, next) = members(&mesh, &set, &page("mesh/a/", after.as_deref(), limit));
+                assert!(items.len() <= limit && !items.is_empty());
+                joined.extend(items);
+                after = next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            joined.sort_unstable();
+            assert_eq!(joined, whole, "pages of {limit}");
+        }
+        assert_eq!(members(&mesh, &"mesh/c".parse().unwrap(), &page("mesh/c/", None, 9)), (Vec::new(), None));
     }
 
     #[test]

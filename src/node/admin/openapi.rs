@@ -210,7 +210,7 @@ const OPERATIONS: &[Operation] = &[
         Content::Json("Counter"),
     ),
     with(get("/v1/sets", "Sets, by key", Content::Json("SetList")), &[PREFIX, LIMIT, AFTER]),
-    get("/v1/sets/{key}", "The elements of a set", Content::Json("Members")),
+    with(get("/v1/sets/{key}", "The elements of a set", Content::Json("Members")), &[LIMIT, AFTER]),
     change(
         "post",
         "/v1/sets/{key}",

@@ -89,8 +89,22 @@ pub struct Members {
     pub api_version: String,
     /// The set.
     pub key: String,
-    /// Its elements, in the order of their bytes.
+    /// Its elements, in an order that is the same on all nodes.
     pub members: Vec<Bytes>,
+    /// There are more: ask for those `after` this.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next: Option<String>,
+}
+
+impl Paged for Members {
+    fn next(&self) -> Option<&str> {
+        self.next.as_deref()
+    }
+
+    fn append(&mut self, page: Self) {
+        self.members.extend(page.members);
+        self.next = page.next;
+    }
 }
 
 /// The body of `POST /v1/sets/{key}`: one of the two.

@@ -108,7 +108,11 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, typed: Typed) -> R
             screen.done(format!("removed from {key}"))?;
             answer(screen, &write)
         }
-        Typed::Members { key } => members(screen, &client.get(&format!("/v1/sets/{key}")).await?),
+        Typed::Members { key } => {
+            let mut members: Members = client.list(&format!("/v1/sets/{key}")).await?;
+            members.members.sort_by_cached_key(Bytes::decode);
+            print_members(screen, &members)
+        }
         Typed::Sets { prefix } => {
             let list: SetList = client.list(&format!("/v1/sets?prefix={}", encode(&prefix))).await?;
             let mut table = Table::new(&["KEY", "ELEMENTS"]);
@@ -128,7 +132,7 @@ fn show(screen: &mut Screen, counter: &Counter) -> Result<(), Failure> {
     Ok(())
 }
 
-fn members(screen: &mut Screen, members: &Members) -> Result<(), Failure> {
+fn print_members(screen: &mut Screen, members: &Members) -> Result<(), Failure> {
     match screen.format() {
         Format::Json | Format::Jsonl => screen.json(members)?,
         Format::Name | Format::Table | Format::Wide => {

@@ -64,10 +64,17 @@ async fn sets(
     Ok(Json(SetList { api_version: API_VERSION.into(), sets: sets.collect(), next }))
 }
 
-async fn members(State(agent): State<Arc<Agent>>, Path(key): Path<String>) -> Answer<Members> {
+async fn members(
+    State(agent): State<Arc<Agent>>,
+    Path(key): Path<String>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Answer<Members> {
     let key = attribute_key(&key)?;
-    let members = agent.mesh.members_of(key.clone()).await?.iter().map(Into::into).collect();
-    Ok(Json(Members { api_version: API_VERSION.into(), key: key.to_string(), members }))
+    let page = page(&query, format!("{key}/"))?;
+    let set = key.clone();
+    let (members, next) = agent.mesh.view(move |mesh| listing::members(mesh, &set, &page)).await?;
+    let members = members.iter().map(Into::into).collect();
+    Ok(Json(Members { api_version: API_VERSION.into(), key: key.to_string(), members, next }))
 }
 
 async fn change(State(agent): State<Arc<Agent>>, Path(key): Path<String>, body: Body) -> Answer<Write> {

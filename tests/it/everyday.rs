@@ -139,6 +139,10 @@ fn completions_know_the_names_of_what_there_is() {
     assert_eq!(complete(&["bind", "0", ""]).lines().next(), Some("web"));
     assert_eq!(complete(&["node", "show", "ams"]).trim(), "amsterdam");
     assert_eq!(complete(&["attr", "get", "c"]).trim(), "color");
+    let policy = directory.path().join("policy.toml");
+    std::fs::write(&policy, "default = \"allow\"\n[groups]\nedge = []\nvault = []\n").unwrap();
+    a.ok(&["acl", "set", policy.to_str().unwrap()]);
+    assert_eq!(complete(&["invite", "--role", "e"]).trim(), "edge");
     assert!(complete(&["comp"]).starts_with("completions"));
     a.end(rustix::process::Signal::TERM);
     let directory = directory.path().join("nowhere");

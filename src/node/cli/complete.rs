@@ -1,4 +1,4 @@
-//! Completions that know the names of nodes, tunnels and attributes: the shell asks the program, which asks the node.
+//! Completions that know the names of nodes, tunnels, attributes and groups: the shell asks the program, which asks the node.
 //!
 //! Whatever goes wrong there is nothing to complete: a shell has no place for errors.
 
@@ -11,7 +11,7 @@ use clap_complete::env::{CompleteEnv, Shells};
 
 use super::{Cli, parse};
 use crate::node::Client;
-use crate::node::api::{AttributeList, NodeList, TunnelList};
+use crate::node::api::{Acl, AttributeList, NodeList, TunnelList};
 
 /// How long a shell waits for the node: as long as people do for a key to do something.
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -62,6 +62,16 @@ pub(super) fn keys() -> ArgValueCompleter {
             // Those of the mesh are written without their scope.
             let key = |key: &String| key.strip_prefix("mesh/").unwrap_or(key).to_owned();
             Some(list.attributes.iter().map(|attribute| key(&attribute.key)).collect())
+        })
+    })
+}
+
+/// The groups of the policy.
+pub(super) fn groups() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &OsStr| {
+        candidates(typed, &async |client: &Client| {
+            let acl: Acl = client.get("/v1/acl").await.ok()?;
+            Some(acl.policy.groups.into_keys().collect())
         })
     })
 }

@@ -25,7 +25,7 @@ pub(super) struct Invite {
     uses: u32,
     /// Put whoever joins into a group of the policy, as often as you like: it gets the rights of @GROUP. The group is
     /// there already, and may be empty
-    #[arg(long, value_name = "GROUP")]
+    #[arg(long, value_name = "GROUP", add = super::complete::groups())]
     role: Vec<String>,
     /// Let whoever joins expose tunnels of this name, or beginning so ('cam-*'), as often as you like. The policy says
     /// so to all nodes: from then on nobody may whom no rule names

@@ -45,8 +45,8 @@ impl Cabled {
         self.client.put::<Value>(&path, value.to_owned().into()).await.unwrap();
     }
 
-    async fn expose(&self, name: &str, attributes: Value) {
-        let body = serde_json::json!({ "target": "127.0.0.1:9", "attributes": attributes });
+    async fn expose(&self, name: &str, weight: u16, attributes: Value) {
+        let body = serde_json::json!({ "target": "127.0.0.1:9", "attributes": attributes, "weight": weight });
         self.client.put_json::<Value>(&format!("/v1/tunnels/{name}"), &body).await.unwrap();
     }
 
@@ -75,10 +75,10 @@ fn mesh(runtime: &Runtime, directory: &Path) -> [Cabled; 3] {
     });
     runtime.block_on(async {
         let [a, b, c] = &nodes;
-        a.expose("web", serde_json::json!({ "env": "prod", "version": "1.4" })).await;
-        b.expose("web", serde_json::json!({ "env": "prod", "version": "1.5" })).await;
-        b.expose("db", serde_json::json!({ "env": "prod", "engine": "postgres" })).await;
-        c.expose("grafana", serde_json::json!({ "env": "staging" })).await;
+        a.expose("web", 1, serde_json::json!({ "env": "prod", "version": "1.4" })).await;
+        b.expose("web", 3, serde_json::json!({ "env": "prod", "version": "1.5" })).await;
+        b.expose("db", 1, serde_json::json!({ "env": "prod", "engine": "postgres" })).await;
+        c.expose("grafana", 1, serde_json::json!({ "env": "staging" })).await;
         for (number, node) in nodes.iter().cycle().take(36).enumerate() {
             node.set(&format!("sensor/{:02}", number % 12), &format!("{}", 20 + number)).await;
         }
@@ -162,6 +162,7 @@ fn one_of_three_nodes_is_cut_off_and_comes_back_before_ones_eyes() {
     browser.until("document.querySelectorAll('#map-edges line').length === 3");
     browser.until("document.getElementById('tile-sync').textContent === '2 of 2'");
     browser.until("document.querySelectorAll('#tunnels tr').length === 4");
+    browser.until("[...document.querySelectorAll('#tunnels tr')].map((row) => row.children[4].textContent).sort().join() === '1,1,1,3'");
     browser.until("document.querySelectorAll('#attributes tr').length === 13");
     browser.until("document.getElementById('connection').dataset.state === 'live'");
     browser.until(

@@ -391,10 +391,10 @@ function drawTunnels() {
         const command = `snomesh bind 0 ${tunnel.name}`;
         try { await navigator.clipboard.writeText(command); write($("announcer"), `Copied: ${command}`); write(copy, "Copied"); } catch { write(copy, command); }
       });
-      return make("tr", {}, make("td", { class: "key" }), make("td"), make("td", {}, make("span", { class: "badge" })), make("td"), make("td"), make("td"), make("td", { class: "num" }, copy));
+      return make("tr", {}, make("td", { class: "key" }), make("td"), make("td", {}, make("span", { class: "badge" })), make("td"), make("td", { class: "num" }), make("td"), make("td"), make("td", { class: "num" }, copy));
     },
     (row, tunnel) => {
-      const [name, holder, state, chosen, attributes, when] = row.children;
+      const [name, holder, state, chosen, weight, attributes, when] = row.children;
       write(name, tunnel.name);
       write(holder, tunnel.holderName || short(tunnel.holder));
       mark(holder, "title", tunnel.holder);
@@ -405,6 +405,7 @@ function drawTunnels() {
       const own = known.status && known.status.exposed.find((exposed) => exposed.tunnel === tunnel.tunnel);
       mark(state.firstChild, "title", own && own.health && own.health.failure);
       write(chosen, tunnel.chosen ? "yes" : "");
+      write(weight, `${tunnel.weight}`);
       chips(attributes, Object.entries(tunnel.attributes).map(([key, value]) => `${key}=${shown(value)}`));
       write(when, ago(tunnel.registeredAt));
     });

@@ -1,11 +1,13 @@
 //! The command line.
 
+mod args;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use clap::{Args, Parser, Subcommand};
+use clap::Parser as _;
 use snomesh::time::Moment;
 
 use crate::baseline::{Way, insert, measure, measure_budgets, print, print_budgets};
@@ -21,7 +23,7 @@ use crate::quic::{Told, gossip};
 use crate::random::Seed;
 use crate::report::Batch;
 use crate::run::{Effort, Finished, Job, run, run_all};
-use crate::scenario::{BUILTIN, FaultKind, Quantity as _, Scenario, Tier, builtin};
+use crate::scenario::{BUILTIN, FaultKind, Scenario, Tier, builtin};
 use crate::shrink::{ShrinkError, Shrunk, shrink};
 use crate::timeline::{Timeline, TimelineError, html, svg};
 use crate::token::{Override, OverrideError, Overrides, Token, quoted};
@@ -30,279 +32,10 @@ use crate::trace::Trace;
 use crate::trace::{Filter, Keep};
 use crate::verify::{VerifyError, verify};
 use crate::world::catch_panics;
+use args::{Changes, Cli, Command, ModelArgs, ReplayArgs, RunArgs, ShrinkArgs, TimelineArgs};
 
 /// How many seeds the plain command runs each scenario with.
 const PLAIN_SEEDS: u64 = 2;
-
-/// Simulates meshes of many nodes and everything that goes wrong between them: same seed, same run.
-///
-/// Without a command it runs every scenario that comes with it, with a few seeds, and fails if something did
-/// not hold or too little of what can go wrong did go wrong.
-#[derive(Debug, Parser)]
-#[command(name = "sim", version, after_help = EXIT_STATUS)]
-struct Cli {
-    #[command(subcommand)]
-    command: Option<Command>,
-}
-
-const EXIT_STATUS: &str = "Exit status: 0 all held; 1 something did not; 2 bad arguments or scenario; \
-3 a fault never happened, or too little was covered; 4 not deterministic; 5 the time was up before all was run";
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Run scenarios.
-    Run(RunArgs),
-    /// Repeat one run and write its whole log, up to the first thing that does not hold.
-    Replay(ReplayArgs),
-    /// Reduce a run that fails to the smallest that fails in the same way, and write it as a scenario file.
-    Shrink(ShrinkArgs),
-    /// Draw the picture of a trace that was written with run --trace.
-    Timeline(TimelineArgs),
-    /// Compare two reports that were written with run --json, scenario by scenario.
-    Compare {
-        /// The report to compare with.
-        base: PathBuf,
-        /// The report in question.
-        new: PathBuf,
-    },
-    /// List the scenarios, faults, checks and what is counted.
-    List,
-    /// Run scenarios again and again with the same seed and see that it is the same run.
-    Verify {
-        /// A scenario's name, a file, or all.
-        #[arg(default_value = "all")]
-        scenario: String,
-        /// The first seed.
-        #[arg(long, default_value = "0")]
-        seed: Seed,
-        /// How much of the product runs.
-        #[arg(long, value_enum, default_value_t)]
-        tier: Tier,
-    },
-    /// Try every run there can be of a very small mesh, with messages lost, late, doubled and overtaken.
-    Model(ModelArgs),
-    /// Measure the network of the second tier: a trivial gossip, as `benches/peers-sim` has it on another simulator.
-    #[cfg(feature = "quic")]
-    #[command(hide = true)]
-    Gossip {
-        /// How many hosts.
-        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(2..=1_000))]
-        hosts: u16,
-        /// For how long, in simulated time.
-        #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
-        lasts: Duration,
-    },
-    /// Plant faults in a copy of the sources and see that each is noticed by the check that it names.
-    Mutants {
-        /// Only the one of that name.
-        #[arg(long)]
-        only: Option<String>,
-    },
-    /// Measure the protocol beside flooding, random fan-out, one shared tree and digests, under one workload.
-    Baselines {
-        /// Among how many nodes.
-        #[arg(long, value_delimiter = ',', default_values = ["10", "48", "100", "300"], value_parser = clap::value_parser!(u16).range(2..=10_000))]
-        nodes: Vec<u16>,
-        /// The seed.
-        #[arg(long, default_value = "0")]
-        seed: Seed,
-        /// Only the protocol itself.
-        #[arg(long)]
-        alone: bool,
-        /// Put the table into this document, between its marks.
-        #[arg(long)]
-        into: Option<PathBuf>,
-    },
-    /// Measure what a mesh must keep to as a whole: loading it, losing a node, being cut in halves.
-    Budgets {
-        /// Among how many nodes.
-        #[arg(long, value_delimiter = ',', default_values = ["3", "10", "30", "100"], value_parser = clap::value_parser!(u16).range(3..=10_000))]
-        nodes: Vec<u16>,
-        /// The seed.
-        #[arg(long, default_value = "0")]
-        seed: Seed,
-        /// Put the table into this document, between its marks.
-        #[arg(long)]
-        into: Option<PathBuf>,
-    },
-}
-
-#[derive(Debug, Args)]
-struct RunArgs {
-    /// Scenarios: names, files, tokens as failures print them, or all.
-    #[arg(required = true)]
-    scenarios: Vec<String>,
-    /// The seed, or the first of several: decimal, 0x and hexadecimal, or a commit's hash. The file's own without.
-    #[arg(long)]
-    seed: Option<Seed>,
-    /// How many seeds to run, one after another from the first; or from which to which, as in 5..20, both included.
-    #[arg(long, value_name = "N|A..B", value_parser = parse_seeds)]
-    seeds: Option<Seeds>,
-    /// Run seeds for so long, such as 10m. With --seeds: stop when the time is up, and exit with 5 if some were left.
-    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
-    lasts: Option<Duration>,
-    #[command(flatten)]
-    changes: Changes,
-    /// How many runs at a time; as many as there are processors without.
-    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=1_024))]
-    jobs: Option<u16>,
-    /// Write a report for programs into this file; - is standard output, the table then goes to standard error.
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Write every record as a line of JSON into this file; for one scenario and one seed.
-    #[arg(long)]
-    trace: Option<PathBuf>,
-    /// Draw the run into this file: one page that needs nothing else; for one scenario and one seed.
-    #[arg(long)]
-    html: Option<PathBuf>,
-    /// Draw the run into this file, as a picture for documents; for one scenario and one seed.
-    #[arg(long)]
-    svg: Option<PathBuf>,
-    /// Stop at the first run that fails.
-    #[arg(long)]
-    fail_fast: bool,
-    /// Exit with 3 unless all runs together have reached everything that `sim list` marks.
-    #[arg(long)]
-    gate: bool,
-    /// Stop at the first run in which this check fails, as `sim list` names it.
-    #[arg(long, value_name = "CHECK", value_parser = parse_check)]
-    seek: Option<Checker>,
-}
-
-/// What the command line changes of a scenario.
-#[derive(Debug, Args)]
-struct Changes {
-    /// How much of the product runs, if not as much as the scenario says.
-    #[arg(long, value_enum)]
-    tier: Option<Tier>,
-    /// How many nodes, if not as many as the scenario says.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=10_000))]
-    nodes: Option<u16>,
-    /// How long faults and writes may happen, if not as long as the scenario says, such as 60s.
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    duration: Option<Duration>,
-    /// Which of the scenario's faults: all, none, swarm (each with an even chance) or kinds with commas between.
-    #[arg(long)]
-    faults: Option<String>,
-    /// Another value for a field of the scenario, such as net.loss=0.1; may be given again.
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<Override>,
-}
-
-impl Changes {
-    fn overrides(&self, of_token: Overrides) -> Overrides {
-        let mut all = of_token;
-        let tier = self.tier.map(|tier| Override::new("tier", tier.name()));
-        let nodes = self.nodes.map(|nodes| Override::new("nodes", &nodes.to_string()));
-        let duration = self.duration.map(|duration| Override::new("duration", &duration.text()));
-        let faults = self.faults.as_deref().map(|faults| Override::new("faults", faults));
-        all.0.extend(
-            tier.into_iter().chain(nodes).chain(duration).chain(faults).chain(self.set.iter().cloned()),
-        );
-        all
-    }
-}
-
-#[derive(Debug, Args)]
-struct ReplayArgs {
-    /// A token as failures print it, or a scenario file.
-    run: String,
-    #[command(flatten)]
-    changes: Changes,
-    /// Only what happened up to then, such as 12.5s.
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    until: Option<Duration>,
-    /// Only what happened at this node, and what concerns all.
-    #[arg(long)]
-    node: Option<usize>,
-    /// Only what names this key, such as k7 or attr/mesh/k7.
-    #[arg(long)]
-    key: Option<String>,
-}
-
-#[derive(Debug, Args)]
-struct TimelineArgs {
-    /// The trace.
-    trace: PathBuf,
-    /// Where to write the page; beside the trace, ending in .html, without either.
-    #[arg(long)]
-    html: Option<PathBuf>,
-    /// Where to write a picture for documents.
-    #[arg(long)]
-    svg: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct ShrinkArgs {
-    /// A token as failures print it, or a scenario file.
-    run: String,
-    #[command(flatten)]
-    changes: Changes,
-    /// Where to write the scenario; a name made of the scenario, the check and the seed without.
-    #[arg(long)]
-    out: Option<PathBuf>,
-    /// How long to try at most.
-    #[arg(long = "for", value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
-    lasts: Duration,
-}
-
-/// Which seeds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Seeds {
-    /// The first one, if it is said so here.
-    first: Option<Seed>,
-    count: u64,
-}
-
-/// The most seeds of one run of the program.
-const MAX_SEEDS: u64 = 10_000_000;
-
-fn parse_seeds(text: &str) -> Result<Seeds, String> {
-    let expected = |_| {
-        format!(
-            "write how many seeds, such as 20, or from which to which, such as 5..20; at most {MAX_SEEDS}"
-        )
-    };
-    let Some((first, last)) = text.split_once("..") else {
-        let count = text.parse().ok().filter(|count| (1..=MAX_SEEDS).contains(count));
-        return Ok(Seeds { first: None, count: count.ok_or(()).map_err(expected)? });
-    };
-    let seed = |text: &str| text.trim().parse::<Seed>().map_err(|error| format!("{text}: {error}"));
-    let (first, last) = (seed(first)?, seed(last)?);
-    if last < first {
-        return Err(format!("the range is backwards; write {last}..{first}"));
-    }
-    let count = (last.0 - first.0).checked_add(1).filter(|count| *count <= MAX_SEEDS);
-    Ok(Seeds { first: Some(first), count: count.ok_or(()).map_err(expected)? })
-}
-
-fn parse_check(text: &str) -> Result<Checker, String> {
-    let found = Checker::ALL.iter().copied().find(|checker| checker.name() == text);
-    found.ok_or_else(|| format!("there is no check {text}; `sim list` names them"))
-}
-
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    Duration::parse(text).ok_or_else(|| "write a duration such as 90s, 250ms or 10m".to_owned())
-}
-
-#[derive(Debug, Args)]
-struct ModelArgs {
-    /// How many replicas.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=8))]
-    nodes: u8,
-    /// How many keys.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
-    keys: u8,
-    /// How many writes and removals, of all together.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=16))]
-    writes: u8,
-    /// How many messages, of all together; each may arrive any number of times.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=16))]
-    sends: u8,
-    /// How often removals are let go, by all together.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=4))]
-    collections: u8,
-}
 
 /// What ends the program before it has an answer.
 #[derive(Debug, thiserror::Error)]

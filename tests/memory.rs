@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use snomesh::crdt::{CausalContext, Lane, Notary, Value};
-use snomesh::id::{Actor, Generation, NodeId};
-use snomesh::replica::{AttributeKey, Replica};
+use snomesh::id::{Actor, Generation, NodeId, TunnelId};
+use snomesh::replica::{AttributeKey, Attributes, NodeRecord, Prepared, Replica};
 use snomesh::time::UnixMillis;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
@@ -76,17 +76,23 @@ fn overwriting_does_not_grow_the_state() {
     assert!(grown * 20 < before, "from {before} bytes by {grown}");
 }
 
-/// SCENARIOS G-12: what came and went leaves nothing behind but what says that it was there.
+/// A number for a long run, given in the environment; in a short one it is smaller.
+fn many(name: &str, otherwise: usize) -> usize {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
+}
+
+/// SCENARIOS G-12: what came and went leaves nothing behind but what says that it was there. `SNOMESH_KEYS=1000000` is how
+/// many shall.
 #[test]
 fn memory_returns_when_keys_have_come_and_gone() {
-    const KEYS: usize = 50_000;
+    let keys = many("SNOMESH_KEYS", 50_000);
     let _alone = alone();
     let mut replica = replica(1);
     (0..100).for_each(|number| put(&mut replica, number, number));
     let before = held();
-    (100..KEYS).for_each(|number| put(&mut replica, number, number));
+    (100..keys).for_each(|number| put(&mut replica, number, number));
     let full = held() - before;
-    for number in 100..KEYS {
+    for number in 100..keys {
         let prepared = replica.unset(WALL, &key(number)).unwrap().unwrap();
         replica.merge(WALL, &prepared.delta).unwrap();
         replica.take_changed();
@@ -94,8 +100,88 @@ fn memory_returns_when_keys_have_come_and_gone() {
     replica.collect(usize::MAX, |_| true);
     assert_eq!(replica.store().len(), 100);
     let left = held() - before;
-    println!("{left} bytes of {full} are left");
-    assert!(left * 100 < full, "{left} bytes of {full} are left");
+    println!("{left} bytes of {full} are left of {keys} keys");
+    assert!(left < 64 * 1024, "{left} bytes of {full} are left");
+}
+
+fn settle(replica: &mut Replica, prepared: Option<Prepared>) {
+    if let Some(prepared) = prepared {
+        replica.merge(WALL, &prepared.delta).unwrap();
+    }
+    replica.take_changed();
+}
+
+fn sync(from: &Replica, to: &mut Replica) {
+    let context = from.store().context();
+    let lanes = context.lanes().map(|(lane, _)| lane);
+    let delta = from.store().delta(lanes, &to.store().context(), usize::MAX);
+    to.merge(WALL, &delta).unwrap();
+    to.take_changed();
+}
+
+/// A node joins in one of its lives, writes, and is gone: whoever stays retires all of its lives up to this one, and forgets
+/// in the end what it had said of that.
+fn join_and_leave(stays: &mut Replica, node: NodeId, life: u64) {
+    let actor = Actor { node, generation: Generation(life) };
+    let mut guest = Replica::new(actor, Duration::from_secs(10));
+    let (name, tunnel) = ("web".parse().unwrap(), TunnelId(life));
+    let prepared = guest.publish(WALL, &NodeRecord::default()).unwrap();
+    settle(&mut guest, prepared);
+    let prepared = guest.register(WALL, &name, tunnel, &Attributes::default()).unwrap();
+    settle(&mut guest, prepared);
+    let prepared = guest.set(WALL, &key(1_000_000), value(usize::try_from(life).unwrap())).unwrap();
+    settle(&mut guest, prepared);
+    sync(&guest, stays);
+    // What it had written somebody else writes over.
+    let prepared = stays.unset(WALL, &key(1_000_000)).unwrap();
+    settle(stays, prepared);
+    let prepared = stays.testify(WALL, node, Generation(life)).unwrap();
+    settle(stays, prepared);
+    let prepared = stays.forget_testimony(WALL, node).unwrap();
+    settle(stays, prepared);
+    stays.collect(usize::MAX, |_| true);
+    stays.forget_lanes();
+    stays.take_retired();
+    assert_eq!(stays.store().retired(&node), Generation(life));
+}
+
+/// SCENARIOS G-08: of 20,000 lives of one node nothing is left but one number. Exact: as many names and keys as after the
+/// first, and as many bytes but for the slack of tables.
+#[test]
+fn memory_returns_when_lives_have_come_and_gone() {
+    const LIVES: u64 = 20_000;
+    let _alone = alone();
+    let mut stays = replica(1);
+    (0..100).for_each(|number| put(&mut stays, number, number));
+    let guest = NodeId::from_bytes([2; 32]);
+    let counts = |of: &Replica| (of.store().lane_counts(), of.store().lane_names(), of.store().len());
+    join_and_leave(&mut stays, guest, 1);
+    let (first, before) = (counts(&stays), held());
+    (2..=LIVES).for_each(|life| join_and_leave(&mut stays, guest, life));
+    assert_eq!(first, ((1, 1), 2, 100), "one lane, one past, a name for each, and the keys that stay");
+    assert_eq!(counts(&stays), first);
+    let left = held() - before;
+    println!("{left} bytes are left of {LIVES} lives");
+    assert!(left < 4 * 1024, "{left} bytes are left");
+}
+
+/// What is kept of a node that was there once: one number, for as long as the mesh lives.
+#[test]
+fn a_node_that_is_gone_costs_its_name() {
+    let nodes = many("SNOMESH_NODES", 400);
+    let _alone = alone();
+    let mut stays = replica(1);
+    let before = held();
+    for number in 0..nodes {
+        let mut name = [9; 32];
+        name[..8].copy_from_slice(&number.to_be_bytes());
+        join_and_leave(&mut stays, NodeId::from_bytes(name), 1);
+    }
+    let counts = (stays.store().lane_counts(), stays.store().lane_names(), stays.store().len());
+    assert_eq!(counts, ((1, nodes), 1 + nodes, 0));
+    let each = (held() - before) as f64 / nodes as f64;
+    println!("{each:.0} bytes for each of {nodes} nodes that are gone");
+    assert!(each < 700.0, "{each} bytes a node");
 }
 
 /// DESIGN.md §8: at most 165 bytes an attribute, all included, whatever the number and whoever wrote them.

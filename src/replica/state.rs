@@ -471,6 +471,11 @@ impl Replica {
         self.store.take_retired()
     }
 
+    /// Forgets what nothing names any more of lives that are over.
+    pub fn forget_lanes(&mut self) {
+        self.store.forget_lanes();
+    }
+
     /// What the last merges changed, as far as this version knows what it means.
     pub fn take_changed(&mut self) -> Vec<Path> {
         let mut changed = self.store.take_changed();

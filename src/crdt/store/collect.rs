@@ -133,9 +133,13 @@ impl Store {
         self.removed.push_back(removed);
         // Removals that were replaced leave records behind that say nothing any more.
         if self.removed.len() > 2 * self.removals + 64 {
-            let records = std::mem::take(&mut self.removed);
-            self.removed = records.into_iter().filter(|record| self.removal(record).is_some()).collect();
+            self.drop_replaced();
         }
+    }
+
+    pub(super) fn drop_replaced(&mut self) {
+        let records = std::mem::take(&mut self.removed);
+        self.removed = records.into_iter().filter(|record| self.removal(record).is_some()).collect();
     }
 
     /// Gives the memory of records back that are gone.

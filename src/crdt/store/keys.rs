@@ -92,6 +92,11 @@ impl Keys {
         self.table.find(Named::spread(hash), is_it).map(|named| named.slot).ok_or(Vacant { hash })
     }
 
+    /// All keys, in no order.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Packed> {
+        self.slots.iter().flatten()
+    }
+
     pub(super) fn packed(&self, slot: Slot) -> &Packed {
         let (chunk, at) = slot.place();
         &self.slots[chunk][at]

@@ -26,7 +26,7 @@ impl LaneNumber {
         self.0
     }
 
-    fn place(self) -> usize {
+    pub(super) fn place(self) -> usize {
         self.0 as usize
     }
 }
@@ -91,6 +91,11 @@ pub(super) struct Lanes {
     last: Option<LaneNumber>,
     /// The past of each node that has one.
     pasts: BTreeMap<NodeId, (Generation, LaneNumber)>,
+    /// The numbers that stand for nothing, to be given again.
+    free: Vec<LaneNumber>,
+    /// How many lanes are buried, and how many of those there were when it was looked last which of them are still named.
+    buried: usize,
+    named: usize,
 }
 
 impl Lanes {
@@ -108,10 +113,21 @@ impl Lanes {
             self.last = Some(number);
             return number;
         }
-        let number = u32::try_from(self.states.len()).ok().filter(|number| number >> LaneNumber::BITS == 0);
-        let number = LaneNumber(number.expect("memory is exhausted before the numbers are"));
         let buried = self.past_of(lane).is_some();
-        self.states.push(LaneState { buried, ..LaneState::new(lane.clone()) });
+        self.buried += usize::from(buried);
+        let state = LaneState { buried, ..LaneState::new(lane.clone()) };
+        let number = match self.free.pop() {
+            Some(number) => {
+                self[number] = state;
+                number
+            }
+            None => {
+                let number = u32::try_from(self.states.len()).ok();
+                let number = number.filter(|number| number >> LaneNumber::BITS == 0);
+                self.states.push(state);
+                LaneNumber(number.expect("memory is exhausted before the numbers are"))
+            }
+        };
         self.numbers.insert(lane.clone(), number);
         self.last = Some(number);
         number
@@ -153,7 +169,49 @@ impl Lanes {
             self[*part].buried = true;
         }
         self.pasts.insert(node, (generation, past));
+        self.buried += parts.len();
         parts
+    }
+
+    /// How many lanes have a number.
+    pub(super) fn name_count(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// How many numbers there are, those that stand for nothing included.
+    pub(super) fn number_count(&self) -> usize {
+        self.states.len()
+    }
+
+    /// Whether lanes were buried since it was looked which of them are still named.
+    pub(super) fn has_buried(&self) -> bool {
+        self.buried > self.named
+    }
+
+    /// Forgets the buried lanes that have no index and are not marked as named by their numbers.
+    pub(super) fn forget(&mut self, named: &[bool]) {
+        // What stands where nothing does: any lane, buried, of which nothing is known.
+        let Some((_, past)) = self.pasts.values().next() else { return };
+        let nobody = LaneState { buried: true, ..LaneState::new(self[*past].lane.clone()) };
+        let Self { numbers, states, free, .. } = self;
+        numbers.retain(|_, number| {
+            let state = &mut states[number.place()];
+            let keeps = !state.buried || named[number.place()] || !state.index.is_empty();
+            if !keeps {
+                *state = nobody.clone();
+                free.push(*number);
+            }
+            keeps
+        });
+        free.sort_unstable_by_key(|number| number.0);
+        while free.pop_if(|last| last.place() + 1 == states.len()).is_some() {
+            states.pop();
+        }
+        states.shrink_to(2 * states.len());
+        free.shrink_to(2 * free.len());
+        self.last = None;
+        self.buried = self.numbers.values().filter(|number| self[**number].buried).count();
+        self.named = self.buried;
     }
 }
 

@@ -92,6 +92,12 @@ impl Packed {
         LaneNumber::from_bits(self.head >> FLAGS)
     }
 
+    /// The numbers of all lanes that its entry names; none if its entries lie elsewhere.
+    pub(super) fn named(&self) -> impl Iterator<Item = LaneNumber> {
+        let own = (!self.is_elsewhere()).then(|| self.lane());
+        own.into_iter().chain(self.observed().map(|(lane, _)| lane))
+    }
+
     pub(super) fn counter(&self) -> u64 {
         self.counter
     }

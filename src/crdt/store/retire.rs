@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use smallvec::SmallVec;
 
 use super::lanes::{LaneNumber, LaneState};
+use super::packed::Packed;
 use super::{Removed, Row, Store};
 use crate::crdt::{CausalContext, Class, Dot, Entry, Key, Lane, Observed, RangeSet, Revision};
 use crate::id::{Actor, Generation, NodeId};
@@ -255,6 +256,29 @@ impl Store {
             self.changed.note(&key);
         }
         self.retired_now.push(past);
+    }
+
+    /// Forgets the names of lanes for which a past stands and that no entry bears any more, if any were retired since the
+    /// last time. It looks at every key.
+    pub fn forget_lanes(&mut self) {
+        // Seals know lanes by their numbers; there no life is retired.
+        if self.is_sealed() || !self.lanes.has_buried() {
+            return;
+        }
+        self.drop_replaced();
+        // Of a buried lane there is nothing in the digest.
+        self.changed_lanes.retain(|lane| !self.lanes[*lane].buried);
+        let mut named = vec![false; self.lanes.number_count()];
+        let removed = self.removed.iter().map(|record| record.lane);
+        for lane in self.keys.all().flat_map(Packed::named).chain(removed) {
+            named[lane.place()] = true;
+        }
+        self.lanes.forget(&named);
+    }
+
+    /// How many names of lanes are remembered.
+    pub fn lane_names(&self) -> usize {
+        self.lanes.name_count()
     }
 
     /// The pasts that took the place of lanes since the last call.

@@ -58,6 +58,7 @@ impl Mesh {
             *ripe = revision;
             ages.pop_front();
         }
+        self.replica.forget_lanes();
         if self.replica.store().removed() == 0 || self.links.values().any(|link| link.serve.is_some()) {
             return;
         }

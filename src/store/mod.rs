@@ -261,10 +261,19 @@ impl StateFile {
                 life = meta.get(META_LIFE)?.map(|life| Generation(life.value()));
                 write.open_table(REGISTERS)?;
                 write.open_table(FLOORS)?;
+                let mut seen = Vec::new();
                 for row in write.open_table(LANES)?.iter()? {
                     let (number, row) = row?;
                     let row = LaneRow::read(row.value()).map_err(Broken::row("lane", number.value()))?;
-                    lanes.insert(row.lane, number.value());
+                    lanes.insert(row.lane.clone(), number.value());
+                    seen.push((row.lane, row.seen));
+                }
+                for (lane, seen) in &seen {
+                    lanes.note_seen(lane, seen);
+                }
+                for row in write.open_table(REGISTERS)?.iter()? {
+                    let (key, row) = row?;
+                    recount(&mut lanes, key.value(), row.value(), true)?;
                 }
             }
             write.commit()?;
@@ -383,12 +392,17 @@ impl StateFile {
             {
                 let mut registers = write.open_table(REGISTERS)?;
                 for (key, register) in &batch.registers {
-                    if register.is_empty() {
-                        registers.remove(key.as_str())?;
+                    let name = key.as_str();
+                    let before = if register.is_empty() {
+                        registers.remove(name)?
                     } else {
                         let seals = batch.seals.get(key).map_or(&[][..], Vec::as_slice);
                         let row = record::write_register(register, seals, lanes);
-                        registers.insert(key.as_str(), &*row)?;
+                        recount(lanes, name, &row, true)?;
+                        registers.insert(name, &*row)?
+                    };
+                    if let Some(before) = before {
+                        recount(lanes, name, before.value(), false)?;
                     }
                 }
                 let mut table = write.open_table(LANES)?;
@@ -405,8 +419,13 @@ impl StateFile {
                     let head = batch.heads.iter().find(|head| head.lane == *lane).cloned();
                     let row = LaneRow { lane: lane.clone(), seen: seen.clone(), head };
                     table.insert(number, &*row.write())?;
+                    lanes.note_seen(lane, seen);
                 }
                 lanes.take_new();
+                for number in lanes.take_forgotten() {
+                    table.remove(number)?;
+                    floors.remove(number)?;
+                }
                 let mut meta = write.open_table(META)?;
                 meta.insert(META_CLOCK, batch.clock.0)?;
                 meta.insert(META_HORIZON, batch.horizon.0)?;
@@ -456,6 +475,13 @@ impl StateFile {
             (None, error) => StoreError::Damaged { path, what: error.to_string() },
         }
     }
+}
+
+/// Counts the lanes that a row names which came, or went.
+fn recount(lanes: &mut LaneNumbers, key: &str, row: &[u8], comes: bool) -> Result<(), Broken> {
+    let named = record::named_in(row).map_err(Broken::row("key", key))?;
+    named.into_iter().for_each(|number| lanes.count(number, comes));
+    Ok(())
 }
 
 /// With its seals in order, each once: many rows bring the same.

@@ -1,7 +1,8 @@
 //! Rows ⇄ bytes.
 //!
 //! Entries name lanes by numbers that the file gives them, for a lane's full name is longer than most values. A number
-//! is never given twice. The bytes of a row are the same whatever machine writes it; `tests` holds samples of them.
+//! is never given twice while the file is open. Lanes that are part of a past go when the last entry that names them has
+//! gone. The bytes of a row are the same whatever machine writes it; `tests` holds samples of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,16 +21,67 @@ const CHECKSUM_LEN: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct LaneNumbers {
     numbers: BTreeMap<Lane, u32>,
+    /// How often entries in the file name the lane of each number.
+    names: BTreeMap<u32, Named>,
+    /// Up to which life those of a node are part of its past.
+    pasts: BTreeMap<NodeId, Generation>,
+    /// The lanes that may have to go.
+    idle: Vec<Lane>,
     /// Those that the file does not know yet.
     new: Vec<(Lane, u32)>,
     next: u32,
+}
+
+#[derive(Debug)]
+struct Named {
+    lane: Lane,
+    times: u64,
 }
 
 impl LaneNumbers {
     /// Learns a number from the file.
     pub(super) fn insert(&mut self, lane: Lane, number: u32) {
         self.next = self.next.max(number.saturating_add(1));
+        self.names.insert(number, Named { lane: lane.clone(), times: 0 });
         self.numbers.insert(lane, number);
+    }
+
+    /// Learns what the file has seen of a lane: if it is a past, the lanes that are part of it are mere names from now on.
+    pub(super) fn note_seen(&mut self, lane: &Lane, seen: &RangeSet) {
+        if !lane.is_past() || seen.is_empty() {
+            return;
+        }
+        let Actor { node, generation } = lane.actor();
+        let upto = self.pasts.entry(node).or_insert(generation);
+        *upto = generation.max(*upto);
+        let first = Lane::new(Actor { node, generation: Generation(0) }, Class::Registry);
+        self.idle.extend(self.numbers.range(first..lane.clone()).map(|(part, _)| part.clone()));
+    }
+
+    /// An entry that came into the file, or went, names a lane of that number.
+    pub(super) fn count(&mut self, number: u32, comes: bool) {
+        let Some(named) = self.names.get_mut(&number) else { return };
+        named.times = if comes { named.times + 1 } else { named.times.saturating_sub(1) };
+        if named.times == 0 {
+            self.idle.push(named.lane.clone());
+        }
+    }
+
+    /// Forgets the lanes that are part of a past and that nothing names any more. Gives their numbers back.
+    pub(super) fn take_forgotten(&mut self) -> Vec<u32> {
+        let mut forgotten = Vec::new();
+        for lane in std::mem::take(&mut self.idle) {
+            let Actor { node, generation } = lane.actor();
+            let is_part = |upto: &Generation| generation < *upto || (generation == *upto && !lane.is_past());
+            let is_part = self.pasts.get(&node).is_some_and(is_part);
+            let is_named = |number: &u32| self.names.get(number).is_some_and(|named| named.times > 0);
+            let number = self.numbers.get(&lane).copied().filter(|number| is_part && !is_named(number));
+            let Some(number) = number else { continue };
+            self.numbers.remove(&lane);
+            self.names.remove(&number);
+            forgotten.push(number);
+        }
+        forgotten
     }
 
     /// The latest life of a node that has a lane.
@@ -151,6 +203,28 @@ pub(super) fn write_register(register: &Register, seals: &[Arc<Seal>], lanes: &m
         }
     }
     writer.finish()
+}
+
+/// The numbers of the lanes that the entries of a row name, each as often as it is named.
+pub(super) fn named_in(row: &[u8]) -> Result<SmallVec<[u32; 4]>, Malformed> {
+    const ILLEGAL: Malformed = Malformed::Illegal { what: "number of a lane" };
+    let mut reader = Reader::new(row);
+    let mut named = SmallVec::new();
+    for _ in 0..reader.count(MAX_ENTRIES, "count of entries")? {
+        named.push(u32::try_from(reader.varint()?).ok().ok_or(ILLEGAL)?);
+        reader.varint()?;
+        let head = reader.varint_up_to(Observed::MAX_LANES as u64 * 2 + 1, "count of observed lanes")?;
+        for _ in 0..head / 2 {
+            named.push(u32::try_from(reader.varint()?).ok().ok_or(ILLEGAL)?);
+            reader.varint()?;
+        }
+        reader.fixed64()?;
+        if head % 2 == 1 {
+            reader.bytes(Value::MAX_LEN, "a value")?;
+        }
+        reader.fixed32()?;
+    }
+    Ok(named)
 }
 
 /// Reads a key's row. That its entries match their checksums, and were sealed, is for whoever merges them to verify.

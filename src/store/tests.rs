@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use proptest::prelude::*;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
-use redb::StorageBackend;
+use redb::{ReadableTableMetadata, StorageBackend};
 
 use super::*;
 use crate::crdt::seal_tests::Pen;
@@ -555,6 +555,57 @@ fn what_was_collected_is_still_known_after_a_restart() {
     let (restored, _) = load(&file);
     assert_eq!(restored, life);
     assert_eq!((restored.floors(), restored.horizon()), (life.floors(), life.horizon()));
+}
+
+impl StateFile {
+    /// How many lanes, floors and keys have a row.
+    fn row_counts(&self) -> [u64; 3] {
+        let read = self.database.as_ref().unwrap().begin_read().unwrap();
+        let lanes = read.open_table(LANES).unwrap().len().unwrap();
+        let floors = read.open_table(FLOORS).unwrap().len().unwrap();
+        [lanes, floors, read.open_table(REGISTERS).unwrap().len().unwrap()]
+    }
+}
+
+/// SCENARIOS G-08: of 20,000 lives the file keeps one name, and what their writes are called that are still there.
+#[test]
+fn lanes_that_are_part_of_a_past_and_that_nothing_names_have_no_row() {
+    const LIVES: u64 = 20_000;
+    let disk = Disk::default();
+    let mut file = disk.open().unwrap();
+    let [kept, changing]: [Key; 2] = ["attr/mesh/kept", "attr/mesh/changing"].map(|key| key.parse().unwrap());
+    let node = NodeId::from_bytes([1; 32]);
+    let lane = |life| Lane::new(Actor { node, generation: Generation(life) }, Class::Attribute);
+    let written = |key: &Key, life: u64, observed: Option<u64>| {
+        let observed = Observed::new(observed.map(|life| (lane(life), 1)));
+        let value = Value::try_from(&life.to_le_bytes()[..]).ok();
+        let mut register = Register::default();
+        register.insert(Entry::new(key, lane(life).dot(1), observed, Timestamp(life), value), |_| ());
+        (key.clone(), register)
+    };
+    for life in 1..=LIVES {
+        let mut registers = vec![written(&changing, life, life.checked_sub(1).filter(|before| *before > 0))];
+        if life == 7 {
+            registers.push(written(&kept, life, None));
+        }
+        let lanes = vec![(lane(life), RangeSet::up_to(1))];
+        file.commit(&Batch { registers, lanes, floors: vec![(lane(life), 1)], ..Batch::default() }).unwrap();
+        let lanes = vec![(Lane::past(node, Generation(life - 1)), RangeSet::up_to(1))];
+        file.commit(&Batch { lanes, ..Batch::default() }).unwrap();
+    }
+    // The past, the life that wrote last, the one that this had seen, and the seventh.
+    assert_eq!(file.row_counts(), [4, 3, 2]);
+    let registers = vec![(changing, Register::default()), (kept, Register::default())];
+    file.commit(&Batch { registers, ..Batch::default() }).unwrap();
+    assert_eq!(file.row_counts(), [2, 1, 0]);
+    drop(file);
+    // What an earlier version has left behind goes with the first write.
+    let mut file = disk.open().unwrap();
+    let lanes = vec![(Lane::past(node, Generation(LIVES)), RangeSet::up_to(1))];
+    file.commit(&Batch { lanes, ..Batch::default() }).unwrap();
+    assert_eq!(file.row_counts(), [1, 0, 0]);
+    let (store, _) = load(&file);
+    assert_eq!(store.retired(&node), Generation(LIVES));
 }
 
 /// What a relay has of an author that seals, and makes durable.

@@ -47,11 +47,13 @@ enum Step {
     Die {
         at: u8,
     },
-    /// Somebody testifies that the lives of a node are over: all but the last it knows of, or that one too.
+    /// Somebody testifies that the lives of a node are over: all but the last it knows of, or that one too. Some hear of
+    /// it at once, before all that its author had seen: those whose bits are set.
     Testify {
         at: u8,
         node: u8,
         accuses: bool,
+        heard: u8,
     },
     /// A node writes anew what nobody else holds of such lives.
     Save {
@@ -71,7 +73,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (node(), 0u8..4).prop_map(|(at, disk)| Step::Restart { at, disk }),
         1 => node().prop_map(|at| Step::Copy { at }),
         1 => node().prop_map(|at| Step::Die { at }),
-        2 => (node(), node(), rarely()).prop_map(|(at, node, accuses)| Step::Testify { at, node, accuses }),
+        3 => (node(), node(), rarely(), any::<u8>())
+            .prop_map(|(at, node, accuses, heard)| Step::Testify { at, node, accuses, heard }),
         1 => node().prop_map(|at| Step::Save { at }),
     ]
 }
@@ -163,6 +166,19 @@ impl History {
         self.merge(at, &prepared.delta);
     }
 
+    /// The same for what is written anew: that is no news, and whoever reads the key reads what he read before.
+    fn write_anew(&mut self, at: usize, prepared: &Prepared) {
+        let key = prepared.delta.items[0].key.clone();
+        let held = |history: &mut Self| history.node(at).replica.store().register(&key).unwrap_or_default();
+        let before = held(self);
+        self.write(at, prepared);
+        let after = held(self);
+        if let Some(read) = before.winner().filter(|read| after.entry(&read.dot).is_none()) {
+            let value = after.winner().and_then(|winner| winner.value.clone());
+            assert_eq!(value, read.value, "what {} writes anew says what was read", prepared.dot);
+        }
+    }
+
     fn merge(&mut self, at: usize, delta: &Delta) {
         // A write of somebody who has retired lives takes all that they wrote on its key for seen.
         let store = self.node(at).replica.store();
@@ -198,7 +214,7 @@ impl History {
         let nodes: Vec<NodeId> = self.node(at).replica.unretired().collect();
         for node in nodes {
             for prepared in self.node(at).replica.save(WALL, node, usize::MAX).unwrap() {
-                self.write(at, &prepared);
+                self.write_anew(at, &prepared);
             }
         }
         self.written.len() > before
@@ -216,7 +232,7 @@ impl History {
         }
         let saved = self.node(at).replica.save_from(WALL, &learnt).unwrap();
         if !saved.is_empty() {
-            saved.iter().for_each(|prepared| self.write(at, prepared));
+            saved.iter().for_each(|prepared| self.write_anew(at, prepared));
             return;
         }
         let kills = learnt.dead.iter().filter(|(_, dot)| learnt.floors.contains(dot));
@@ -288,9 +304,9 @@ impl History {
                     self.nodes[at] = None;
                 }
             }
-            Step::Testify { at, node, accuses } => {
+            Step::Testify { at, node, accuses, heard } => {
                 let (Some(at), node) = (self.alive(at), usize::from(node) % self.nodes.len()) else { return };
-                self.testify(at, replica(u8::try_from(node).unwrap(), 1).actor().node, accuses);
+                self.testify(at, replica(u8::try_from(node).unwrap(), 1).actor().node, accuses, heard);
             }
             Step::Save { at } => {
                 if let Some(at) = self.alive(at) {
@@ -347,7 +363,7 @@ impl History {
         }
     }
 
-    fn testify(&mut self, at: usize, node: NodeId, accuses: bool) {
+    fn testify(&mut self, at: usize, node: NodeId, accuses: bool, heard: u8) {
         let replica = &mut self.node(at).replica;
         let lives: BTreeSet<Generation> =
             replica.store().lanes_of(&node).map(|lane| lane.actor().generation).collect();
@@ -357,8 +373,12 @@ impl History {
         if own.node == node && upto >= own.generation {
             return;
         }
-        if let Some(prepared) = replica.testify(WALL, node, upto).unwrap() {
-            self.write(at, &prepared);
+        let Some(said) = replica.testify(WALL, node, upto).unwrap() else { return };
+        self.write(at, &said);
+        for to in (0..self.nodes.len()).filter(|to| *to != at && heard >> to & 1 == 1) {
+            if self.nodes[to].is_some() {
+                self.merge(to, &said.delta);
+            }
         }
     }
 
@@ -490,4 +510,31 @@ fn what_was_testified_before_is_told_again() {
     for replica in [&a, &b] {
         assert_eq!(replica.attribute(&attribute(0)).unwrap().value, value("2"));
     }
+}
+
+/// Somebody who has heard of nothing else hears that two lives are over, of which the first had written: nothing was seen of
+/// the second, and yet it is not enough to have seen nothing.
+#[test]
+fn a_testimony_takes_effect_after_those_before_it() {
+    let (mut a, mut witness, mut late) = (replica(1, 1), replica(2, 1), replica(3, 1));
+    let node = a.actor().node;
+    let prepared = a.set(WALL, &attribute(0), value("1")).unwrap();
+    settle(&mut a, prepared);
+    sync(&a, &mut witness);
+    let mut last = None;
+    for life in [2, 3] {
+        a.rebirth(Generation(life));
+        let prepared = a.publish(WALL, &crate::replica::NodeRecord::default()).unwrap();
+        settle(&mut a, prepared);
+        sync(&a, &mut witness);
+        last = witness.testify(WALL, node, Generation(life - 1)).unwrap();
+        settle(&mut witness, last.clone());
+    }
+    assert_eq!(witness.store().retired(&node), Generation(2));
+    late.merge(WALL, &last.unwrap().delta).unwrap();
+    assert_eq!(late.store().retired(&node), Generation(0));
+    let learnt = witness.store().reconciliation(late.store());
+    late.reconcile(WALL, &learnt).unwrap();
+    assert_eq!(late.attribute(&attribute(0)).unwrap().value, value("1"));
+    assert_eq!(late.store().retired(&node), Generation(2));
 }

@@ -16,9 +16,7 @@ use smallvec::SmallVec;
 
 use super::{Path, Prepared, Replica, WriteError, counter};
 use crate::codec::{Malformed, Reader, Writer};
-use crate::crdt::{
-    CausalContext, Class, Entry, Item, Key, Lane, Observed, RangeSet, Reconciliation, Testimony, Value,
-};
+use crate::crdt::{CausalContext, Class, Entry, Item, Key, Lane, RangeSet, Reconciliation, Testimony, Value};
 use crate::id::{Actor, Generation, NodeId};
 use crate::time::{Timestamp, UnixMillis};
 
@@ -32,11 +30,12 @@ const MAX_SAID: usize = 64;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pending(BTreeSet<NodeId>);
 
-/// Writes down what was testified, one after the other; of what does not fit, the oldest is left out. Nothing if the last
-/// alone does not fit.
-fn to_value(said: &[Testimony]) -> Option<Value> {
+/// Writes down what was testified, one after the other; of what does not fit, the oldest is left out, as long as it is not
+/// above a life. Nothing if that does not help.
+fn to_value(said: &[Testimony], retired: Generation) -> Option<Value> {
     let recent = said.len().saturating_sub(MAX_SAID);
-    (recent..said.len()).find_map(|first| {
+    let may_go = said.iter().take_while(|testimony| testimony.upto <= retired).count();
+    (recent..=may_go).find_map(|first| {
         let mut writer = Writer::new();
         said[first..].iter().for_each(|testimony| write(&mut writer, testimony));
         Value::try_from(&writer.finish()[..]).ok()
@@ -98,8 +97,8 @@ fn is_disputed(said: &[Testimony]) -> bool {
 }
 
 impl Replica {
-    /// Testifies that all lives of a node up to one are over. Nothing if nothing of them is left to retire, or if more
-    /// is missing of them than fits into a value.
+    /// Testifies that all lives of a node up to one are over. Nothing if nothing of them is left to retire, if just that was
+    /// said, or if more is missing of them than fits into a value.
     ///
     /// It takes along what was testified before: somebody may hear of that by this one alone.
     ///
@@ -112,36 +111,16 @@ impl Replica {
         node: NodeId,
         upto: Generation,
     ) -> Result<Option<Prepared>, WriteError> {
-        let key = Path::Retirement(node).to_key();
-        let testimony = self.store().testimony(&node, upto).filter(|_| !self.is_unsettled(&key));
-        let Some(testimony) = testimony else { return Ok(None) };
-        let mut said = Vec::new();
-        let own = self.own_lanes()[1].clone();
-        let observed = match self.store().register(&key) {
-            Some(register) => {
-                // What has not taken effect here stands beside it: it may tell of what this node lacks.
-                let counts = |entry: &Entry| self.has_taken_effect(node, entry);
-                if register.entries().iter().any(|entry| entry.dot.lane == own && !counts(entry)) {
-                    return Ok(None);
-                }
-                let before = register.entries().iter().filter(|entry| counts(entry));
-                said.extend(before.filter_map(|entry| of_value(node, entry.value.as_ref()?).ok()).flatten());
-                register.observed_in(&own, counts)
-            }
-            None => Observed::default(),
+        let path = Path::Retirement(node);
+        let testimony = self.store().testimony(&node, upto).filter(|_| !self.is_unsettled(&path.to_key()));
+        let mut said = self.testimonies(&node);
+        let Some(testimony) = testimony.filter(|testimony| !said.contains(testimony)) else {
+            return Ok(None);
         };
-        said.sort_by_key(|testimony| (testimony.upto, testimony.base));
-        said.dedup();
         said.push(testimony);
-        let Some(value) = to_value(&said) else { return Ok(None) };
-        let settled = self.settled(self.store().row(&key));
-        self.write(wall, key, own, settled, (observed, Some(value))).map(Some)
-    }
-
-    fn has_taken_effect(&self, node: NodeId, entry: &Entry) -> bool {
-        let said = entry.value.as_ref().and_then(|value| of_value(node, value).ok());
-        let is_retired = |said: &Testimony| self.store().is_retired(&Lane::past(node, said.upto));
-        said.is_none_or(|said| said.iter().all(is_retired))
+        // What has not taken effect here may tell of what this node lacks.
+        let Some(value) = to_value(&said, self.store().retired(&node)) else { return Ok(None) };
+        self.prepare(wall, &path, Some(value))
     }
 
     /// Takes back what was testified of a node, once it has taken effect wherever it is known. Nothing if it has not here.

@@ -538,3 +538,21 @@ fn a_testimony_takes_effect_after_those_before_it() {
     assert_eq!(late.attribute(&attribute(0)).unwrap().value, value("1"));
     assert_eq!(late.store().retired(&node), Generation(2));
 }
+
+#[test]
+fn of_too_many_testimonies_those_are_left_out_that_have_taken_effect_and_no_others() {
+    let node = replica(1, 1).actor().node;
+    let life = |life| (Generation(life), CausalContext::new());
+    let said = (0..MAX_SAID as u64 + 6).map(|before| {
+        let ((base, seen), (upto, _)) = (life(before), life(before + 1));
+        Testimony { node, base, upto, seen }
+    });
+    let said: Vec<Testimony> = said.collect();
+    let kept = |retired| Some(of_value(node, &to_value(&said, Generation(retired))?).unwrap());
+    assert_eq!(kept(6), Some(said[6..].to_vec()));
+    assert_eq!(kept(5), None, "the sixth is still to be told of");
+    assert_eq!(
+        to_value(&said[..3], Generation(0)).map(|value| of_value(node, &value).unwrap()),
+        Some(said[..3].to_vec())
+    );
+}

@@ -170,7 +170,12 @@ pub(super) fn joined(entries: &[&Entry]) -> Option<Value> {
 
 /// The shares that others have written anew: they read otherwise as soon as a life turns out to be over.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Foreign(BTreeMap<NodeId, Shares>);
+pub(super) struct Foreign {
+    shares: BTreeMap<NodeId, Shares>,
+    /// What this node had counted itself when another one wrote there, until it counts on: of a life that goes on nobody
+    /// else is believed, and yet what the other wrote may have taken the place of the node's own.
+    own: BTreeMap<Key, Tally>,
+}
 
 #[derive(Debug, Clone, Default)]
 struct Shares {
@@ -186,7 +191,7 @@ impl Foreign {
             if let Some(Path::Counter { node, .. }) = Path::of(&item.key)
                 && item.entries.iter().any(|entry| entry.dot.lane.actor().node != node)
             {
-                self.0.entry(node).or_default().keys.insert(item.key.clone());
+                self.shares.entry(node).or_default().keys.insert(item.key.clone());
             }
         }
     }
@@ -194,7 +199,7 @@ impl Foreign {
     /// The keys that read otherwise, since of their nodes something is known that was not.
     pub(super) fn take_changed(&mut self, store: &Store) -> Vec<Key> {
         let mut changed = Vec::new();
-        self.0.retain(|node, shares| {
+        self.shares.retain(|node, shares| {
             let known = Some((store.generation(node), store.retired(node)));
             if std::mem::replace(&mut shares.read_at, known) != known {
                 let is_foreign = |entry: &Entry| entry.dot.lane.actor().node != *node;
@@ -230,6 +235,22 @@ impl Replica {
 }
 
 impl Replica {
+    /// Remembers what this node has counted where others have written, before that takes effect.
+    pub(super) fn keep_shares(&mut self, items: &[Item]) {
+        let own = self.actor().node;
+        for item in items.iter().filter(|item| item.key.as_str().starts_with("sum/")) {
+            let is_foreign = |entry: &Entry| entry.dot.lane.actor().node != own;
+            let is_own = matches!(Path::of(&item.key), Some(Path::Counter { node, .. }) if node == own);
+            if is_own
+                && item.entries.iter().any(is_foreign)
+                && let Some(register) = self.store().register(&item.key)
+            {
+                let tally = self.tally(own, &register);
+                self.foreign.own.entry(item.key.clone()).or_default().merge(tally);
+            }
+        }
+    }
+
     /// Adds to a counter, or takes away. Nothing if `by` is zero.
     ///
     /// # Errors
@@ -253,7 +274,11 @@ impl Replica {
         if let Some(unsettled) = self.unsettled_value(&at).and_then(|value| Tally::of_value(value).ok()) {
             own.merge(unsettled);
         }
+        if let Some(kept) = self.foreign.own.get(&at) {
+            own.merge(kept.clone());
+        }
         own.count(actor.generation, by).ok_or(WriteError::Overflow)?;
+        self.foreign.own.remove(&at);
         own.fold(self.store().retired(&actor.node));
         self.prepare(wall, &path, Some(own.to_value()))
     }
@@ -457,8 +482,38 @@ mod tests {
         settle(&mut b, prepared);
         sync(&b, &mut a);
         count(&mut a, 1);
-        // The forger has superseded what was there; what its owner still knows of it is nothing but what it counts on.
-        assert_eq!(hits(&a), Some(1));
+        // The forger has superseded what was there; its owner still knows what it had counted.
+        assert_eq!(hits(&a), Some(6));
+    }
+
+    /// A node that was cut off is evicted and counts on before it hears of that; but what it had counted, which a witness had
+    /// not seen, comes back to it written anew by another.
+    #[test]
+    fn a_node_that_counts_on_before_it_hears_that_it_is_dead_keeps_what_it_had_counted() {
+        let (mut a, mut b, mut c) = (replica(1, 1), replica(2, 1), replica(3, 1));
+        let node = a.actor().node;
+        let prepared = a.publish(WALL, &crate::replica::NodeRecord::default()).unwrap();
+        settle(&mut a, prepared);
+        for replica in [&mut b, &mut c] {
+            sync(&a, replica);
+        }
+        count(&mut a, 3);
+        sync(&a, &mut b);
+        let said = c.testify(WALL, node, Generation(1)).unwrap();
+        settle(&mut c, said);
+        sync(&c, &mut b);
+        let saved = b.save(WALL, node, usize::MAX).unwrap();
+        for prepared in &saved {
+            settle(&mut b, Some(prepared.clone()));
+            a.merge(WALL, &prepared.delta).unwrap();
+        }
+        count(&mut a, 8);
+        sync(&b, &mut a);
+        assert_eq!(a.is_accused(), Some(Generation(1)));
+        a.rebirth(Generation(2));
+        let prepared = a.publish(WALL, &crate::replica::NodeRecord::default()).unwrap();
+        settle(&mut a, prepared);
+        assert_eq!(hits(&a), Some(11));
     }
 
     /// Somebody writes anew what a life had counted last, and is heard of before that the life is over is.

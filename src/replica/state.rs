@@ -28,7 +28,7 @@ pub struct Replica {
     pub(super) store: Store,
     /// What was testified of lives that are over and has not taken effect.
     pub(super) pending: Pending,
-    foreign: Foreign,
+    pub(super) foreign: Foreign,
     /// The counter of the last prepared write, per class.
     prepared: [u64; 2],
     /// The last write of each key that was prepared and not merged yet.
@@ -403,6 +403,7 @@ impl Replica {
     ///
     /// [`Corrupt`] if an entry fails its checksum, or lacks the seal that it needs: the sender's fault; nothing was merged.
     pub fn merge(&mut self, wall: UnixMillis, delta: &Delta) -> Result<Duration, Corrupt> {
+        self.keep_shares(&delta.items);
         self.store.merge(delta)?;
         Ok(self.settle(wall, &delta.items))
     }
@@ -433,6 +434,7 @@ impl Replica {
     ///
     /// [`Corrupt`] if an entry fails its checksum: the sender's fault; nothing was merged.
     pub fn reconcile(&mut self, wall: UnixMillis, with: &Reconciliation) -> Result<Duration, Corrupt> {
+        self.keep_shares(&with.delta.items);
         self.store.reconcile(with)?;
         Ok(self.settle(wall, &with.delta.items))
     }

@@ -150,7 +150,10 @@ impl Mesh {
         match record {
             Record::Delta(delta) => self.replica.restore(now.wall, delta)?,
             Record::Reconciled(reconciliation) => self.replica.reconcile(now.wall, reconciliation)?,
-            Record::Collected(_) => Duration::ZERO,
+            Record::Collected(keys) => {
+                self.replica.collect_again(keys);
+                Duration::ZERO
+            }
         };
         self.observe_changes(now, false);
         Ok(())

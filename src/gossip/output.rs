@@ -127,8 +127,8 @@ pub enum Record {
     /// deaths that no entry tells of.
     Reconciled(Box<Reconciliation>),
     /// Removals of these keys were let go. Whoever keeps a copy of the state may let them go too, if it keeps the
-    /// [floors](crate::crdt::Store::floors) and the [horizon](crate::crdt::Store::horizon) with it; a log of
-    /// records needs neither, for it still has the removals.
+    /// [floors](crate::crdt::Store::floors) and the [horizon](crate::crdt::Store::horizon) with it; from a log of
+    /// records they go again when it is restored, in their turn.
     Collected(Vec<Key>),
 }
 

@@ -1,6 +1,6 @@
 //! The replica: a store with an author and a clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -446,6 +446,13 @@ impl Replica {
     pub fn collect(&mut self, limit: usize, mut is_ripe: impl FnMut(&Removal<'_>) -> bool) -> Vec<Key> {
         let now = self.clock.last();
         self.store.collect(limit, |removal| removal.stamp <= now && is_ripe(removal))
+    }
+
+    /// Lets the removals of some keys go again that were let go here before: what came after that was made and merged
+    /// without them. Those that are not as far go later.
+    pub fn collect_again(&mut self, keys: &[Key]) {
+        let keys: BTreeSet<&Key> = keys.iter().collect();
+        self.store.collect(usize::MAX, |removal| keys.contains(removal.key));
     }
 
     fn settle(&mut self, wall: UnixMillis, items: &[Item]) -> Duration {

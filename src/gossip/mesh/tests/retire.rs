@@ -154,3 +154,32 @@ fn what_a_witness_had_not_seen_is_written_anew_also_where_nobody_is_evicted() {
         assert_eq!(world.get(node, "mesh/last"), Some(value("word")));
     }
 }
+
+/// A log that is read again leads to the state that was there: what came after a removal was let go was merged without it.
+#[test]
+fn removals_that_were_let_go_are_let_go_when_the_log_is_read_again() {
+    let mut world = World::new(1);
+    world.nodes[0].mesh = world.mesh(0, 1, Durability::Disk);
+    let (mut now, mut log) = (world.time(), Vec::new());
+    let mut write = |mesh: &mut Mesh, now: Now| {
+        while let Some(output) = mesh.poll_output(now) {
+            if let Output::Persist { ticket, record } = output {
+                log.push(record);
+                mesh.handle_persisted(now, ticket);
+            }
+        }
+    };
+    let mesh = &mut world.nodes[0].mesh;
+    mesh.set(now, &key("mesh/x"), value("1")).unwrap();
+    write(mesh, now);
+    mesh.unset(now, &key("mesh/x")).unwrap();
+    write(mesh, now);
+    now.monotone = now.monotone + Duration::from_secs(30);
+    mesh.handle_timeout(now);
+    write(mesh, now);
+    let store = mesh.replica().store().clone();
+    assert_eq!(store.prefix("attr/").count(), 0, "it was let go");
+    let mut again = world.mesh(0, 2, Durability::Disk);
+    log.iter().for_each(|record| again.restore(now, record).unwrap());
+    assert_eq!((again.replica().store(), again.replica().store().floors()), (&store, store.floors()));
+}

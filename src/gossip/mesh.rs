@@ -78,6 +78,7 @@ pub struct Mesh {
     /// The tunnels that this node holds, to be registered again in a new life.
     held: BTreeMap<(TunnelName, TunnelId), Attributes>,
     leaving: bool,
+    up_since: Moment,
     /// When it last took up a new life while running.
     reborn_at: Option<Moment>,
     /// When the record was published last, and how often in a short time before.
@@ -127,6 +128,7 @@ impl Mesh {
             tunnels_changed: 0,
             held: BTreeMap::new(),
             leaving: false,
+            up_since: now.monotone,
             reborn_at: None,
             published: None,
             config,

@@ -18,7 +18,7 @@ const MAX_SAVED: usize = 1_024;
 /// When to go on with it.
 const SAVE_PAUSE: Duration = Duration::from_millis(100);
 
-/// How many times `evict_after` it is remembered what was seen of the last life of a node that was evicted.
+/// How many times `evict_after` it is remembered what was testified while somebody is away.
 const LAST_WORDS: u32 = 30;
 
 /// After how many looks anybody saves what the one whose turn it is has not.
@@ -70,26 +70,29 @@ impl Mesh {
         }
     }
 
-    /// Takes back what was testified so long ago that whoever has not heard of it is evicted.
+    /// Takes back what was testified so long ago that everybody has heard of it. As long as somebody is away who may come back
+    /// with what these lives had written, all is remembered that was said; at last it is forgotten all the same.
     fn forget_testimonies(&mut self, now: Now, evict_after: Duration) {
         let patience = evict_after.max(self.config.collect_after);
-        let before = |times: u32| {
-            let patience = u64::try_from(patience.saturating_mul(times).as_millis()).unwrap_or(u64::MAX);
-            UnixMillis(now.wall.0.saturating_sub(patience))
-        };
-        // Of the last life of a node it says what may be lost if that node comes back after all.
-        let (old, very_old) = (before(1), before(LAST_WORDS));
-        let store = self.replica.store();
-        let said = self.replica.testified_before(old);
-        let is_over =
-            |node: &NodeId| store.generation(node).is_some_and(|latest| latest > store.retired(node));
-        let said = said.filter(|(node, stamp)| is_over(node) || stamp.to_wall() < very_old);
-        let nodes: Vec<NodeId> = said.map(|(node, _)| node).take(MAX_SAVED).collect();
+        let times = if self.awaits_somebody(now, patience) { LAST_WORDS } else { 1 };
+        let patience = u64::try_from(patience.saturating_mul(times).as_millis()).unwrap_or(u64::MAX);
+        let old = self.replica.testified_before(UnixMillis(now.wall.0.saturating_sub(patience)));
+        let nodes: Vec<NodeId> = old.map(|(node, _)| node).take(MAX_SAVED).collect();
         for node in nodes {
             if let Ok(prepared) = self.replica.forget_testimony(now.wall, node) {
                 self.commit(now, prepared);
             }
         }
+    }
+
+    /// Whether somebody is away, or was evicted and has not come back. Who has just started does not know yet.
+    fn awaits_somebody(&self, now: Now, patience: Duration) -> bool {
+        let store = self.replica.store();
+        let is_evicted =
+            |node: &NodeId| store.generation(node).is_none_or(|latest| latest <= store.retired(node));
+        now.monotone.since(self.up_since) < patience
+            || self.members.iter().any(|member| member.state != MemberState::Alive)
+            || self.replica.testified_before(UnixMillis(u64::MAX)).any(|(node, _)| is_evicted(&node))
     }
 
     /// Whether of those that are there none has a smaller id.

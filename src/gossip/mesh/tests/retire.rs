@@ -183,3 +183,29 @@ fn removals_that_were_let_go_are_let_go_when_the_log_is_read_again() {
     log.iter().for_each(|record| again.restore(now, record).unwrap());
     assert_eq!((again.replica().store(), again.replica().store().floors()), (&store, store.floors()));
 }
+
+/// FEATURES P4, SCENARIOS G-12: somebody is evicted who alone holds what another life had written last. When it is back it
+/// still is told what was seen of that life, however long that is over: so it is written anew.
+#[test]
+fn what_was_testified_is_remembered_while_somebody_is_evicted() {
+    let mut world = World::with(4, brisk());
+    world.converge();
+    world.run(Duration::from_secs(25));
+    world.cut.extend([(0, 2), (1, 2), (0, 3), (1, 3)]);
+    world.run(Duration::from_secs(4));
+    world.set(2, "mesh/last", "word");
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.get(3, "mesh/last"), Some(value("word")));
+    world.isolate(3, true);
+    world.restart(2, 2);
+    world.isolate(3, true);
+    world.run(Duration::from_secs(90));
+    assert_eq!((world.member(0, 3), world.member(0, 2)), (None, Some(MemberState::Alive)));
+    assert_eq!(world.nodes[0].mesh.replica().store().retired(&id(2)), Generation(1));
+    world.isolate(3, false);
+    world.run(Duration::from_secs(60));
+    world.converge();
+    for node in 0..4 {
+        assert_eq!(world.get(node, "mesh/last"), Some(value("word")));
+    }
+}

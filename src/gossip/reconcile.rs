@@ -58,7 +58,7 @@ pub(super) struct Fetch {
     asked: Asked,
     /// The request that is to be sent next.
     next: Next,
-    /// The keys of what came from others since it began.
+    /// The keys of what came, or was written here, since it began.
     news: BTreeSet<Key>,
 }
 
@@ -97,7 +97,7 @@ impl Fetch {
         Self { link, quiet_since: now, number, gathered, todo, asked, next, news: BTreeSet::new() }
     }
 
-    /// Something came from another peer.
+    /// Something came from another peer, or was written here.
     pub(super) fn note(&mut self, delta: &Delta) {
         self.news.extend(delta.items.iter().map(|item| item.key.clone()));
     }
@@ -241,7 +241,8 @@ impl Fetch {
         Ok(())
     }
 
-    /// What came from others meanwhile, and is old enough to be accounted for, was not compared.
+    /// What came meanwhile, and belongs to what is accounted for, was not compared: it is old, or the life that wrote it is
+    /// over for the peer.
     fn look_again(&mut self, store: &Store) {
         let seen = &self.gathered.delta.accounted;
         for key in std::mem::take(&mut self.news) {

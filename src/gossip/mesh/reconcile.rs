@@ -34,7 +34,8 @@ pub(super) struct Reconcile {
 }
 
 impl Reconcile {
-    /// Something came from a peer by a delta.
+    /// Something came from a peer by a delta, or was written here: in a life that is over for the peer which is fetched from,
+    /// without this node knowing.
     pub(super) fn note(&mut self, delta: &Delta) {
         if let Some(fetch) = &mut self.fetch {
             fetch.note(delta);

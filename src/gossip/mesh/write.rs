@@ -301,6 +301,7 @@ impl Mesh {
 
     pub(super) fn merge_own(&mut self, now: Now, delta: &Delta) {
         self.replica.merge_own(now.wall, delta);
+        self.reconcile.note(delta);
         self.busy.extend(self.links.keys());
         self.observe_changes(now, true);
     }

@@ -188,15 +188,18 @@ impl Mesh {
         merge: impl FnOnce(&mut Self) -> Result<T, Corrupt>,
     ) -> Result<T, Corrupt> {
         let double = self.double_in(delta);
+        let outlive = |mesh: &mut Self| {
+            if let Some((latest, is_accused)) = double {
+                mesh.be_reborn(now, latest, is_accused);
+            }
+        };
+        if !self.replica.is_sealed() {
+            outlive(self);
+            return merge(self);
+        }
         // Where entries are sealed it has to be seen first that they are.
-        let after = if self.replica.is_sealed() { double } else { None };
-        if let Some((latest, is_accused)) = double.filter(|_| after.is_none()) {
-            self.be_reborn(now, latest, is_accused);
-        }
         let merged = merge(self)?;
-        if let Some((latest, is_accused)) = after {
-            self.be_reborn(now, latest, is_accused);
-        }
+        outlive(self);
         Ok(merged)
     }
 

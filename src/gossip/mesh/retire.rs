@@ -85,13 +85,15 @@ impl Mesh {
         }
     }
 
-    /// Whether somebody is away, or was evicted and has not come back. Who has just started does not know yet.
+    /// Whether somebody is away, or was evicted and has not come back. Who has just started, or is alone, does not know.
     fn awaits_somebody(&self, now: Now, patience: Duration) -> bool {
         let store = self.replica.store();
         let is_evicted =
             |node: &NodeId| store.generation(node).is_none_or(|latest| latest <= store.retired(node));
+        let mut states = self.members.iter().map(|member| member.state).peekable();
         now.monotone.since(self.up_since) < patience
-            || self.members.iter().any(|member| member.state != MemberState::Alive)
+            || states.peek().is_none()
+            || states.any(|state| state != MemberState::Alive)
             || self.replica.testified_before(UnixMillis(u64::MAX)).any(|(node, _)| is_evicted(&node))
     }
 

@@ -256,7 +256,8 @@ impl Reference {
             past.union(&write.past);
             past.insert(write.number);
             // What its author had let go it need not outdo: nobody reads it any more.
-            // What is written anew of a life that is over stands where it stood, whatever of its author's went before.
+            // What is written anew of a life that is over stands where it stood, whatever of its author's went before: a
+            // removal, or what others have replaced since.
             let is_gone = basis == Basis::Told
                 && write.dot.lane == entry.dot.lane
                 && (write.value.is_none() || !stands);

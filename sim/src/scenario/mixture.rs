@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::{BUILTIN, Bytes, Drawn, Fault, Scenario};
 use crate::random::{self, Generator, Seed};
 
+/// How often nodes that are away are evicted while the run goes on, if the scenario does not say when.
+const EVICTING: f64 = 0.3;
+
 /// How often a seed is what: shares of their sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -61,6 +64,10 @@ impl Scenario {
             // Both were said of its own times.
             drawn.expect.at_least.clear();
             drawn.expect.at_most.clear();
+        }
+        if drawn.mesh.evict_after.is_none() && random::chance(&mut generator, EVICTING) {
+            let after = Duration::from_millis(random::number(&mut generator, 4_000, 40_000));
+            drawn.mesh.evict_after = Some(Drawn::fixed(after));
         }
         Cow::Owned(drawn)
     }

@@ -38,6 +38,9 @@ use work::Work;
 /// How often it is looked whether the nodes agree.
 const SAMPLE: Duration = Duration::from_millis(50);
 
+/// By how many times the time in which all must agree rest may be put off while lives are told to be over.
+const MAX_PUT_OFF: u32 = 5;
+
 /// Everything that there is in a run.
 #[derive(Debug)]
 pub(crate) struct World<'a> {
@@ -55,6 +58,8 @@ pub(crate) struct World<'a> {
     violations: Vec<Violation>,
     events: u64,
     times: Times,
+    /// No later than this all must agree, whatever is told of lives that are over.
+    latest_deadline: Moment,
     agreed_at: Option<Moment>,
     /// When it is to be noted next how many states there are.
     noted_at: Moment,
@@ -169,6 +174,7 @@ impl<'a> World<'a> {
             violations: Vec::new(),
             events: 0,
             times,
+            latest_deadline: deadline + MAX_PUT_OFF * deadline.since(heal),
             agreed_at: None,
             noted_at: Moment(0),
             feeding: None,
@@ -178,10 +184,28 @@ impl<'a> World<'a> {
         world.schedule_faults();
         world.schedule_starts();
         world.schedule_work(count);
-        for (at, event) in [(heal, Event::Heal), (deadline, Event::Deadline), (end, Event::End)] {
-            world.queue.push(at, event);
-        }
+        world.queue.push(heal, Event::Heal);
+        world.schedule_rest();
         Ok(world)
+    }
+
+    fn schedule_rest(&mut self) {
+        let Times { deadline, end, .. } = self.times;
+        self.queue.push(deadline, Event::Deadline);
+        self.queue.push(end, Event::End);
+    }
+
+    /// A node has told, or taken back, that lives are over. That is done long after they are, and so it is no sign of unrest;
+    /// but what follows from it has to come to rest.
+    fn put_rest_off(&mut self) {
+        let Times { heal, deadline, end } = self.times;
+        let within = self.scenario.expect.converge_within.high();
+        let put_off = (self.now + within / 2).min(self.latest_deadline);
+        if self.now >= heal && put_off > deadline {
+            self.times = Times { deadline: put_off, end: put_off + end.since(deadline), heal };
+            self.noise = (0, String::new());
+            self.schedule_rest();
+        }
     }
 
     /// The scenario of this very run: all that was drawn of numbers, times and faults stands in it. What the nodes
@@ -270,7 +294,7 @@ impl<'a> World<'a> {
             }
             self.now = at;
             self.events += 1;
-            if matches!(event, Event::End) {
+            if matches!(event, Event::End) && self.now == self.times.end {
                 self.rest();
                 break;
             }
@@ -323,8 +347,9 @@ impl<'a> World<'a> {
             Event::FaultEnds { fault } => self.fault_ends(fault),
             Event::Heal => self.heal(),
             Event::Sample => self.sample(),
-            Event::Deadline => self.deadline(),
-            Event::End => {}
+            Event::Deadline if self.now == self.times.deadline => self.deadline(),
+            // Both were put off.
+            Event::Deadline | Event::End => {}
         }
     }
 

@@ -34,6 +34,9 @@ impl World<'_> {
         } else {
             Basis::Told
         };
+        if matches!(Path::of(key), Some(Path::Retirement(_))) {
+            self.put_rest_off();
+        }
         let process = self.nodes[node].process.as_ref()?;
         if basis == Basis::Seen
             && let Err(broken) =

@@ -208,6 +208,9 @@ impl Keys {
         let packed = chunk.pop().expect("no chunk is empty");
         if chunk.is_empty() {
             self.slots.pop();
+            if self.slots.capacity() > SLACK * self.slots.len() + 64 {
+                self.slots.shrink_to(2 * self.slots.len());
+            }
         } else if self.slots.len() == 1 && self.slots[0].len() < CHUNK / SLACK {
             self.slots[0].shrink_to(CHUNK / SLACK);
         }

@@ -183,7 +183,7 @@ impl Order {
         if self.runs[number].slots.is_empty() {
             self.runs.remove(number);
             self.bounds.remove(number);
-            return;
+            return self.trim();
         }
         let fits = |left: usize| match self.runs.get(left..left + 2) {
             Some([left, right]) => left.slots.len() + right.slots.len() <= MAX_RUN / 2,
@@ -198,6 +198,15 @@ impl Order {
         let mut joined = Run::new(std::mem::take(&mut run.slots), name_in);
         joined.shrink();
         **run = joined;
+        self.trim();
+    }
+
+    /// Gives the memory back that many more runs had needed.
+    fn trim(&mut self) {
+        if self.runs.capacity() > 4 * self.runs.len() + 64 {
+            self.runs.shrink_to(2 * self.runs.len());
+            self.bounds.shrink_to(2 * self.bounds.len());
+        }
     }
 
     /// Whether the names ascend and the runs keep their bounds.

@@ -302,7 +302,7 @@ impl Image {
         match fate {
             DiskFate::Keep => {}
             DiskFate::Tail => {
-                let lied = random::index(generator, earlier.min(LIES).max(1)) + 1;
+                let lied = random::index(generator, earlier.clamp(1, LIES)) + 1;
                 self.last.truncate(self.last.len().saturating_sub(lied).max(1));
                 self.turn_back();
             }

@@ -53,13 +53,43 @@ pub(super) struct Dialer {
     targets: BTreeMap<Target, Attempts>,
     dialling: BTreeMap<DialId, Target>,
     next_dial: u64,
+    pace: Pace,
+}
+
+/// How fast nodes are called: some at once, and then one after another, for in a mesh that forms it is soon known
+/// that it is too large for calling everybody.
+#[derive(Debug)]
+struct Pace {
+    /// When all calls would have been made if each had waited for its turn (the generic cell rate algorithm).
+    paid_until: Moment,
+}
+
+/// How many nodes are called at once, and how long each call after these waits for its turn.
+const CALLS_AT_ONCE: u32 = 8;
+const CALL_PAUSE: Duration = Duration::from_millis(100);
+
+impl Pace {
+    /// Makes a call if it is time for one.
+    fn takes(&mut self, now: Moment) -> bool {
+        let ahead = self.paid_until.since(now);
+        if ahead >= CALL_PAUSE * CALLS_AT_ONCE {
+            return false;
+        }
+        self.paid_until = self.paid_until.max(now) + CALL_PAUSE;
+        true
+    }
+
+    /// When the next one may be made, if none may be now.
+    fn next_at(&self, now: Moment) -> Moment {
+        now + self.paid_until.since(now).saturating_sub(CALL_PAUSE * (CALLS_AT_ONCE - 1))
+    }
 }
 
 impl Dialer {
     /// Starts with the seeds, all to be called at once.
     pub(super) fn new(own: NodeId, seeds: &[Address], now: Moment) -> Self {
         let targets = seeds.iter().map(|seed| (Target::Seed(seed.clone()), Attempts::new(now))).collect();
-        Self { own, targets, dialling: BTreeMap::new(), next_dial: 0 }
+        Self { own, targets, dialling: BTreeMap::new(), next_dial: 0, pace: Pace { paid_until: now } }
     }
 
     /// Calls these nodes from now on, and no others. Of two nodes the one with the smaller id calls first.
@@ -98,6 +128,11 @@ impl Dialer {
             }
             let due = if reached { attempts.probe_at } else { attempts.next_at };
             if due > now {
+                next = Some(next.map_or(due, |next: Moment| next.min(due)));
+                continue;
+            }
+            if !is_seed && !self.pace.takes(now) {
+                let due = self.pace.next_at(now);
                 next = Some(next.map_or(due, |next: Moment| next.min(due)));
                 continue;
             }
@@ -264,6 +299,26 @@ mod tests {
         dialer.aim([node(3)].iter(), &config, Moment(0));
         let (made, _) = calls(&mut dialer, 0, &[]);
         assert!(matches!(made[..], [Output::Dial { expect: Some(there), .. }] if there == node(3)));
+    }
+
+    /// SCENARIOS G-10: who hears of many at once does not call all of them at once.
+    #[test]
+    fn some_are_called_at_once_and_the_others_one_after_another() {
+        let config = Config::default();
+        let others: Vec<NodeId> = (2..42).map(node).collect();
+        let mut dialer = Dialer::new(node(1), &[], Moment(0));
+        dialer.aim(others.iter(), &config, Moment(0));
+        let (made, mut next) = calls(&mut dialer, 0, &[]);
+        assert_eq!(made.len(), 8);
+        let mut made = made.len();
+        while let Some(at) = next {
+            let (more, later) = calls(&mut dialer, at.0, &[]);
+            assert!(more.len() <= 1);
+            made += more.len();
+            assert!(later.is_none_or(|later| later > at));
+            next = later;
+        }
+        assert_eq!(made, others.len());
     }
 
     #[test]

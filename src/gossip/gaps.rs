@@ -8,6 +8,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use super::link::Link;
 use super::{Config, LinkId};
 use crate::crdt::{CausalContext, Delta, Lane, Store};
+use crate::id::NodeId;
 use crate::time::Moment;
 
 /// A lane of which some peer has more than we.
@@ -17,7 +18,7 @@ struct Gap {
     quiet_since: Moment,
     /// Whom we asked for it.
     asked: Option<LinkId>,
-    /// Whether it was there before the link that told of it: then nobody is about to push it.
+    /// Whether nobody is about to push it: it was there before the link that told of it, or its author is new.
     old: bool,
 }
 
@@ -29,14 +30,21 @@ pub(super) struct Gaps {
 }
 
 impl Gaps {
-    /// A peer has told what it has, all of it (`old`) or what is new. Says whether there is anything new to wait for.
-    pub(super) fn notice(&mut self, seen: &CausalContext, old: bool, store: &Store, now: Moment) -> bool {
+    /// A peer has told what it has; `is_old` says of whose writes nobody is about to push them. Says whether there is
+    /// anything new to wait for.
+    pub(super) fn notice(
+        &mut self,
+        seen: &CausalContext,
+        is_old: impl Fn(&NodeId) -> bool,
+        store: &Store,
+        now: Moment,
+    ) -> bool {
         let mut noticed = false;
         for (lane, theirs) in seen.lanes() {
             if store.seen_of(lane).is_none_or(|ours| !ours.is_superset(theirs)) {
                 self.gaps.entry(lane.clone()).or_insert_with(|| {
                     noticed = true;
-                    Gap { quiet_since: now, asked: None, old }
+                    Gap { quiet_since: now, asked: None, old: is_old(&lane.actor().node) }
                 });
             }
         }
@@ -103,6 +111,10 @@ impl Gap {
         let author_pushes =
             links.values().any(|link| link.peer == actor.node && link.generation == Some(actor.generation));
         match self.asked {
+            // Over a link that nobody wants comes what was asked for, and nothing that is told of meanwhile.
+            Some(link) if links.get(&link).is_some_and(|link| !link.is_neighbour()) => {
+                self.quiet_since + config.want_after
+            }
             Some(link) if links.contains_key(&link) => self.quiet_since + config.want_timeout,
             // Pushed by its author, or passed on along a tree, it may be on its way.
             None if author_pushes || !self.old => self.quiet_since + config.want_after,

@@ -17,6 +17,9 @@ use crate::time::{Moment, Now};
 pub(super) const MAX_TOLD: usize = 1_024;
 const MAX_TOLD_RANGES: usize = 32;
 
+/// How long a link of a large mesh has to have been wanted before writes are tried on it: no mesh is forming any more.
+const SETTLED_AFTER: Duration = Duration::from_secs(5);
+
 /// How often the time to the next audit doubles at most.
 const MAX_AUDIT_DOUBLINGS: u32 = 4;
 
@@ -76,13 +79,22 @@ pub(super) struct Link {
     /// Since when both states have differed, and how often both told all because of it.
     differing_since: Option<Moment>,
     audits: u32,
-    /// Whether this end wants the link, the peer was told so, and the peer wants it.
+    /// Whether this end wants the link, what the peer was told of that, and what it has said itself. In a full mesh all
+    /// are wanted without a word; in a large one each end says which it wants, and so does whoever is told.
     wanted_here: bool,
-    told_wanted: bool,
-    wanted_there: bool,
+    told_wanted: Option<bool>,
+    wanted_there: Option<bool>,
+    declares: bool,
     surplus_since: Option<Moment>,
-    /// Whether the writes of an author are passed on here, where it is not as everywhere.
+    /// Since when either has wanted it, and whether that is long enough for what is said of no author to be passed on.
+    wanted_since: Option<Moment>,
+    floods: bool,
+    /// Whether the writes of an author are passed on here. Where nothing is said of it they are if the link floods; if not,
+    /// the peer of a neighbour's link is told at once that there are some.
     relays: BTreeMap<NodeId, bool>,
+    /// Such authors of whom there is something, and whether one has come to them.
+    offering: BTreeSet<NodeId>,
+    has_offers: bool,
     /// The lanes whose authors' writes the peer is to be asked not to pass on.
     pruning: BTreeSet<Lane>,
     /// The lanes with something to pass on, found by what has changed up to `passed`.
@@ -123,10 +135,15 @@ impl Link {
             differing_since: None,
             audits: 0,
             wanted_here: true,
-            told_wanted: true,
-            wanted_there: true,
+            told_wanted: None,
+            wanted_there: None,
+            declares: false,
             surplus_since: None,
+            wanted_since: None,
+            floods: false,
             relays: BTreeMap::new(),
+            offering: BTreeSet::new(),
+            has_offers: false,
             pruning: BTreeSet::new(),
             fresh: BTreeSet::new(),
             passed: Revision::default(),
@@ -204,40 +221,83 @@ impl Link {
         }
     }
 
-    /// What came of a lane had come another way: neither end is to pass on its author's writes here.
+    /// What comes of a lane comes another way: the peer is not to pass on its author's writes here.
     pub(super) fn prune(&mut self, lane: Lane) {
-        if self.relays.insert(lane.actor().node, false) != Some(false) {
-            self.pruning.insert(lane);
+        if self.floods {
+            // Nobody has asked for them here.
+            self.relays.entry(lane.actor().node).or_insert(false);
         }
+        self.pruning.insert(lane);
     }
 
-    /// Whether that author's writes are not to be passed on here.
-    pub(super) fn is_pruned(&self, author: &NodeId) -> bool {
-        self.relays.get(author) == Some(&false)
+    /// Whether the peer has asked for that author's writes, and gets them from here.
+    pub(super) fn serves(&self, author: &NodeId) -> bool {
+        self.relays.get(author) == Some(&true)
+    }
+
+    /// Whether what is said of no author is passed on here.
+    pub(super) fn floods(&self) -> bool {
+        self.floods
+    }
+
+    /// A mesh that has come to rest has the trees that grew while it formed, of whoever was there first. Once a link was
+    /// wanted for a while, what comes next of each author is tried on it: so the fastest way wins.
+    pub(super) fn settle(&mut self, now: Moment) {
+        if self.is_neighbour() {
+            let since = *self.wanted_since.get_or_insert(now);
+            if !self.floods && now.since(since) >= SETTLED_AFTER {
+                self.floods = true;
+                self.relays.retain(|_, passes| *passes);
+                self.offering.clear();
+            }
+        }
     }
 
     /// Whether the peer wants this link. Says whether so the last wish for it has gone.
     pub(super) fn handle_neighbour(&mut self, wanted: bool) -> bool {
         let before = self.is_neighbour();
-        self.wanted_there = wanted;
-        before && !self.is_neighbour()
+        self.wanted_there = Some(wanted);
+        self.declares = true;
+        self.is_cut(before)
     }
 
     /// Whether this end wants it. Says whether so the last wish for it has gone.
     pub(super) fn want(&mut self, wanted: bool) -> bool {
         let before = self.is_neighbour();
         self.wanted_here = wanted;
-        before && !self.is_neighbour()
+        self.is_cut(before)
     }
 
-    /// Whether the peer is to be told that this end's wish has changed.
+    /// Nothing is passed on over a link that nobody wants; where one is wanted again, the peer may lack something.
+    fn is_cut(&mut self, before: bool) -> bool {
+        self.rechecks |= !before && self.is_neighbour();
+        let is_cut = before && !self.is_neighbour();
+        if is_cut {
+            (self.wanted_since, self.floods) = (None, false);
+            self.relays.clear();
+            self.offering.clear();
+        }
+        is_cut
+    }
+
+    /// The peer is to be told that this end wants the link, too.
+    pub(super) fn declare(&mut self) {
+        self.declares = true;
+    }
+
+    /// Whether the peer is to be told what this end wants.
     pub(super) fn has_wish(&self) -> bool {
-        self.told_wanted != self.wanted_here
+        self.told_wanted.map_or(self.declares || !self.wanted_here, |told| told != self.wanted_here)
     }
 
     /// Whether either end wants it: such links are published, and writes are passed on over them.
     pub(super) fn is_neighbour(&self) -> bool {
-        self.wanted_here || self.wanted_there
+        self.wanted_here || self.wanted_there == Some(true)
+    }
+
+    /// Whether there is something of an author whose writes the peer has neither asked for nor gets another way.
+    pub(super) fn take_offers(&mut self) -> bool {
+        std::mem::take(&mut self.has_offers)
     }
 
     /// How much is remembered that grows and shrinks.
@@ -249,6 +309,7 @@ impl Link {
         ranges.sum::<usize>()
             + lanes.map(BTreeSet::len).iter().sum::<usize>()
             + self.relays.len()
+            + self.offering.len()
             + self.retelling.len()
     }
 
@@ -284,6 +345,7 @@ impl Link {
     /// An author writes no more.
     pub(super) fn forget(&mut self, author: &NodeId) {
         self.relays.remove(author);
+        self.offering.remove(author);
     }
 
     /// A frame came of the delta channel.
@@ -371,9 +433,6 @@ impl Link {
 
     /// The peer is to be asked for a lane.
     pub(super) fn ask(&mut self, lane: Lane) {
-        if self.is_pruned(&lane.actor().node) {
-            self.relays.remove(&lane.actor().node);
-        }
         self.asking.insert(lane);
     }
 
@@ -384,16 +443,28 @@ impl Link {
     }
 
     /// The next frame of the control channel, if it has room and there is something to say.
-    pub(super) fn next_control(&mut self, replica: &Replica, members: &Members, now: Now) -> Option<Message> {
+    pub(super) fn next_control(
+        &mut self,
+        replica: &Replica,
+        members: &Members,
+        overlay: &Overlay,
+        now: Now,
+    ) -> Option<Message> {
         if !self.control_is_writable {
             return None;
         }
-        let message = self.control(replica, members, now)?;
+        let message = self.control(replica, members, overlay, now)?;
         self.control_is_writable = false;
         Some(message)
     }
 
-    fn control(&mut self, replica: &Replica, members: &Members, now: Now) -> Option<Message> {
+    fn control(
+        &mut self,
+        replica: &Replica,
+        members: &Members,
+        overlay: &Overlay,
+        now: Now,
+    ) -> Option<Message> {
         let store = replica.store();
         if !self.hello_sent {
             self.hello_sent = true;
@@ -415,12 +486,12 @@ impl Link {
             return Some(Message::Taken { weight });
         }
         if self.is_established() && self.has_wish() {
-            self.told_wanted = self.wanted_here;
+            self.told_wanted = Some(self.wanted_here);
             return Some(Message::Neighbour { wanted: self.wanted_here });
         }
         // The context comes before a want, so that the peer knows at once what else to send.
         let announces = std::mem::take(&mut self.announces);
-        if let Some(news) = announces.then(|| self.news(replica, members)).flatten() {
+        if let Some(news) = announces.then(|| self.news(replica, members, overlay)).flatten() {
             return Some(news);
         }
         if !self.pruning.is_empty() {
@@ -442,8 +513,12 @@ impl Link {
     ///
     /// Authors serve those with whom they are linked: of their writes nothing is told while they say that they
     /// are. A mesh in which everybody told everybody of every write would mostly talk of what all know.
-    fn news(&mut self, replica: &Replica, members: &Members) -> Option<Message> {
+    fn news(&mut self, replica: &Replica, members: &Members, overlay: &Overlay) -> Option<Message> {
         let (store, own) = (replica.store(), replica.actor().node);
+        // Whoever is told of an author's writes asks for them if it gets them no other way.
+        for author in std::mem::take(&mut self.offering) {
+            self.relays.entry(author).or_insert(false);
+        }
         if self.told.is_none() || self.telling.is_some() {
             return Some(self.everything(store));
         }
@@ -455,7 +530,8 @@ impl Link {
             .collect();
         let served = |lane: &Lane| {
             let author = lane.actor().node;
-            author == own || author == self.peer || members.claims(&author, &self.peer)
+            let serves = |author| !overlay.is_partial() && members.claims(author, &self.peer);
+            author == own || author == self.peer || serves(&author)
         };
         let news = news.lanes().filter(|(lane, _)| again.lane(lane).is_none() && !served(lane));
         // What the peer has itself is no news.
@@ -604,15 +680,22 @@ impl Link {
     /// Finds the lanes that the peer may lack something of: this node's own, and those that are passed on to it. Only
     /// what has changed is looked at, for this is done on every link whenever anything comes.
     fn note_fresh(&mut self, store: &Store, author: NodeId, overlay: &Overlay) {
-        let by_default = overlay.is_partial() && self.is_neighbour();
-        let passes = |lane: &&Lane| {
+        let serves = !overlay.is_partial() || self.is_neighbour();
+        let offers = overlay.is_partial() && self.is_neighbour();
+        let floods = offers && self.floods;
+        // No delta brings a past: whoever lacks it asks.
+        for lane in store.lanes_since(self.passed).filter(|lane| !lane.is_past()) {
             let of = lane.actor().node;
-            // No delta brings a past: whoever lacks it asks.
-            !lane.is_past() && (of == author || *self.relays.get(&of).unwrap_or(&by_default))
-        };
-        self.fresh.extend(store.lanes_since(self.passed).filter(passes).cloned());
+            let passes = if of == author { serves } else { *self.relays.get(&of).unwrap_or(&floods) };
+            if passes {
+                self.fresh.insert(lane.clone());
+            }
+            if offers && !passes && of != author && of != self.peer && !self.relays.contains_key(&of) {
+                self.has_offers |= self.offering.insert(of);
+            }
+        }
         self.passed = store.revision();
-        if std::mem::take(&mut self.rechecks) {
+        if std::mem::take(&mut self.rechecks) && serves {
             self.fresh.extend(store.lanes_of(&author).filter(|lane| !lane.is_past()).cloned());
         }
     }

@@ -5,7 +5,7 @@
 //! after a while down. There are no rumours: only a node's own record, in its latest generation, speaks for it,
 //! so that nobody can revive a node that is gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::{Config, MemberState};
@@ -234,6 +234,30 @@ impl Members {
         (changed, next)
     }
 
+    /// From which of some nodes, by its place among them, links that both their ends name lead to each of others in the
+    /// fewest steps, none of them on from `lost`.
+    pub(super) fn nearest(&self, from: &[NodeId], to: &[NodeId], lost: Option<NodeId>) -> Vec<Option<usize>> {
+        let lost = lost.and_then(|node| self.places.get(&node).copied());
+        let mut nearest = vec![None; self.slots.len()];
+        let mut edge: VecDeque<usize> = VecDeque::new();
+        for (number, node) in from.iter().enumerate() {
+            if let Some(place) = self.places.get(node) {
+                nearest[*place] = Some(number);
+                edge.push_back(*place);
+            }
+        }
+        while let Some(place) = edge.pop_front() {
+            let onward: &[usize] = if Some(place) == lost { &[] } else { &self.slots[place].confirmed };
+            for &other in onward {
+                if nearest[other].is_none() {
+                    nearest[other] = nearest[place];
+                    edge.push_back(other);
+                }
+            }
+        }
+        to.iter().map(|node| self.places.get(node).and_then(|place| nearest[*place])).collect()
+    }
+
     /// Which nodes links lead to that both their ends name.
     fn reachable(&self, linked: &BTreeSet<NodeId>) -> Vec<bool> {
         let mut reachable = vec![false; self.slots.len()];
@@ -334,6 +358,20 @@ mod tests {
                 assert_eq!((found.len(), &found), (slot.confirmed.len(), &expected));
             }
         }
+    }
+
+    /// FEATURES S6: whoever looks for another way to an author asks who is nearest to it, and not over who is gone.
+    #[test]
+    fn the_nearest_of_some_is_found_over_links_that_both_ends_name() {
+        let mut members = Members::new(node(0));
+        for (of, links) in [(1, &[3][..]), (2, &[4]), (3, &[1, 5]), (4, &[2, 5]), (5, &[3, 4, 6]), (6, &[])] {
+            members.update(view(of, 1, links, false), at(0));
+        }
+        let from = [node(1), node(2), node(3)];
+        let to = [node(1), node(5), node(4), node(6), node(9)];
+        // 6 does not name its link, and nothing is known of 9.
+        assert_eq!(members.nearest(&from, &to, None), [Some(0), Some(2), Some(1), None, None]);
+        assert_eq!(members.nearest(&from, &to, Some(node(3))), [Some(0), Some(1), Some(1), None, None]);
     }
 
     /// FEATURES P4: a target that is gone is not dialled for ever.

@@ -33,6 +33,9 @@ use crate::id::{Actor, NodeId, TunnelId, TunnelName};
 use crate::replica::{Attributes, Registration, Replica};
 use crate::time::{Moment, Now, Timestamp};
 
+/// How long what peers are to be told of at once waits for more of it.
+const OFFER_PAUSE: Duration = Duration::from_millis(20);
+
 /// The protocol of one node. See the [module](super) for how it is driven.
 ///
 /// - **Inputs**: [`link_up`](Self::link_up), [`link_down`](Self::link_down),
@@ -200,13 +203,15 @@ impl Mesh {
         // What it was asked for is asked for elsewhere.
         self.timers.set_by(Timer::Want, now.monotone);
         if self.is_linked(&lost.peer) {
+            // What was asked for over this one, the peer does not pass on over the other.
+            self.graft(link, None);
             return;
         }
         self.clocks.forget(&lost.peer);
         if lost.is_established() {
             // What it wrote last, it may have told to some and not to others.
             self.retell(lost.peer, |_| true);
-            self.graft(link);
+            self.graft(link, Some(lost.peer));
         }
         let stood = now.monotone.since(lost.up_at);
         self.dialer.lost(lost.peer, stood, &self.config, now.monotone, &mut self.rng);
@@ -256,7 +261,9 @@ impl Mesh {
                 self.established(now, link);
             }
             Message::Context { complete, seen } => {
-                if self.gaps.notice(&seen, complete, self.replica.store(), now.monotone) {
+                let is_partial = self.overlay.is_partial();
+                let is_old = |author: &NodeId| complete || (is_partial && !self.trees.knows(author));
+                if self.gaps.notice(&seen, is_old, self.replica.store(), now.monotone) {
                     self.timers.set_by(Timer::Want, now.monotone);
                 }
                 state.handle_context(complete, seen);
@@ -264,7 +271,11 @@ impl Mesh {
             }
             Message::Want { lanes } => {
                 let (members, overlay, peer) = (&self.members, &self.overlay, state.peer);
-                let has_better = |author: &NodeId| !overlay.is_partial() && members.claims(author, &peer);
+                // Over a link that nobody wants it gets what it lacks, and nothing from then on.
+                let is_served = overlay.is_partial() && !state.is_neighbour();
+                let has_better = |author: &NodeId| {
+                    if overlay.is_partial() { is_served } else { members.claims(author, &peer) }
+                };
                 state.handle_want(lanes, has_better);
             }
             Message::Delta(delta) => self.handle_delta(now, link, &delta),
@@ -285,7 +296,7 @@ impl Mesh {
             Message::Taken { weight } => state.handle_taken(weight, now.monotone),
             Message::Neighbour { wanted } => {
                 if state.handle_neighbour(wanted) {
-                    self.graft(link);
+                    self.graft(link, None);
                 }
                 self.links_changed(now);
                 self.timers.set_by(Timer::Choose, now.monotone + self.config.surplus_after);
@@ -362,7 +373,7 @@ impl Mesh {
                 self.busy.remove(&link);
                 continue;
             };
-            if let Some(message) = state.next_control(&self.replica, &self.members, now) {
+            if let Some(message) = state.next_control(&self.replica, &self.members, &self.overlay, now) {
                 return Some(Output::Send { link, channel: Channel::Control, message });
             }
             if state.has_delta_room(now.monotone) {
@@ -375,6 +386,9 @@ impl Mesh {
             }
             if let Some(until) = state.gathers_until(now.monotone) {
                 self.timers.set_by(Timer::Gather, until);
+            }
+            if state.take_offers() {
+                self.timers.set_by(Timer::Announce, now.monotone + OFFER_PAUSE);
             }
             if let Some(output) = self.next_reconcile(now, link) {
                 return Some(output);

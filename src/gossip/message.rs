@@ -74,7 +74,7 @@ pub enum Message {
         /// Whether the sender has not heard the receiver for some time, and wants to on the control channel.
         asks: bool,
     },
-    /// Whether the sender wants this link, on the control channel. Until it says otherwise, it does.
+    /// Whether the sender wants this link, on the control channel. In a full mesh it does without a word.
     Neighbour {
         /// Whether it does.
         wanted: bool,

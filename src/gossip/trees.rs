@@ -12,9 +12,19 @@ pub(super) struct Trees {
 }
 
 impl Trees {
-    /// A link has brought something new of an author.
-    pub(super) fn came(&mut self, author: NodeId, link: LinkId) {
-        self.sources.insert(author, link);
+    /// A link has brought something new of an author, or its peer is to. Returns over which other one it came before.
+    pub(super) fn came(&mut self, author: NodeId, link: LinkId) -> Option<LinkId> {
+        self.sources.insert(author, link).filter(|before| *before != link)
+    }
+
+    /// Whether an author's writes come over that link.
+    pub(super) fn come_over(&self, author: &NodeId, link: LinkId) -> bool {
+        self.sources.get(author) == Some(&link)
+    }
+
+    /// Whether it is known over which link an author's writes come.
+    pub(super) fn knows(&self, author: &NodeId) -> bool {
+        self.sources.contains_key(author)
     }
 
     /// An author writes no more.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Mesh;
 use crate::crdt::{Corrupt, Delta, Flaw, Lane};
+use crate::gossip::link::Link;
 use crate::gossip::timer::Timer;
 use crate::gossip::{Alarm, CloseReason, Durability, Event, LinkId, Member, Origin, Output, Record};
 use crate::id::NodeId;
@@ -23,19 +24,19 @@ impl Mesh {
         match merged {
             Err(corrupt) => return self.refuse(now, link, &corrupt),
             Ok(beyond) => {
-                if let Some(link) = self.links.get_mut(&link) {
+                let id = link;
+                if let Some(link) = self.links.get_mut(&id) {
                     link.handle_delta(delta);
-                    stale.into_iter().for_each(|lane| link.prune(lane));
+                    // What is asked for while it is on its way comes twice: it is the way nevertheless.
+                    let others = |lane: &Lane| !self.trees.come_over(&lane.actor().node, id);
+                    stale.into_iter().filter(others).for_each(|lane| link.prune(lane));
                     if link.handle_drift(!beyond.is_zero()) {
                         self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Drift { peer, beyond })));
                     }
                 }
             }
         }
-        let own = self.actor().node;
-        for author in fresh.iter().map(|lane| lane.actor().node).filter(|author| *author != own) {
-            self.trees.came(author, link);
-        }
+        self.note_ways(link, &fresh);
         self.gaps.served(delta, now.monotone);
         self.reconcile.note(delta);
         if self.replica.store().revision() == before {
@@ -48,6 +49,25 @@ impl Mesh {
         }
         self.observe_changes(now, true);
         self.fence_later_life(now);
+    }
+
+    /// A link has brought something new of some lanes: their authors' writes come over it from now on, and over no other.
+    fn note_ways(&mut self, link: LinkId, fresh: &BTreeSet<Lane>) {
+        // Over a link that nobody wants came what was asked for, and nothing follows.
+        if !self.links.get(&link).is_some_and(Link::is_neighbour) {
+            return;
+        }
+        let own = self.actor().node;
+        for lane in fresh.iter().filter(|lane| lane.actor().node != own) {
+            let before = self.trees.came(lane.actor().node, link);
+            let before = before.filter(|_| self.overlay.is_partial());
+            if let Some(id) = before
+                && let Some(other) = self.links.get_mut(&id)
+            {
+                other.prune(lane.clone());
+                self.busy.insert(id);
+            }
+        }
     }
 
     /// A peer sent what no author wrote.
@@ -160,8 +180,10 @@ impl Mesh {
         }
         // In a large mesh records come in crowds: what follows from them is done once for many.
         let pause = if self.members.len() < self.config.full_mesh { Duration::ZERO } else { CROWD_PAUSE };
-        self.timers.set_by(Timer::Choose, now.monotone + 5 * pause);
         self.timers.set_by(Timer::Verdict, now.monotone + pause);
+        // The sooner a mesh that has grown too large for a full one ceases to be one, the fewer links are in vain.
+        let pause = if self.overlay.is_partial() { 5 * pause } else { Duration::ZERO };
+        self.timers.set_by(Timer::Choose, now.monotone + pause);
     }
 
     pub(super) fn tell_member(&mut self, node: NodeId) {

@@ -6,10 +6,9 @@ use std::time::Duration;
 use rand::RngExt;
 
 use super::Mesh;
-use crate::crdt::Lane;
 use crate::gossip::link::Link;
 use crate::gossip::timer::Timer;
-use crate::gossip::{CloseReason, Event, LinkId, MemberState, Output, Side};
+use crate::gossip::{CloseReason, Event, LinkId, Member, MemberState, Output, Side};
 use crate::id::NodeId;
 use crate::time::Now;
 
@@ -53,24 +52,47 @@ impl Mesh {
         }
     }
 
-    /// A link brings nothing more: whose writes came over it, all neighbours are asked for that were told not to
-    /// pass them on; from then on they come from whoever has them first. In a full mesh authors serve everybody themselves.
-    pub(super) fn graft(&mut self, gone: LinkId) {
+    /// A link brings nothing more: others are asked for the writes that came over it.
+    pub(super) fn graft(&mut self, gone: LinkId, lost: Option<NodeId>) {
         let orphans = self.trees.cut(gone);
-        if !self.overlay.is_partial() || orphans.is_empty() {
+        self.ask_nearest(&orphans, lost);
+    }
+
+    /// For each of some authors, the neighbour that published links lead to the author from in the fewest steps, and not
+    /// over a peer that is lost, is asked to pass its writes on: the ways that all who ask choose so make no circle. Where
+    /// links have been there for a while, all neighbours are asked, and the first one is it. In a full mesh authors serve
+    /// everybody themselves.
+    fn ask_nearest(&mut self, authors: &[NodeId], lost: Option<NodeId>) {
+        if !self.overlay.is_partial() || authors.is_empty() {
             return;
         }
+        let neighbours: Vec<(LinkId, NodeId)> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.is_established() && link.is_neighbour())
+            .map(|(id, link)| (*id, link.peer))
+            .collect();
+        let peers: Vec<NodeId> = neighbours.iter().map(|(_, peer)| *peer).collect();
+        let nearest = self.members.nearest(&peers, authors, lost);
         let store = self.replica.store();
-        let lanes = orphans.iter().flat_map(|author| store.lanes_of(author));
-        let lanes: Vec<&Lane> = lanes.filter(|lane| !lane.is_past()).collect();
-        let neighbours =
-            |(id, link): &(&LinkId, &mut Link)| **id != gone && link.is_established() && link.is_neighbour();
-        for (id, link) in self.links.iter_mut().filter(neighbours) {
-            let pruned: Vec<&&Lane> =
-                lanes.iter().filter(|lane| link.is_pruned(&lane.actor().node)).collect();
-            for lane in pruned {
-                link.ask((*lane).clone());
-                self.busy.insert(*id);
+        for (author, nearest) in authors.iter().zip(nearest) {
+            let Some((nearest, _)) = nearest.and_then(|place| neighbours.get(place)) else { continue };
+            // Whoever gets them from here cannot bring them: then all others are asked. In a mesh at rest they are
+            // anyhow: it is rare there that a way is lost, a superfluous one costs one write, and a gap costs a second.
+            let is_child = |id: &LinkId| self.links.get(id).is_some_and(|link| link.serves(author));
+            let rests = self.links.get(nearest).is_some_and(Link::floods);
+            let asked: Vec<LinkId> = if rests || is_child(nearest) {
+                neighbours.iter().map(|(id, _)| *id).filter(|id| !is_child(id)).collect()
+            } else {
+                vec![*nearest]
+            };
+            for id in asked {
+                let Some(link) = self.links.get_mut(&id) else { continue };
+                for lane in store.lanes_of(author).filter(|lane| !lane.is_past()) {
+                    link.ask(lane.clone());
+                }
+                self.trees.came(*author, id);
+                self.busy.insert(id);
             }
         }
     }
@@ -93,26 +115,40 @@ impl Mesh {
         }
         self.timers.set_by(Timer::Dial, now.monotone);
         let surplus = self.note_wanted(now);
+        let unknown =
+            |member: &&Member| member.state == MemberState::Alive && !self.trees.knows(&member.node);
+        let orphans: Vec<NodeId> = self.members.iter().filter(unknown).map(|member| member.node).collect();
+        self.ask_nearest(&orphans, None);
         for link in surplus {
             self.close(now, link, CloseReason::Surplus);
         }
-        if self.links.values().any(|link| link.is_established() && !link.is_neighbour()) {
-            next = [next, Some(now.monotone + self.config.surplus_after)].into_iter().flatten().min();
+        let is_settled = |link: &Link| link.is_neighbour() && (link.floods() || !self.overlay.is_partial());
+        if self.links.values().any(|link| link.is_established() && !is_settled(link)) {
+            next = [next, Some(now.monotone + self.config.surplus_after / 4)].into_iter().flatten().min();
         }
         self.timers.set(Timer::Choose, next);
+    }
+
+    /// Whether a node has found enough of those that it wants to be linked with.
+    fn has_enough_links(&self) -> bool {
+        let found = |link: &&Link| link.is_established() && self.overlay.wants(&link.peer);
+        self.links.values().filter(found).count() >= ENOUGH_LINKS
     }
 
     /// Notes on each link whether it is wanted here; returns those that neither end has wanted for long enough.
     /// Until a node has found some of those that it wants, it keeps whom it has.
     fn note_wanted(&mut self, now: Now) -> Vec<LinkId> {
         let own = self.actor().node;
-        let found = |link: &&Link| link.is_established() && self.overlay.wants(&link.peer);
-        let settled = self.links.values().filter(found).count() >= ENOUGH_LINKS;
+        let settled = self.has_enough_links();
         let mut surplus = Vec::new();
         let (mut cut, mut changed) = (Vec::new(), false);
         for (id, link) in self.links.iter_mut().filter(|(_, link)| link.is_established()) {
             if link.want(!settled || self.overlay.wants(&link.peer)) {
                 cut.push(*id);
+            }
+            if self.overlay.is_partial() {
+                link.declare();
+                link.settle(now.monotone);
             }
             if link.has_wish() {
                 self.busy.insert(*id);
@@ -124,7 +160,7 @@ impl Mesh {
                 surplus.push(*id);
             }
         }
-        cut.into_iter().for_each(|link| self.graft(link));
+        cut.into_iter().for_each(|link| self.graft(link, None));
         if changed {
             self.links_changed(now);
         }
@@ -167,6 +203,14 @@ impl Mesh {
             let reason = if raced { CloseReason::Duplicate } else { CloseReason::Replaced };
             self.close(now, loser, reason);
         }
+        let wanted = !self.has_enough_links() || self.overlay.wants(&peer);
+        if self.overlay.is_partial()
+            && let Some(link) = self.links.get_mut(&link)
+        {
+            link.declare();
+            link.want(wanted);
+            self.timers.set_by(Timer::Choose, now.monotone + self.config.surplus_after);
+        }
         if rivals.is_empty() {
             self.doubt.found(&peer);
             self.outputs.push_back(Output::Event(Event::LinkUp { peer }));
@@ -180,10 +224,13 @@ impl Mesh {
     /// in which everybody looks for neighbours makes all nodes hear of every step.
     pub(super) fn links_changed(&mut self, now: Now) {
         let often = match self.published {
-            Some((at, often)) if now.monotone.since(at) < RESTLESS_WITHIN => often.min(MAX_RESTLESS),
+            Some((at, often)) if now.monotone.since(at) < RESTLESS_WITHIN => often,
             Some(_) | None => 0,
         };
-        let delay = self.config.record_delay * (1 << often);
+        // While a large mesh forms, the second version of a record waits already, and longer.
+        let forms = self.overlay.is_partial() && !self.links.values().any(Link::floods);
+        let doubled = if forms { 2 * often } else { often.saturating_sub(1) };
+        let delay = self.config.record_delay * (1 << doubled.min(MAX_RESTLESS));
         self.timers.set_by(Timer::Record, now.monotone + delay);
         self.timers.set_by(Timer::Verdict, now.monotone);
     }

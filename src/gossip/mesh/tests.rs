@@ -57,6 +57,8 @@ struct World {
     seals: bool,
     /// What the nodes are made with, besides their addresses.
     config: Config,
+    /// Whether the ways between nodes are of all lengths.
+    is_wide: bool,
     /// The nodes behind the name `seed`, who answer in turn, and whom some reach there first.
     behind_seed: Vec<usize>,
     first_behind_seed: BTreeMap<usize, usize>,
@@ -93,6 +95,7 @@ impl World {
         let mut world = Self {
             config,
             seals: false,
+            is_wide: false,
             behind_seed: Vec::new(),
             first_behind_seed: BTreeMap::new(),
             nodes: Vec::new(),
@@ -126,6 +129,15 @@ impl World {
         Now { monotone: self.now, wall: UnixMillis(1_000_000 + self.now.0 / 1_000_000) }
     }
 
+    /// How long something takes from one node to another.
+    fn delay(&self, one: usize, other: usize) -> Duration {
+        if !self.is_wide {
+            return DELAY;
+        }
+        let pair = [one.min(other), one.max(other)].map(|node| u8::try_from(node).unwrap());
+        Duration::from_millis(1 + u64::from(blake3::hash(&pair).as_bytes()[0]) * 60 / 256)
+    }
+
     fn schedule(&mut self, after: Duration, node: usize, arrival: Arrival) {
         self.next += 1;
         self.arrivals.insert((self.now + after, self.next), (node, arrival));
@@ -154,7 +166,7 @@ impl World {
                     if let Some((one, other)) = self.links.remove(&link) {
                         let peer = if one == node { other } else { one };
                         if self.connected(one, other) {
-                            self.schedule(DELAY, peer, Arrival::Down { link });
+                            self.schedule(self.delay(one, other), peer, Arrival::Down { link });
                         }
                     }
                 }
@@ -185,7 +197,7 @@ impl World {
             };
             self.nodes[node].bytes += bytes.len();
             let peer = if one == node { other } else { one };
-            self.schedule(DELAY, peer, Arrival::Frame { link, from: node, channel, bytes });
+            self.schedule(self.delay(one, other), peer, Arrival::Frame { link, from: node, channel, bytes });
         }
     }
 
@@ -200,8 +212,9 @@ impl World {
                 self.next += 1;
                 let link = LinkId(self.next);
                 self.links.insert(link, (node, other));
-                self.schedule(2 * DELAY, node, Arrival::Up { link, peer: other, side: Side::Connect(dial) });
-                self.schedule(DELAY, other, Arrival::Up { link, peer: node, side: Side::Listen });
+                let delay = self.delay(node, other);
+                self.schedule(2 * delay, node, Arrival::Up { link, peer: other, side: Side::Connect(dial) });
+                self.schedule(delay, other, Arrival::Up { link, peer: node, side: Side::Listen });
             }
             None => self.schedule(Duration::from_secs(5), node, Arrival::DialFailed { dial }),
         }

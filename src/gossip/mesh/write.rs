@@ -323,7 +323,9 @@ impl Mesh {
         {
             let often = match self.published {
                 Some((at, often)) if now.monotone.since(at) < RESTLESS_WITHIN => often.saturating_add(1),
-                Some(_) | None => 0,
+                Some(_) => 0,
+                // Whoever has just started will have more links in a moment.
+                None => 1,
             };
             self.published = Some((now.monotone, often));
         }

@@ -12,6 +12,10 @@ fn large() -> World {
     world
 }
 
+fn is_verdict(event: &Event) -> bool {
+    matches!(event, Event::Member { state: MemberState::Suspect | MemberState::Down, .. })
+}
+
 /// FEATURES S6: everybody knows everybody over few links.
 #[test]
 fn a_mesh_above_the_limit_has_few_links_and_one_state() {
@@ -23,11 +27,31 @@ fn a_mesh_above_the_limit_has_few_links_and_one_state() {
             assert_eq!(world.state(of, node), Some(MemberState::Alive), "{of} to {node}");
         }
     }
-    let false_verdict = |event: &Event| {
-        matches!(event, Event::Member { state: MemberState::Suspect | MemberState::Down, .. })
-    };
-    let told = world.nodes.iter().flat_map(|node| &node.events).filter(|event| false_verdict(event)).count();
+    let told = world.nodes.iter().flat_map(|node| &node.events).filter(|event| is_verdict(event)).count();
     assert_eq!(told, 0, "nobody was suspected while the mesh formed");
+}
+
+/// FEATURES S6, SCENARIOS G-10, G-24: what a mesh costs that begins too large for a full one, in copies of records: each
+/// node's has to go to each other. Links are found one after another and most of the first ones are given up again, which
+/// must neither be told step by step nor make everybody pass everything on everywhere.
+#[test]
+fn a_large_mesh_forms_with_few_copies() {
+    for (nodes, is_wide) in [(50, true), (50, false), (100, true), (100, false)] {
+        let mut world = World::new(nodes);
+        world.is_wide = is_wide;
+        world.run(Duration::from_secs(20));
+        world.agree();
+        let copies: usize = world.nodes.iter().map(|node| node.sent[3]).sum();
+        let least = nodes * (nodes - 1);
+        assert!(
+            copies <= 4 * least,
+            "{nodes} nodes, far apart: {is_wide}: {copies} deltas, {least} at least"
+        );
+        let suspected = world.nodes.iter().flat_map(|node| &node.events).filter(|event| is_verdict(event));
+        assert_eq!(suspected.count(), 0, "{nodes} nodes, far apart: {is_wide}");
+        let links: usize = world.nodes.iter().map(|node| node.mesh.linked().count()).sum();
+        assert!(links <= 10 * nodes, "{links} ends of links");
+    }
 }
 
 /// FEATURES S6: at rest there are heartbeats and nothing else.

@@ -72,6 +72,8 @@ pub(super) struct World<'a> {
     agreed_at: Option<Moment>,
     /// Frames of state and of control that all nodes had sent at the deadline.
     frames: (u64, u64),
+    /// How many packets were lost by then.
+    lost: u64,
     violations: Vec<Violation>,
     /// Commands that have been given.
     asked: Vec<JoinHandle<Answer>>,
@@ -87,6 +89,7 @@ impl<'a> World<'a> {
             agenda: BTreeMap::new(),
             agreed_at: None,
             frames: (0, 0),
+            lost: 0,
             violations: Vec::new(),
             asked: Vec::new(),
             ending: Vec::new(),
@@ -372,6 +375,7 @@ impl<'a> World<'a> {
 
     async fn deadline(&mut self) {
         self.frames = self.frames_sent();
+        self.lost = self.around.network.lock().coverage.count(Point::Lost);
         if self.agreed_at.is_some() {
             return;
         }
@@ -401,13 +405,15 @@ impl<'a> World<'a> {
     }
 
     /// Frames since the deadline that a mesh at rest does not send: all but the hello at each end of a tunnel, for
-    /// seeds are looked at for ever.
+    /// seeds are looked at for ever, and but a question and its answer for each packet that was lost, for whoever misses
+    /// two heartbeats asks whether the peer is there.
     pub(super) fn noise(&self) -> u64 {
         let (delta, control) = self.frames_sent();
         let late = self.rehearsal.times.deadline.since(Moment(0)).saturating_sub(GREETING);
         let shared = self.around.network.lock();
         let hellos = shared.joined.iter().filter(|(at, ..)| at.since(Moment(0)) >= late).count() as u64;
-        delta - self.frames.0 + (control - self.frames.1).saturating_sub(hellos)
+        let asked = 2 * (shared.coverage.count(Point::Lost) - self.lost);
+        delta - self.frames.0 + (control - self.frames.1).saturating_sub(hellos + asked)
     }
 
     /// How many tunnels a node has got to a peer that are so new that their links may still be found to be too many.

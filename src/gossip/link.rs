@@ -672,8 +672,9 @@ impl Link {
         let delta = store.delta(lanes, cursor, self.window.take_room(budget)?);
         advance(cursor, &delta);
         let message = Message::Delta(delta);
-        self.window.add(message.weight(), now);
-        self.window.gather(message.weight(), links, now);
+        let weight = message.weight();
+        self.window.add(weight, now);
+        self.window.gather(weight, links, now);
         Some(message)
     }
 

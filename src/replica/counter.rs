@@ -486,10 +486,9 @@ mod tests {
         assert_eq!(hits(&a), Some(6));
     }
 
-    /// A node that was cut off is evicted and counts on before it hears of that; but what it had counted, which a witness had
-    /// not seen, comes back to it written anew by another.
-    #[test]
-    fn a_node_that_counts_on_before_it_hears_that_it_is_dead_keeps_what_it_had_counted() {
+    /// One node has counted; another has seen it and heard from a third, who has not, that the first is dead. Gives both, and
+    /// what the second writes anew.
+    fn saved_by_another(by: i64) -> (Replica, Replica, Vec<Prepared>) {
         let (mut a, mut b, mut c) = (replica(1, 1), replica(2, 1), replica(3, 1));
         let node = a.actor().node;
         let prepared = a.publish(WALL, &crate::replica::NodeRecord::default()).unwrap();
@@ -497,12 +496,20 @@ mod tests {
         for replica in [&mut b, &mut c] {
             sync(&a, replica);
         }
-        count(&mut a, 3);
+        count(&mut a, by);
         sync(&a, &mut b);
         let said = c.testify(WALL, node, Generation(1)).unwrap();
         settle(&mut c, said);
         sync(&c, &mut b);
         let saved = b.save(WALL, node, usize::MAX).unwrap();
+        (a, b, saved)
+    }
+
+    /// A node that was cut off is evicted and counts on before it hears of that; but what it had counted, which a witness had
+    /// not seen, comes back to it written anew by another.
+    #[test]
+    fn a_node_that_counts_on_before_it_hears_that_it_is_dead_keeps_what_it_had_counted() {
+        let (mut a, mut b, saved) = saved_by_another(3);
         for prepared in &saved {
             settle(&mut b, Some(prepared.clone()));
             a.merge(WALL, &prepared.delta).unwrap();
@@ -519,19 +526,7 @@ mod tests {
     /// Somebody writes anew what a life had counted last, and is heard of before that the life is over is.
     #[test]
     fn a_share_that_counts_from_now_on_is_told_as_a_change() {
-        let (mut a, mut b, mut c) = (replica(1, 1), replica(2, 1), replica(3, 1));
-        let node = a.actor().node;
-        let prepared = a.publish(WALL, &crate::replica::NodeRecord::default()).unwrap();
-        settle(&mut a, prepared);
-        for replica in [&mut b, &mut c] {
-            sync(&a, replica);
-        }
-        count(&mut a, 8);
-        sync(&a, &mut b);
-        let said = c.testify(WALL, node, Generation(1)).unwrap();
-        settle(&mut c, said);
-        sync(&c, &mut b);
-        let saved = b.save(WALL, node, usize::MAX).unwrap();
+        let (_, mut b, saved) = saved_by_another(8);
         settle(&mut b, saved.into_iter().next());
         let mut d = replica(4, 1);
         let delta = b.store().delta([b.own_lanes()[1]], &d.store().context(), usize::MAX);

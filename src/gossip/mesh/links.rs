@@ -115,10 +115,13 @@ impl Mesh {
         }
         self.timers.set_by(Timer::Dial, now.monotone);
         let surplus = self.note_wanted(now);
-        let unknown =
-            |member: &&Member| member.state == MemberState::Alive && !self.trees.knows(&member.node);
-        let orphans: Vec<NodeId> = self.members.iter().filter(unknown).map(|member| member.node).collect();
-        self.ask_nearest(&orphans, None);
+        if self.overlay.is_partial() {
+            let unknown =
+                |member: &&Member| member.state == MemberState::Alive && !self.trees.knows(&member.node);
+            let orphans: Vec<NodeId> =
+                self.members.iter().filter(unknown).map(|member| member.node).collect();
+            self.ask_nearest(&orphans, None);
+        }
         for link in surplus {
             self.close(now, link, CloseReason::Surplus);
         }

@@ -39,6 +39,8 @@ pub(super) struct Members {
     own: NodeId,
     places: BTreeMap<NodeId, usize>,
     slots: Vec<Slot>,
+    /// When it changed last which links there are: whoever is out of reach was within it until then.
+    changed_at: Moment,
 }
 
 #[derive(Debug)]
@@ -50,7 +52,12 @@ struct Slot {
 
 impl Members {
     pub(super) fn new(own: NodeId) -> Self {
-        Self { own, places: BTreeMap::new(), slots: Vec::new() }
+        Self { own, places: BTreeMap::new(), slots: Vec::new(), changed_at: Moment(0) }
+    }
+
+    /// This node's own links have changed.
+    pub(super) fn links_changed(&mut self, now: Moment) {
+        self.changed_at = now;
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Member> {
@@ -127,13 +134,17 @@ impl Members {
         }
         member.generation = generation;
         let before = std::mem::replace(&mut member.record, record);
+        if before.links != member.record.links {
+            self.changed_at = now;
+        }
         self.confirm(place, &before.links);
         known.is_none() || another_life
     }
 
     /// Lets a node go; says whether it was there.
-    pub(super) fn remove(&mut self, node: &NodeId) -> Option<Member> {
+    pub(super) fn remove(&mut self, node: &NodeId, now: Moment) -> Option<Member> {
         let place = self.places.remove(node)?;
+        self.changed_at = now;
         for other in std::mem::take(&mut self.slots[place].confirmed) {
             self.slots[other].confirmed.retain(|confirmed| *confirmed != place);
         }
@@ -201,7 +212,7 @@ impl Members {
         for place in self.places.values() {
             let member = &mut self.slots[*place].member;
             member.unreachable_at =
-                if reachable[*place] { None } else { member.unreachable_at.or(Some(now)) };
+                if reachable[*place] { None } else { member.unreachable_at.or(Some(self.changed_at)) };
             member.proven |= reachable[*place];
             let state = match member.unreachable_at {
                 _ if member.record.leaving => MemberState::Left,
@@ -319,6 +330,21 @@ mod tests {
         assert_eq!(judge(&mut members, &[1, 2], at(8)), [(node(2), MemberState::Alive)]);
     }
 
+    /// FEATURES P4: in a crowd of records it is judged later than they come, and counts from when they came.
+    #[test]
+    fn whoever_is_out_of_reach_is_so_since_the_links_changed() {
+        let mut members = Members::new(node(0));
+        members.update(view(1, 1, &[0, 2], false), at(0));
+        members.update(view(2, 1, &[1], false), at(0));
+        assert_eq!(judge(&mut members, &[1], at(0)), []);
+        members.update(view(1, 1, &[0], false), at(10));
+        // What changes no link changes nothing.
+        members.update(view(1, 1, &[0], false), at(11));
+        assert_eq!(judge(&mut members, &[1], at(11)), [(node(2), MemberState::Suspect)]);
+        assert_eq!(judge(&mut members, &[1], at(14)), []);
+        assert_eq!(judge(&mut members, &[1], at(15)), [(node(2), MemberState::Down)]);
+    }
+
     /// SCENARIOS G-10: whoever joins is not suspected before its neighbours had time to name it.
     #[test]
     fn a_newcomer_is_given_time_to_be_linked() {
@@ -344,7 +370,7 @@ mod tests {
             let links: Vec<u8> = (0..4).map(|_| rng.random_range(0..9)).collect();
             members.update(view(rng.random_range(1..9), 1, &links, false), at(0));
             if rng.random_range(0..20) == 0 {
-                members.remove(&node(rng.random_range(1..9)));
+                members.remove(&node(rng.random_range(1..9)), at(0));
             }
             assert!(members.places.iter().all(|(node, place)| members.slots[*place].member.node == *node));
             for slot in &members.slots {
@@ -381,6 +407,7 @@ mod tests {
         let mut members = Members::new(node(0));
         members.update(view(1, 1, &[0], false), at(0));
         judge(&mut members, &[1], at(0));
+        members.links_changed(at(1));
         judge(&mut members, &[], at(1));
         judge(&mut members, &[], at(20));
         let gone_at = at(1) + config.forget_after;

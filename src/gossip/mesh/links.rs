@@ -226,15 +226,17 @@ impl Mesh {
     /// One change of the record follows another ever later while they go on: neither a link that flaps nor a mesh
     /// in which everybody looks for neighbours makes all nodes hear of every step.
     pub(super) fn links_changed(&mut self, now: Now) {
-        let often = match self.published {
-            Some((at, often)) if now.monotone.since(at) < RESTLESS_WITHIN => often,
-            Some(_) | None => 0,
-        };
+        let lately = |at| now.monotone.since(at) < RESTLESS_WITHIN;
+        let often = self.published.filter(|(at, _)| lately(*at)).map_or(0, |(_, often)| often);
         // While a large mesh forms, the second version of a record waits already, and longer.
         let forms = self.overlay.is_partial() && !self.links.values().any(Link::floods);
         let doubled = if forms { 2 * often } else { often.saturating_sub(1) };
         let delay = self.config.record_delay * (1 << doubled.min(MAX_RESTLESS));
+        // After a rest it is most likely a node that has fallen, and everybody waits to hear so.
+        let rests = self.published.is_some_and(|(at, _)| !lately(at));
+        let delay = if rests { delay / 4 } else { delay };
         self.timers.set_by(Timer::Record, now.monotone + delay);
+        self.members.links_changed(now.monotone);
         self.timers.set_by(Timer::Verdict, now.monotone);
     }
 }

@@ -163,7 +163,7 @@ impl Mesh {
             self.trees.forget(&node);
             self.links.values_mut().for_each(|link| link.forget(&node));
             let is_over = self.members.get(&node).is_some_and(|member| member.generation <= generation);
-            if is_over && let Some(member) = self.members.remove(&node) {
+            if is_over && let Some(member) = self.members.remove(&node, now.monotone) {
                 let event =
                     Event::Member { node, generation: member.generation, state: MemberState::Evicted };
                 if tell {

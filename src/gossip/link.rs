@@ -1,8 +1,9 @@
 //! One link to a peer: what it has, what it was told, and what waits for room on its channels.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::branches::Branches;
 use super::members::Members;
 use super::overlay::Overlay;
 use super::reconcile::Serve;
@@ -17,7 +18,7 @@ use crate::time::{Moment, Now};
 pub(super) const MAX_TOLD: usize = 1_024;
 const MAX_TOLD_RANGES: usize = 32;
 
-/// How long a link of a large mesh has to have been wanted before writes are tried on it: no mesh is forming any more.
+/// How long a link of a large mesh has to have been wanted before it counts as one that stays.
 const SETTLED_AFTER: Duration = Duration::from_secs(5);
 
 /// How often the time to the next audit doubles at most.
@@ -86,15 +87,11 @@ pub(super) struct Link {
     wanted_there: Option<bool>,
     declares: bool,
     surplus_since: Option<Moment>,
-    /// Since when either has wanted it, and whether that is long enough for what is said of no author to be passed on.
+    /// Since when either has wanted it, and whether that is long enough for it to stay.
     wanted_since: Option<Moment>,
-    floods: bool,
-    /// Whether the writes of an author are passed on here. Where nothing is said of it they are if the link floods; if not,
-    /// the peer of a neighbour's link is told at once that there are some.
-    relays: BTreeMap<NodeId, bool>,
-    /// Such authors of whom there is something, and whether one has come to them.
-    offering: BTreeSet<NodeId>,
-    has_offers: bool,
+    is_settled: bool,
+    /// Whose writes are passed on here.
+    branches: Branches,
     /// The lanes whose authors' writes the peer is to be asked not to pass on.
     pruning: BTreeSet<Lane>,
     /// The lanes with something to pass on, found by what has changed up to `passed`.
@@ -140,10 +137,8 @@ impl Link {
             declares: false,
             surplus_since: None,
             wanted_since: None,
-            floods: false,
-            relays: BTreeMap::new(),
-            offering: BTreeSet::new(),
-            has_offers: false,
+            is_settled: false,
+            branches: Branches::default(),
             pruning: BTreeSet::new(),
             fresh: BTreeSet::new(),
             passed: Revision::default(),
@@ -207,7 +202,7 @@ impl Link {
             cursor.insert_all(&lane, &seen);
             let author = lane.actor().node;
             if !has_better(&author) {
-                self.relays.insert(author, true);
+                self.branches.set(author, true);
             }
             self.wanted.insert(lane);
         }
@@ -216,41 +211,44 @@ impl Link {
     /// The peer gets the writes of these lanes' authors another way.
     pub(super) fn handle_prune(&mut self, lanes: impl Iterator<Item = Lane>) {
         for author in lanes.map(|lane| lane.actor().node) {
-            self.relays.insert(author, false);
+            self.branches.set(author, false);
             self.fresh.retain(|lane| lane.actor().node != author);
         }
     }
 
     /// What comes of a lane comes another way: the peer is not to pass on its author's writes here.
     pub(super) fn prune(&mut self, lane: Lane) {
-        if self.floods {
-            // Nobody has asked for them here.
-            self.relays.entry(lane.actor().node).or_insert(false);
-        }
+        // Nor does the peer need them from here, unless it has asked.
+        self.branches.leave(lane.actor().node);
         self.pruning.insert(lane);
     }
 
     /// Whether the peer has asked for that author's writes, and gets them from here.
     pub(super) fn serves(&self, author: &NodeId) -> bool {
-        self.relays.get(author) == Some(&true)
+        self.branches.passes(author) == Some(true)
     }
 
-    /// Whether what is said of no author is passed on here.
-    pub(super) fn floods(&self) -> bool {
-        self.floods
+    /// Whether it was wanted for so long that it will most likely stay.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_settled
     }
 
-    /// A mesh that has come to rest has the trees that grew while it formed, of whoever was there first. Once a link was
-    /// wanted for a while, what comes next of each author is tried on it: so the fastest way wins.
+    /// Looks whether it was.
     pub(super) fn settle(&mut self, now: Moment) {
         if self.is_neighbour() {
             let since = *self.wanted_since.get_or_insert(now);
-            if !self.floods && now.since(since) >= SETTLED_AFTER {
-                self.floods = true;
-                self.relays.retain(|_, passes| *passes);
-                self.offering.clear();
-            }
+            self.is_settled |= now.since(since) >= SETTLED_AFTER;
         }
+    }
+
+    /// An author's probe is to be passed on.
+    pub(super) fn probe(&mut self, lane: Lane, number: u64) {
+        self.branches.probe(lane, number);
+    }
+
+    /// The peer has passed an author's probe on, and so does not get the author's writes here.
+    pub(super) fn handle_probe(&mut self, author: NodeId) {
+        self.branches.set(author, false);
     }
 
     /// Whether the peer wants this link. Says whether so the last wish for it has gone.
@@ -273,9 +271,8 @@ impl Link {
         self.rechecks |= !before && self.is_neighbour();
         let is_cut = before && !self.is_neighbour();
         if is_cut {
-            (self.wanted_since, self.floods) = (None, false);
-            self.relays.clear();
-            self.offering.clear();
+            (self.wanted_since, self.is_settled) = (None, false);
+            self.branches.clear();
         }
         is_cut
     }
@@ -297,7 +294,7 @@ impl Link {
 
     /// Whether there is something of an author whose writes the peer has neither asked for nor gets another way.
     pub(super) fn take_offers(&mut self) -> bool {
-        std::mem::take(&mut self.has_offers)
+        self.branches.take_offers()
     }
 
     /// How much is remembered that grows and shrinks.
@@ -308,14 +305,13 @@ impl Link {
         let lanes = [&self.wanted, &self.asking, &self.stale, &self.offered, &self.pruning, &self.fresh];
         ranges.sum::<usize>()
             + lanes.map(BTreeSet::len).iter().sum::<usize>()
-            + self.relays.len()
-            + self.offering.len()
+            + self.branches.remembered()
             + self.retelling.len()
     }
 
     #[cfg(test)]
     pub(super) fn remembered(&self) -> usize {
-        self.relays.len()
+        self.branches.remembered()
     }
 
     /// Since when neither has wanted it.
@@ -344,8 +340,7 @@ impl Link {
 
     /// An author writes no more.
     pub(super) fn forget(&mut self, author: &NodeId) {
-        self.relays.remove(author);
-        self.offering.remove(author);
+        self.branches.forget(author);
     }
 
     /// A frame came of the delta channel.
@@ -388,7 +383,7 @@ impl Link {
 
     /// Whether the peer may get what others have written.
     pub(super) fn is_waiting(&self, overlay: &Overlay) -> bool {
-        !self.wanted.is_empty() || !self.relays.is_empty() || overlay.is_partial()
+        !self.wanted.is_empty() || !self.branches.is_empty() || overlay.is_partial()
     }
 
     /// The digest of the peer's state came by. Says whether both have differed for too long.
@@ -489,6 +484,10 @@ impl Link {
             self.told_wanted = Some(self.wanted_here);
             return Some(Message::Neighbour { wanted: self.wanted_here });
         }
+        let probes = if self.is_established() { self.branches.take_probes(MAX_TOLD) } else { Vec::new() };
+        if !probes.is_empty() {
+            return Some(Message::Probe { probes });
+        }
         // The context comes before a want, so that the peer knows at once what else to send.
         let announces = std::mem::take(&mut self.announces);
         if let Some(news) = announces.then(|| self.news(replica, members, overlay)).flatten() {
@@ -516,9 +515,7 @@ impl Link {
     fn news(&mut self, replica: &Replica, members: &Members, overlay: &Overlay) -> Option<Message> {
         let (store, own) = (replica.store(), replica.actor().node);
         // Whoever is told of an author's writes asks for them if it gets them no other way.
-        for author in std::mem::take(&mut self.offering) {
-            self.relays.entry(author).or_insert(false);
-        }
+        self.branches.offered();
         if self.told.is_none() || self.telling.is_some() {
             return Some(self.everything(store));
         }
@@ -683,16 +680,15 @@ impl Link {
     fn note_fresh(&mut self, store: &Store, author: NodeId, overlay: &Overlay) {
         let serves = !overlay.is_partial() || self.is_neighbour();
         let offers = overlay.is_partial() && self.is_neighbour();
-        let floods = offers && self.floods;
         // No delta brings a past: whoever lacks it asks.
         for lane in store.lanes_since(self.passed).filter(|lane| !lane.is_past()) {
             let of = lane.actor().node;
-            let passes = if of == author { serves } else { *self.relays.get(&of).unwrap_or(&floods) };
+            let passes = if of == author { serves } else { self.branches.passes(&of) == Some(true) };
             if passes {
                 self.fresh.insert(lane.clone());
             }
-            if offers && !passes && of != author && of != self.peer && !self.relays.contains_key(&of) {
-                self.has_offers |= self.offering.insert(of);
+            if offers && of != author && of != self.peer {
+                self.branches.offer(of);
             }
         }
         self.passed = store.revision();

@@ -60,6 +60,11 @@ impl Members {
         self.changed_at = now;
     }
 
+    /// When it changed last which links there are.
+    pub(super) fn changed_at(&self) -> Moment {
+        self.changed_at
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Member> {
         self.places.values().map(|place| &self.slots[*place].member)
     }

@@ -5,6 +5,7 @@ mod due;
 mod links;
 mod reconcile;
 mod retire;
+mod ways;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -204,14 +205,14 @@ impl Mesh {
         self.timers.set_by(Timer::Want, now.monotone);
         if self.is_linked(&lost.peer) {
             // What was asked for over this one, the peer does not pass on over the other.
-            self.graft(link, None);
+            self.graft(now, link, None);
             return;
         }
         self.clocks.forget(&lost.peer);
         if lost.is_established() {
             // What it wrote last, it may have told to some and not to others.
             self.retell(lost.peer, |_| true);
-            self.graft(link, Some(lost.peer));
+            self.graft(now, link, Some(lost.peer));
         }
         let stood = now.monotone.since(lost.up_at);
         self.dialer.lost(lost.peer, stood, &self.config, now.monotone, &mut self.rng);
@@ -296,11 +297,12 @@ impl Mesh {
             Message::Taken { weight } => state.handle_taken(weight, now.monotone),
             Message::Neighbour { wanted } => {
                 if state.handle_neighbour(wanted) {
-                    self.graft(link, None);
+                    self.graft(now, link, None);
                 }
                 self.links_changed(now);
                 self.timers.set_by(Timer::Choose, now.monotone + self.config.surplus_after);
             }
+            Message::Probe { probes } => self.handle_probes(now, link, probes),
             Message::Prune { lanes } => {
                 let store = self.replica.store();
                 state.handle_prune(lanes.into_iter().filter(|lane| store.seen_of(lane).is_some()));

@@ -85,6 +85,12 @@ pub enum Message {
         /// A lane of each, ascending.
         lanes: Vec<Lane>,
     },
+    /// These authors look for the fastest ways to everybody, on the control channel: whoever hears it for the first time
+    /// passes it on at once to its other neighbours, and wants their writes from where it came.
+    Probe {
+        /// A lane of each, ascending, and how often it has looked in that life.
+        probes: Vec<(Lane, u64)>,
+    },
     /// How much came on the delta channel since the link began, on the control channel: so that the sender knows how much
     /// is still on its way. Said only after much has come.
     Taken {

@@ -21,11 +21,12 @@
 //! What the parts do: `mesh` the state machine; `link` what one peer has and what is sent to it next; `gaps`
 //! what others have and this node lacks; `reconcile` what no delta can bring; `members` who can be reached; `doubt` whether it is rather this node that
 //! cannot be; `overlay`
-//! with whom to be linked; `trees` where each author's writes come from; `window` how much may be on its way to a peer;
+//! with whom to be linked; `trees` where each author's writes come from, `branches` whose are passed on over a link; `window` how much may be on its way to a peer;
 //! `quota` how much this node may write; `clocks` whose wall clock is wrong; `dialer` whom to call and when; `timer` the
 //! single next wake-up.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::iter_over_hash_type)]
 
+mod branches;
 mod clocks;
 mod config;
 mod dialer;

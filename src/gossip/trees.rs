@@ -1,43 +1,106 @@
-//! Over which link the writes of each author come, so that others are asked for them when it goes.
+//! Over which link the writes of each author come, so that others are asked for them when it goes; and how far each
+//! author has got with looking for the fastest ways to everybody.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::LinkId;
-use crate::id::NodeId;
+use crate::id::{Actor, Generation, NodeId};
+use crate::time::Moment;
 
-/// The way to each author: the link that brought something new of it last.
+/// How long a way that a probe has found stands, whatever else comes meanwhile over the one before it.
+const STANDS: Duration = Duration::from_secs(1);
+
+/// How often an author may probe. Each probe passes every link once or twice, whoever has made it up.
+const MIN_PROBE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The ways to all authors, and from this one.
 #[derive(Debug, Default)]
 pub(super) struct Trees {
-    sources: BTreeMap<NodeId, LinkId>,
+    ways: BTreeMap<NodeId, Way>,
+    probes: BTreeMap<NodeId, Probe>,
+    /// How often this node has probed, and when last.
+    own: u64,
+    own_at: Option<Moment>,
+}
+
+#[derive(Debug)]
+struct Way {
+    link: LinkId,
+    /// When a probe has found it.
+    found_at: Option<Moment>,
+}
+
+#[derive(Debug)]
+struct Probe {
+    life: Generation,
+    number: u64,
+    at: Moment,
 }
 
 impl Trees {
     /// A link has brought something new of an author, or its peer is to. Returns over which other one it came before.
-    pub(super) fn came(&mut self, author: NodeId, link: LinkId) -> Option<LinkId> {
-        self.sources.insert(author, link).filter(|before| *before != link)
+    pub(super) fn came(&mut self, author: NodeId, link: LinkId, now: Moment) -> Option<LinkId> {
+        let stands = |way: &Way| way.found_at.is_some_and(|at| now.since(at) < STANDS);
+        if self.ways.get(&author).is_some_and(stands) {
+            // It was on its way when the peer was told that there is a better one.
+            return None;
+        }
+        let before = self.ways.insert(author, Way { link, found_at: None }).map(|way| way.link);
+        before.filter(|before| *before != link)
+    }
+
+    /// A probe came first over a link.
+    pub(super) fn found(&mut self, author: NodeId, link: LinkId, now: Moment) {
+        self.ways.insert(author, Way { link, found_at: Some(now) });
+    }
+
+    /// Whether it is an author's newest probe, seen for the first time.
+    pub(super) fn is_new_probe(&mut self, author: Actor, number: u64, now: Moment) -> bool {
+        let probe = Probe { life: author.generation, number, at: now };
+        let is_new = self.probes.get(&author.node).is_none_or(|last| {
+            (last.life, last.number) < (probe.life, number) && now.since(last.at) >= MIN_PROBE_INTERVAL
+        });
+        if is_new {
+            self.probes.insert(author.node, probe);
+        }
+        is_new
+    }
+
+    /// When this node has probed last.
+    pub(super) fn probed_at(&self) -> Option<Moment> {
+        self.own_at
+    }
+
+    /// This node probes: returns the number for it.
+    pub(super) fn probe(&mut self, now: Moment) -> u64 {
+        self.own_at = Some(now);
+        self.own += 1;
+        self.own
     }
 
     /// Whether an author's writes come over that link.
     pub(super) fn come_over(&self, author: &NodeId, link: LinkId) -> bool {
-        self.sources.get(author) == Some(&link)
+        self.ways.get(author).is_some_and(|way| way.link == link)
     }
 
     /// Whether it is known over which link an author's writes come.
     pub(super) fn knows(&self, author: &NodeId) -> bool {
-        self.sources.contains_key(author)
+        self.ways.contains_key(author)
     }
 
     /// An author writes no more.
     pub(super) fn forget(&mut self, author: &NodeId) {
-        self.sources.remove(author);
+        self.ways.remove(author);
+        self.probes.remove(author);
     }
 
     /// A link brings nothing more: returns whose writes had come over it.
     pub(super) fn cut(&mut self, link: LinkId) -> Vec<NodeId> {
-        let cut = |(author, source): (&NodeId, &LinkId)| (*source == link).then_some(*author);
-        let orphans: Vec<NodeId> = self.sources.iter().filter_map(cut).collect();
+        let cut = |(author, way): (&NodeId, &Way)| (way.link == link).then_some(*author);
+        let orphans: Vec<NodeId> = self.ways.iter().filter_map(cut).collect();
         for author in &orphans {
-            self.sources.remove(author);
+            self.ways.remove(author);
         }
         orphans
     }
@@ -47,15 +110,46 @@ impl Trees {
 mod tests {
     use super::*;
 
+    fn node(byte: u8) -> NodeId {
+        NodeId::from_bytes([byte; 32])
+    }
+
+    fn at(millis: u64) -> Moment {
+        Moment(0) + Duration::from_millis(millis)
+    }
+
     #[test]
     fn whoever_came_over_a_link_last_is_cut_off_with_it() {
-        let node = |byte| NodeId::from_bytes([byte; 32]);
         let mut trees = Trees::default();
         for (author, link) in [(1, 7), (2, 7), (3, 8), (2, 8)] {
-            trees.came(node(author), LinkId(link));
+            trees.came(node(author), LinkId(link), at(0));
         }
         assert_eq!(trees.cut(LinkId(7)), [node(1)]);
         assert_eq!(trees.cut(LinkId(7)), []);
         assert_eq!(trees.cut(LinkId(8)), [node(2), node(3)]);
+    }
+
+    /// Both would be told to bring nothing: the old way by the probe, and the new one by what came late over the old.
+    #[test]
+    fn what_was_on_its_way_does_not_turn_a_way_back_that_was_just_found() {
+        let mut trees = Trees::default();
+        assert_eq!(trees.came(node(1), LinkId(7), at(0)), None);
+        trees.found(node(1), LinkId(8), at(100));
+        assert_eq!(trees.came(node(1), LinkId(7), at(200)), None);
+        assert!(trees.come_over(&node(1), LinkId(8)));
+        assert_eq!(trees.came(node(1), LinkId(7), at(1_200)), Some(LinkId(8)), "it does come that way");
+    }
+
+    /// HARDENING: whoever makes probes up, in whosever name, is not passed on more often than this.
+    #[test]
+    fn a_probe_is_new_once_and_not_too_often() {
+        let mut trees = Trees::default();
+        let life = |generation| Actor { node: node(1), generation: Generation(generation) };
+        assert!(trees.is_new_probe(life(5), 1, at(0)));
+        assert!(!trees.is_new_probe(life(5), 1, at(20_000)), "the same again, another way");
+        assert!(!trees.is_new_probe(life(5), 2, at(9_999)));
+        assert!(trees.is_new_probe(life(5), 2, at(10_000)));
+        assert!(!trees.is_new_probe(life(4), 9, at(30_000)), "of a former life");
+        assert!(trees.is_new_probe(life(6), 1, at(30_000)));
     }
 }

@@ -45,6 +45,8 @@ const SEALED: u8 = 1;
 /// Of a record that is no message: what came of fetching, with seals.
 const SEALED_TELL: u8 = 13;
 
+const PROBE: u8 = 14;
+
 /// Writes the messages of one channel, in one direction, in the order in which they will be read.
 #[derive(Debug, Clone, Default)]
 pub struct Encoder {
@@ -207,12 +209,8 @@ impl Encoder {
             }
             Message::Want { lanes } => {
                 writer.byte(WANT);
-                told.begin(&mut writer, lanes.iter().map(|(lane, _)| lane));
-                writer.count(lanes.len());
-                for (lane, seen) in lanes {
-                    told.lane(&mut writer, lane);
-                    write_counters(&mut writer, seen);
-                }
+                let lanes = lanes.iter().map(|(lane, seen)| (lane, seen));
+                write_lanes(&mut writer, told, lanes, write_counters);
             }
             Message::Delta(delta) => {
                 writer.byte(DELTA);
@@ -233,11 +231,12 @@ impl Encoder {
             }
             Message::Prune { lanes } => {
                 writer.byte(PRUNE);
-                told.begin(&mut writer, lanes.iter());
-                writer.count(lanes.len());
-                for lane in lanes {
-                    told.lane(&mut writer, lane);
-                }
+                write_lanes(&mut writer, told, lanes.iter().map(|lane| (lane, ())), |_, ()| {});
+            }
+            Message::Probe { probes } => {
+                writer.byte(PROBE);
+                let probes = probes.iter().map(|(lane, number)| (lane, *number));
+                write_lanes(&mut writer, told, probes, Writer::varint);
             }
             Message::Offer { floors } => {
                 writer.byte(OFFER);
@@ -280,7 +279,10 @@ impl Decoder {
                 heard.finish()?;
                 Message::Context { complete, seen }
             }
-            WANT => read_want(&mut reader, heard)?,
+            WANT => {
+                let want = |reader: &mut Reader<'_>, lane| Ok((lane, read_counters(reader)?));
+                Message::Want { lanes: read_lanes(&mut reader, heard, want)? }
+            }
             DELTA => {
                 let delta = read_delta(&mut reader, heard)?;
                 // No delta can bring what a past stands for.
@@ -292,7 +294,11 @@ impl Decoder {
             HEARTBEAT => Message::Heartbeat { digest: reader.array()?, asks: reader.flag()? },
             TAKEN => Message::Taken { weight: reader.varint()? },
             NEIGHBOUR => Message::Neighbour { wanted: reader.flag()? },
-            PRUNE => read_prune(&mut reader, heard)?,
+            PRUNE => Message::Prune { lanes: read_lanes(&mut reader, heard, |_, lane| Ok(lane))? },
+            PROBE => {
+                let probe = |reader: &mut Reader<'_>, lane| Ok((lane, reader.varint()?));
+                Message::Probe { probes: read_lanes(&mut reader, heard, probe)? }
+            }
             OFFER => {
                 heard.begin(&mut reader)?;
                 let floors = read_floors(&mut reader, heard)?;
@@ -310,32 +316,39 @@ impl Decoder {
     }
 }
 
-fn read_want(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Message, Malformed> {
-    heard.begin(reader)?;
-    let mut lanes: Vec<(Lane, _)> = Vec::new();
-    for _ in 0..reader.count(MAX_LANES, "count of lanes")? {
-        let lane = heard.lane(reader)?;
-        if lanes.last().is_some_and(|(last, _)| *last >= lane) {
-            return Err(Malformed::NotCanonical);
-        }
-        lanes.push((lane, read_counters(reader)?));
+/// Writes a frame of lanes, ascending, with something about each.
+fn write_lanes<'a, T>(
+    writer: &mut Writer,
+    told: &mut Told,
+    lanes: impl ExactSizeIterator<Item = (&'a Lane, T)> + Clone,
+    about: impl Fn(&mut Writer, T),
+) {
+    told.begin(writer, lanes.clone().map(|(lane, _)| lane));
+    writer.count(lanes.len());
+    for (lane, what) in lanes {
+        told.lane(writer, lane);
+        about(writer, what);
     }
-    heard.finish()?;
-    Ok(Message::Want { lanes })
 }
 
-fn read_prune(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Message, Malformed> {
+/// Reads such a frame.
+fn read_lanes<T>(
+    reader: &mut Reader<'_>,
+    heard: &mut Heard,
+    mut about: impl FnMut(&mut Reader<'_>, Lane) -> Result<T, Malformed>,
+) -> Result<Vec<T>, Malformed> {
     heard.begin(reader)?;
-    let mut lanes: Vec<Lane> = Vec::new();
+    let (mut told, mut last) = (Vec::new(), None);
     for _ in 0..reader.count(MAX_LANES, "count of lanes")? {
         let lane = heard.lane(reader)?;
-        if lanes.last().is_some_and(|last| *last >= lane) {
+        if last.is_some_and(|last| last >= lane) {
             return Err(Malformed::NotCanonical);
         }
-        lanes.push(lane);
+        last = Some(lane.clone());
+        told.push(about(reader, lane)?);
     }
     heard.finish()?;
-    Ok(Message::Prune { lanes })
+    Ok(told)
 }
 
 fn write_delta(writer: &mut Writer, told: &mut Told, delta: &Delta) {

@@ -103,6 +103,8 @@ fn any_message() -> impl Strategy<Value = Message> {
         any::<u64>().prop_map(|weight| Message::Taken { weight }),
         prop::collection::btree_set(any_lane(), 0..5)
             .prop_map(|lanes| Message::Prune { lanes: lanes.into_iter().collect() }),
+        prop::collection::btree_map(any_lane(), any::<u64>(), 0..5)
+            .prop_map(|probes| Message::Probe { probes: probes.into_iter().collect() }),
         any_floors().prop_map(|floors| Message::Offer { floors }),
         (any::<u64>(), any_ask()).prop_map(|(number, ask)| Message::Ask { number, ask }),
         (any::<u64>(), any_tell()).prop_map(|(number, tell)| Message::Tell { number, tell }),

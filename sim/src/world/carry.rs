@@ -108,6 +108,7 @@ impl World<'_> {
             | Message::Taken { .. }
             | Message::Neighbour { .. }
             | Message::Prune { .. }
+            | Message::Probe { .. }
             | Message::Ask { .. }
             | Message::Tell { .. } => {}
         }

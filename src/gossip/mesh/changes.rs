@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::Mesh;
 use crate::crdt::{Corrupt, Delta, Flaw, Lane};
-use crate::gossip::link::Link;
 use crate::gossip::timer::Timer;
 use crate::gossip::{Alarm, CloseReason, Durability, Event, LinkId, Member, Origin, Output, Record};
 use crate::id::NodeId;
@@ -36,7 +35,7 @@ impl Mesh {
                 }
             }
         }
-        self.note_ways(link, &fresh);
+        self.note_ways(now, link, &fresh);
         self.gaps.served(delta, now.monotone);
         self.reconcile.note(delta);
         if self.replica.store().revision() == before {
@@ -49,25 +48,6 @@ impl Mesh {
         }
         self.observe_changes(now, true);
         self.fence_later_life(now);
-    }
-
-    /// A link has brought something new of some lanes: their authors' writes come over it from now on, and over no other.
-    fn note_ways(&mut self, link: LinkId, fresh: &BTreeSet<Lane>) {
-        // Over a link that nobody wants came what was asked for, and nothing follows.
-        if !self.links.get(&link).is_some_and(Link::is_neighbour) {
-            return;
-        }
-        let own = self.actor().node;
-        for lane in fresh.iter().filter(|lane| lane.actor().node != own) {
-            let before = self.trees.came(lane.actor().node, link);
-            let before = before.filter(|_| self.overlay.is_partial());
-            if let Some(id) = before
-                && let Some(other) = self.links.get_mut(&id)
-            {
-                other.prune(lane.clone());
-                self.busy.insert(id);
-            }
-        }
     }
 
     /// A peer sent what no author wrote.

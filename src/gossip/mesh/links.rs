@@ -8,7 +8,7 @@ use rand::RngExt;
 use super::Mesh;
 use crate::gossip::link::Link;
 use crate::gossip::timer::Timer;
-use crate::gossip::{CloseReason, Event, LinkId, Member, MemberState, Output, Side};
+use crate::gossip::{CloseReason, Event, LinkId, MemberState, Output, Side};
 use crate::id::NodeId;
 use crate::time::Now;
 
@@ -52,51 +52,6 @@ impl Mesh {
         }
     }
 
-    /// A link brings nothing more: others are asked for the writes that came over it.
-    pub(super) fn graft(&mut self, gone: LinkId, lost: Option<NodeId>) {
-        let orphans = self.trees.cut(gone);
-        self.ask_nearest(&orphans, lost);
-    }
-
-    /// For each of some authors, the neighbour that published links lead to the author from in the fewest steps, and not
-    /// over a peer that is lost, is asked to pass its writes on: the ways that all who ask choose so make no circle. Where
-    /// links have been there for a while, all neighbours are asked, and the first one is it. In a full mesh authors serve
-    /// everybody themselves.
-    fn ask_nearest(&mut self, authors: &[NodeId], lost: Option<NodeId>) {
-        if !self.overlay.is_partial() || authors.is_empty() {
-            return;
-        }
-        let neighbours: Vec<(LinkId, NodeId)> = self
-            .links
-            .iter()
-            .filter(|(_, link)| link.is_established() && link.is_neighbour())
-            .map(|(id, link)| (*id, link.peer))
-            .collect();
-        let peers: Vec<NodeId> = neighbours.iter().map(|(_, peer)| *peer).collect();
-        let nearest = self.members.nearest(&peers, authors, lost);
-        let store = self.replica.store();
-        for (author, nearest) in authors.iter().zip(nearest) {
-            let Some((nearest, _)) = nearest.and_then(|place| neighbours.get(place)) else { continue };
-            // Whoever gets them from here cannot bring them: then all others are asked. In a mesh at rest they are
-            // anyhow: it is rare there that a way is lost, a superfluous one costs one write, and a gap costs a second.
-            let is_child = |id: &LinkId| self.links.get(id).is_some_and(|link| link.serves(author));
-            let rests = self.links.get(nearest).is_some_and(Link::floods);
-            let asked: Vec<LinkId> = if rests || is_child(nearest) {
-                neighbours.iter().map(|(id, _)| *id).filter(|id| !is_child(id)).collect()
-            } else {
-                vec![*nearest]
-            };
-            for id in asked {
-                let Some(link) = self.links.get_mut(&id) else { continue };
-                for lane in store.lanes_of(author).filter(|lane| !lane.is_past()) {
-                    link.ask(lane.clone());
-                }
-                self.trees.came(*author, id);
-                self.busy.insert(id);
-            }
-        }
-    }
-
     /// Chooses with whom to be linked, tells peers so, and gives up links that neither end has wanted for long.
     pub(super) fn choose(&mut self, now: Now) {
         let (callable, mut next) = self.members.callable(&self.config, now.monotone);
@@ -115,17 +70,13 @@ impl Mesh {
         }
         self.timers.set_by(Timer::Dial, now.monotone);
         let surplus = self.note_wanted(now);
-        if self.overlay.is_partial() {
-            let unknown =
-                |member: &&Member| member.state == MemberState::Alive && !self.trees.knows(&member.node);
-            let orphans: Vec<NodeId> =
-                self.members.iter().filter(unknown).map(|member| member.node).collect();
-            self.ask_nearest(&orphans, None);
-        }
+        self.ask_for_unknown(now);
         for link in surplus {
             self.close(now, link, CloseReason::Surplus);
         }
-        let is_settled = |link: &Link| link.is_neighbour() && (link.floods() || !self.overlay.is_partial());
+        self.probe(now);
+        let is_settled =
+            |link: &Link| link.is_neighbour() && (link.is_settled() || !self.overlay.is_partial());
         if self.links.values().any(|link| link.is_established() && !is_settled(link)) {
             next = [next, Some(now.monotone + self.config.surplus_after / 4)].into_iter().flatten().min();
         }
@@ -163,7 +114,7 @@ impl Mesh {
                 surplus.push(*id);
             }
         }
-        cut.into_iter().for_each(|link| self.graft(link, None));
+        cut.into_iter().for_each(|link| self.graft(now, link, None));
         if changed {
             self.links_changed(now);
         }
@@ -229,7 +180,7 @@ impl Mesh {
         let lately = |at| now.monotone.since(at) < RESTLESS_WITHIN;
         let often = self.published.filter(|(at, _)| lately(*at)).map_or(0, |(_, often)| often);
         // While a large mesh forms, the second version of a record waits already, and longer.
-        let forms = self.overlay.is_partial() && !self.links.values().any(Link::floods);
+        let forms = self.overlay.is_partial() && !self.links.values().any(Link::is_settled);
         let doubled = if forms { 2 * often } else { often.saturating_sub(1) };
         let delay = self.config.record_delay * (1 << doubled.min(MAX_RESTLESS));
         // After a rest it is most likely a node that has fallen, and everybody waits to hear so.

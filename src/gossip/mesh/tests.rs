@@ -183,7 +183,10 @@ impl World {
             Message::Want { .. } => 2,
             Message::Delta(_) => 3,
             Message::Heartbeat { .. } => 4,
-            Message::Taken { .. } | Message::Neighbour { .. } | Message::Prune { .. } => 5,
+            Message::Taken { .. }
+            | Message::Neighbour { .. }
+            | Message::Prune { .. }
+            | Message::Probe { .. } => 5,
             Message::Offer { .. } => 6,
             Message::Ask { .. } => 7,
             Message::Tell { .. } => 8,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::audit::Audit;
 use super::branches::Branches;
 use super::members::Members;
 use super::overlay::Overlay;
@@ -20,9 +21,6 @@ const MAX_TOLD_RANGES: usize = 32;
 
 /// How long a link of a large mesh has to have been wanted before it counts as one that stays.
 const SETTLED_AFTER: Duration = Duration::from_secs(5);
-
-/// How often the time to the next audit doubles at most.
-const MAX_AUDIT_DOUBLINGS: u32 = 4;
 
 /// How far a peer has come, as this node knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,9 +75,7 @@ pub(super) struct Link {
     taken: Taken,
     /// Whether it was told of what this peer sends that it is ahead of the clock.
     drifting: bool,
-    /// Since when both states have differed, and how often both told all because of it.
-    differing_since: Option<Moment>,
-    audits: u32,
+    audit: Audit,
     /// Whether this end wants the link, what the peer was told of that, and what it has said itself. In a full mesh all
     /// are wanted without a word; in a large one each end says which it wants, and so does whoever is told.
     wanted_here: bool,
@@ -129,8 +125,7 @@ impl Link {
             window: Window::new(now),
             taken: Taken::default(),
             drifting: false,
-            differing_since: None,
-            audits: 0,
+            audit: Audit::default(),
             wanted_here: true,
             told_wanted: None,
             wanted_there: None,
@@ -378,7 +373,7 @@ impl Link {
         };
         // Nothing is known of what it has before it said so: then its digest has said that it has all of it.
         let behind = self.cursor.as_ref().map_or(0, lacks);
-        Progress { behind, heard_at: self.heard_at, differing_since: self.differing_since }
+        Progress { behind, heard_at: self.heard_at, differing_since: self.audit.differing_since() }
     }
 
     /// Whether the peer may get what others have written.
@@ -387,27 +382,23 @@ impl Link {
     }
 
     /// The digest of the peer's state came by. Says whether both have differed for too long.
-    pub(super) fn handle_digest(&mut self, same_state: bool, audit_after: Duration, now: Moment) -> bool {
-        if same_state {
-            self.differing_since = None;
-            self.audits = 0;
-            return false;
+    pub(super) fn handle_digest(
+        &mut self,
+        theirs: [u8; 16],
+        ours: [u8; 16],
+        audit_after: Duration,
+        now: Moment,
+    ) -> bool {
+        let is_due = self.audit.compare(theirs, ours, audit_after, now);
+        if is_due {
+            self.tell_all();
         }
-        // While everybody writes, two states are hardly ever the same: what was in vain is tried ever later.
-        let since = *self.differing_since.get_or_insert(now);
-        if now.since(since) < audit_after * (1 << self.audits.min(MAX_AUDIT_DOUBLINGS)) {
-            return false;
-        }
-        self.audits += 1;
-        self.differing_since = Some(now);
-        self.told = None;
-        self.announces = true;
-        true
+        is_due
     }
 
     /// Whether the peer has said, since both states have differed, that it has seen exactly what was seen here.
     pub(super) fn has_seen_the_same(&self, store: &Store) -> bool {
-        self.audits > 1 && self.cursor.as_ref().is_some_and(|cursor| *cursor == store.context())
+        self.audit.was_in_vain() && self.cursor.as_ref().is_some_and(|cursor| *cursor == store.context())
     }
 
     /// The peer has not heard us for some time.

@@ -284,7 +284,7 @@ impl Mesh {
             Message::Ask { number, ask } => self.handle_ask(now, link, number, ask),
             Message::Tell { number, tell } => self.handle_tell(now, link, number, tell),
             Message::Heartbeat { digest, asks } => {
-                let audits = state.handle_digest(digest == own_digest, self.config.audit_after, now.monotone);
+                let audits = state.handle_digest(digest, own_digest, self.config.audit_after, now.monotone);
                 if asks {
                     state.answer();
                 }

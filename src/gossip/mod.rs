@@ -19,13 +19,14 @@
 //! superseded meanwhile is never sent, and a slow peer costs memory in proportion to the number of actors.
 //!
 //! What the parts do: `mesh` the state machine; `link` what one peer has and what is sent to it next; `gaps`
-//! what others have and this node lacks; `reconcile` what no delta can bring; `members` who can be reached; `doubt` whether it is rather this node that
+//! what others have and this node lacks; `audit` whether that was overlooked; `reconcile` what no delta can bring; `members` who can be reached; `doubt` whether it is rather this node that
 //! cannot be; `overlay`
 //! with whom to be linked; `trees` where each author's writes come from, `branches` whose are passed on over a link; `window` how much may be on its way to a peer;
 //! `quota` how much this node may write; `clocks` whose wall clock is wrong; `dialer` whom to call and when; `timer` the
 //! single next wake-up.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::iter_over_hash_type)]
 
+mod audit;
 mod branches;
 mod clocks;
 mod config;

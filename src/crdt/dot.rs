@@ -67,6 +67,16 @@ impl Lane {
         self.is_past() && past.node == part.node && past.generation >= part.generation
     }
 
+    /// The other lane in which its actor writes in that life; a past has none.
+    pub fn other(&self) -> Option<Self> {
+        let class = match self.class() {
+            Class::Registry => Class::Attribute,
+            Class::Attribute => Class::Registry,
+            Class::Past => return None,
+        };
+        Some(Self::new(self.actor(), class))
+    }
+
     /// Whose writes.
     pub fn actor(&self) -> Actor {
         self.name.actor

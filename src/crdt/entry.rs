@@ -218,6 +218,11 @@ impl Entry {
         entry
     }
 
+    /// Whether its checksum is the one that belongs to it under `key`.
+    pub fn is_intact(&self, key: &Key) -> bool {
+        self.checksum == self.hash(key)
+    }
+
     /// Whether this write supersedes the one named by `dot`, given that both are on one key.
     pub fn covers(&self, dot: &Dot) -> bool {
         if self.dot.lane == dot.lane {

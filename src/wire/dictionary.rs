@@ -1,15 +1,16 @@
 //! What both ends of a channel remember of what was said on it, so that nothing long is said twice.
 //!
-//! A lane is spelled out the first time that a frame names it and is a small number from then on. Counters and
-//! stamps are told as distances from the ones before. The memory belongs to one direction of one channel: its
+//! A lane is spelled out the first time that a frame names it, or said to be the other one of its actor's if that has been,
+//! and is a small number from then on. Counters and stamps are told as distances from the ones before, and keys by what
+//! they have in common with the one before. The memory belongs to one direction of one channel: its
 //! frames arrive whole and in order, or the link is over. It holds at most [`MAX_NAMES`] lanes; where one more
 //! would be too many, both ends forget all of them before that frame, by the same rule and without a word.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::fields::{MAX_COUNTER, read_generation};
+use super::fields::{MAX_COUNTER, read_generation, read_ranges, write_ranges};
 use crate::codec::{Malformed, Reader, Writer};
-use crate::crdt::{Class, Lane};
+use crate::crdt::{Class, Key, Lane, RangeSet};
 use crate::id::{Actor, NodeId};
 use crate::time::Timestamp;
 
@@ -22,17 +23,20 @@ const PAST: u64 = 1 << 62;
 /// What the sender of a channel remembers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Told {
-    /// By lane: its number, and the counter that was told of it last.
+    /// By lane: its number, and the counter that was told of it last: of a write, or of all up to it.
     lanes: BTreeMap<Lane, (u64, u64)>,
     stamp: Timestamp,
+    key: Vec<u8>,
 }
 
 /// What the receiver of a channel remembers, and which of the frame's new names the frame has used.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Heard {
     lanes: Vec<(Lane, u64)>,
+    /// The same, by lane.
     known: BTreeSet<Lane>,
     stamp: Timestamp,
+    key: Vec<u8>,
     /// The first lane that this frame has spelled out.
     new_from: usize,
     used: Vec<bool>,
@@ -49,21 +53,39 @@ impl Told {
         let new: Vec<&Lane> = lanes.into_iter().filter(|lane| !self.lanes.contains_key(*lane)).collect();
         writer.count(new.len());
         for lane in new {
-            let Actor { node, generation } = lane.actor();
-            writer.raw(node.as_bytes());
-            writer.varint(match lane.class() {
-                Class::Registry => generation.0 * 2,
-                Class::Attribute => generation.0 * 2 + 1,
-                Class::Past => PAST + generation.0,
-            });
+            match lane.other().and_then(|other| self.lanes.get(&other)) {
+                Some((number, _)) => writer.varint(number + 1),
+                None => spell(writer, lane),
+            }
             let number = self.lanes.len() as u64;
             self.lanes.insert(lane.clone(), (number, 0));
         }
     }
 
+    /// Whether a lane has a number.
+    pub(super) fn knows(&self, lane: &Lane) -> bool {
+        self.lanes.contains_key(lane)
+    }
+
     /// A lane of the frame that was begun.
     pub(super) fn lane(&self, writer: &mut Writer, lane: &Lane) {
         writer.varint(self.known(lane).0);
+    }
+
+    /// What was seen of a lane: mostly all up to a counter, told by the distance from the lane's last one; else its ranges.
+    pub(super) fn seen(&mut self, writer: &mut Writer, lane: &Lane, counters: &RangeSet) {
+        let (number, last) = self.lanes.get_mut(lane).expect("the frame was begun with its lanes");
+        writer.varint(*number);
+        match counters.contiguous() {
+            end if end > 0 && counters.range_count() == 1 => {
+                writer.varint(zigzag(*last, end) * 2);
+                *last = end;
+            }
+            _ => {
+                writer.varint(counters.range_count() as u64 * 2 + 1);
+                write_ranges(writer, counters);
+            }
+        }
     }
 
     /// A write, named by its lane and the distance of its counter from the last one of the lane.
@@ -91,17 +113,52 @@ impl Told {
     }
 
     /// A stamp: within the last one's millisecond the distance of the counters, else the distance of the
-    /// milliseconds and the counter.
+    /// milliseconds, and the counter unless it is 0.
     pub(super) fn stamp(&mut self, writer: &mut Writer, stamp: Timestamp) {
         let (last, (millis, count)) = (split(self.stamp), split(stamp));
         if millis == last.0 {
-            writer.varint(zigzag(last.1, count) * 2);
+            writer.varint(zigzag(last.1, count) * 3);
+        } else if count == 0 {
+            writer.varint(zigzag(last.0, millis) * 3 + 1);
         } else {
-            writer.varint(zigzag(last.0, millis) * 2 + 1);
+            writer.varint(zigzag(last.0, millis) * 3 + 2);
             writer.varint(count);
         }
         self.stamp = stamp;
     }
+
+    /// A key: how many of its first bytes are those of the last one, and the others.
+    pub(super) fn key(&mut self, writer: &mut Writer, key: &Key) {
+        let bytes = key.as_str().as_bytes();
+        let common = self.key.iter().zip(bytes).take_while(|(last, byte)| last == byte).count();
+        writer.count(common);
+        writer.bytes(&bytes[common..]);
+        self.key.truncate(common);
+        self.key.extend_from_slice(&bytes[common..]);
+    }
+}
+
+/// A lane's name: its actor's node, and in which life and of which class.
+fn spell(writer: &mut Writer, lane: &Lane) {
+    let Actor { node, generation } = lane.actor();
+    writer.varint(0);
+    writer.raw(node.as_bytes());
+    writer.varint(match lane.class() {
+        Class::Registry => generation.0 * 2,
+        Class::Attribute => generation.0 * 2 + 1,
+        Class::Past => PAST + generation.0,
+    });
+}
+
+fn read_spelled(reader: &mut Reader<'_>) -> Result<Lane, Malformed> {
+    let node = NodeId::from_bytes(reader.array()?);
+    let name = reader.varint()?;
+    let (name, class) = match name.checked_sub(PAST) {
+        Some(generation) => (generation, Class::Past),
+        None if name % 2 == 1 => (name / 2, Class::Attribute),
+        None => (name / 2, Class::Registry),
+    };
+    Ok(Lane::new(Actor { node, generation: read_generation(name)? }, class))
 }
 
 impl Heard {
@@ -115,15 +172,10 @@ impl Heard {
         self.new_from = self.lanes.len();
         self.used = vec![false; count];
         for _ in 0..count {
-            let node = NodeId::from_bytes(reader.array()?);
-            let name = reader.varint()?;
-            let (name, class) = match name.checked_sub(PAST) {
-                Some(generation) => (generation, Class::Past),
-                None if name % 2 == 1 => (name / 2, Class::Attribute),
-                None => (name / 2, Class::Registry),
+            let lane = match reader.varint()?.checked_sub(1) {
+                Some(number) => self.other_of(number)?,
+                None => read_spelled(reader).and_then(|lane| self.unheard(lane))?,
             };
-            let generation = read_generation(name)?;
-            let lane = Lane::new(Actor { node, generation }, class);
             let ascends = self.lanes[self.new_from..].last().is_none_or(|(last, _)| *last < lane);
             // A lane that has a number already would get a second one.
             if !ascends || !self.known.insert(lane.clone()) {
@@ -134,9 +186,49 @@ impl Heard {
         Ok(())
     }
 
+    /// The other lane of the actor of one that has a number.
+    fn other_of(&self, number: u64) -> Result<Lane, Malformed> {
+        let known = usize::try_from(number).ok().and_then(|number| self.lanes.get(number));
+        let other = known.and_then(|(lane, _)| lane.other());
+        other.ok_or(Malformed::Illegal { what: "number of a lane" })
+    }
+
+    /// A lane that is spelled out, although it could be told by its actor's other one, would have two forms.
+    fn unheard(&self, lane: Lane) -> Result<Lane, Malformed> {
+        let could = lane.other().is_some_and(|other| self.known.contains(&other));
+        if could { Err(Malformed::NotCanonical) } else { Ok(lane) }
+    }
+
+    /// Begins a frame that can spell nothing out.
+    pub(super) fn nothing_new(&mut self) {
+        self.new_from = self.lanes.len();
+        self.used.clear();
+    }
+
+    /// Whether the frame has spelled any lane out.
+    pub(super) fn has_learned(&self) -> bool {
+        !self.used.is_empty()
+    }
+
     /// A lane by its number.
     pub(super) fn lane(&mut self, reader: &mut Reader<'_>) -> Result<Lane, Malformed> {
         self.place(reader).map(|place| self.lanes[place].0.clone())
+    }
+
+    /// What was seen of a lane.
+    pub(super) fn seen(&mut self, reader: &mut Reader<'_>) -> Result<(Lane, RangeSet), Malformed> {
+        let place = self.place(reader)?;
+        let (lane, last) = &mut self.lanes[place];
+        let head = reader.varint()?;
+        if head % 2 == 0 {
+            *last = counter_from(*last, head / 2)?;
+            return Ok((lane.clone(), RangeSet::up_to(*last)));
+        }
+        let counters = read_ranges(reader, head / 2)?;
+        if counters.range_count() == 1 && counters.contiguous() > 0 {
+            return Err(Malformed::NotCanonical);
+        }
+        Ok((lane.clone(), counters))
     }
 
     /// A write's lane and counter.
@@ -159,17 +251,35 @@ impl Heard {
         const ILLEGAL: Malformed = Malformed::Illegal { what: "a stamp" };
         let last = split(self.stamp);
         let head = reader.varint()?;
-        let (millis, count) = if head % 2 == 0 {
-            (last.0, unzigzag(last.1, head / 2).ok_or(ILLEGAL)?)
+        let (millis, count) = if head % 3 == 0 {
+            (last.0, unzigzag(last.1, head / 3).ok_or(ILLEGAL)?)
         } else {
-            let millis = unzigzag(last.0, head / 2).filter(|millis| *millis != last.0).ok_or(ILLEGAL)?;
-            (millis, reader.varint()?)
+            let millis = unzigzag(last.0, head / 3).filter(|millis| *millis != last.0).ok_or(ILLEGAL)?;
+            let count = if head % 3 == 1 { 0 } else { reader.varint()? };
+            (millis, count)
         };
+        if head % 3 == 2 && count == 0 {
+            return Err(Malformed::NotCanonical);
+        }
         if millis >= 1 << 48 || count >= 1 << 16 {
             return Err(ILLEGAL);
         }
         self.stamp = Timestamp(millis << 16 | count);
         Ok(self.stamp)
+    }
+
+    /// A key.
+    pub(super) fn key(&mut self, reader: &mut Reader<'_>) -> Result<Key, Malformed> {
+        const ILLEGAL: Malformed = Malformed::Illegal { what: "a key" };
+        let common = reader.varint_up_to(self.key.len() as u64, "a key's beginning")?;
+        let common = usize::try_from(common).ok().ok_or(ILLEGAL)?;
+        let rest = reader.bytes(Key::MAX_LEN, "a key")?;
+        if rest.first().is_some_and(|first| self.key.get(common) == Some(first)) {
+            return Err(Malformed::NotCanonical);
+        }
+        self.key.truncate(common);
+        self.key.extend_from_slice(rest);
+        std::str::from_utf8(&self.key).ok().and_then(|text| text.parse().ok()).ok_or(ILLEGAL)
     }
 
     /// Says that every lane that the frame spelled out was named: one that is not would be a second form of
@@ -195,7 +305,11 @@ impl Heard {
 }
 
 fn read_counter(reader: &mut Reader<'_>, last: u64) -> Result<u64, Malformed> {
-    let counter = unzigzag(last, reader.varint()?).filter(|counter| (1..=MAX_COUNTER).contains(counter));
+    counter_from(last, reader.varint()?)
+}
+
+fn counter_from(last: u64, way: u64) -> Result<u64, Malformed> {
+    let counter = unzigzag(last, way).filter(|counter| (1..=MAX_COUNTER).contains(counter));
     counter.ok_or(Malformed::Illegal { what: "a counter" })
 }
 

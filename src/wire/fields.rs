@@ -27,8 +27,13 @@ pub(super) fn read_generation(found: u64) -> Result<Generation, Malformed> {
 
 /// A set of counters: how many ranges, then for each how far it begins behind the last one's end, and how many
 /// counters more than one it has.
+#[cfg(feature = "store")]
 pub(crate) fn write_counters(writer: &mut Writer, counters: &RangeSet) {
     writer.count(counters.range_count());
+    write_ranges(writer, counters);
+}
+
+pub(super) fn write_ranges(writer: &mut Writer, counters: &RangeSet) {
     let mut end = 0;
     for range in counters.ranges() {
         writer.varint(range.start() - end);
@@ -37,10 +42,24 @@ pub(crate) fn write_counters(writer: &mut Writer, counters: &RangeSet) {
     }
 }
 
+#[cfg(feature = "store")]
 pub(crate) fn read_counters(reader: &mut Reader<'_>) -> Result<RangeSet, Malformed> {
+    let count = reader.varint()?;
+    read_ranges(reader, count)
+}
+
+pub(super) fn read_ranges(reader: &mut Reader<'_>, count: u64) -> Result<RangeSet, Malformed> {
+    let limit = MAX_RANGES as u64;
+    if count > limit {
+        return Err(Malformed::OverLimit { what: "count of ranges", found: count, limit });
+    }
+    // Each takes two bytes at least.
+    if count > reader.remaining() as u64 {
+        return Err(Malformed::Truncated);
+    }
     let mut counters = RangeSet::new();
     let mut end: u64 = 0;
-    for number in 0..reader.count(MAX_RANGES, "count of ranges")? {
+    for number in 0..count {
         let gap = reader.varint()?;
         // Counters begin with 1, and ranges that touch are one.
         if gap < if number == 0 { 1 } else { 2 } {
@@ -55,10 +74,9 @@ pub(crate) fn read_counters(reader: &mut Reader<'_>) -> Result<RangeSet, Malform
 }
 
 /// The lanes of a context, ascending, each with its counters. How many there are was written before.
-pub(super) fn write_context(writer: &mut Writer, told: &Told, context: &CausalContext) {
+pub(super) fn write_context(writer: &mut Writer, told: &mut Told, context: &CausalContext) {
     for (lane, counters) in context.lanes() {
-        told.lane(writer, lane);
-        write_counters(writer, counters);
+        told.seen(writer, lane, counters);
     }
 }
 
@@ -70,8 +88,7 @@ pub(super) fn read_context(
     let mut context = CausalContext::new();
     let mut last: Option<Lane> = None;
     for _ in 0..count {
-        let lane = heard.lane(reader)?;
-        let counters = read_counters(reader)?;
+        let (lane, counters) = heard.seen(reader)?;
         if counters.is_empty() || last.is_some_and(|last| last >= lane) {
             return Err(Malformed::NotCanonical);
         }

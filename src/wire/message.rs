@@ -3,13 +3,10 @@
 use smallvec::SmallVec;
 
 use super::dictionary::{Heard, Told};
-use super::fields::{
-    MAX_LANES, read_context, read_counters, read_floors, read_generation, write_context, write_counters,
-    write_floors,
-};
+use super::fields::{MAX_LANES, read_context, read_floors, read_generation, write_context, write_floors};
 use super::{reconcile, seals};
 use crate::codec::{Malformed, Reader, Writer};
-use crate::crdt::{CausalContext, Delta, Entry, Item, Key, Lane, Observed, Value};
+use crate::crdt::{CausalContext, Delta, Entry, Item, Key, Lane, Observed, RangeSet, Value};
 use crate::gossip::{Message, Record, Versions};
 use crate::time::UnixMillis;
 
@@ -47,6 +44,10 @@ const SEALED_TELL: u8 = 13;
 
 const PROBE: u8 = 14;
 
+/// A delta of a single write, by far the most common: without a checksum of the frame, for the entry has its own over all
+/// that is said. No two flipped bits make it of another tag.
+const WRITE: u8 = 0xf0;
+
 /// Writes the messages of one channel, in one direction, in the order in which they will be read.
 #[derive(Debug, Clone, Default)]
 pub struct Encoder {
@@ -68,7 +69,9 @@ impl Encoder {
     /// Writes the next message down, with its checksum.
     pub fn encode(&mut self, message: &Message) -> Vec<u8> {
         let mut frame = self.encode_body(message);
-        frame.extend(checksum(&frame));
+        if frame.first() != Some(&WRITE) {
+            frame.extend(checksum(&frame));
+        }
         frame
     }
 }
@@ -86,6 +89,9 @@ impl Decoder {
     /// [`Malformed`] if the bytes are not exactly one message in its one form, or were damaged on the way: by the
     /// peer or by something behind its encryption. Nothing of it may be used, and nothing more of the channel.
     pub fn decode(&mut self, frame: &[u8]) -> Result<Message, Malformed> {
+        if frame.first() == Some(&WRITE) {
+            return self.decode_body(frame);
+        }
         let (body, expected) = frame.split_last_chunk().ok_or(Malformed::Truncated)?;
         if checksum(body) != *expected {
             return Err(Malformed::Checksum);
@@ -121,7 +127,7 @@ pub fn encode_record(record: &Record) -> Vec<u8> {
     match record {
         Record::Delta(delta) => {
             writer.byte(DELTA);
-            write_delta(&mut writer, &mut told, delta);
+            write_long(&mut writer, &mut told, delta);
         }
         Record::Reconciled(reconciliation) => {
             let is_sealed = !reconciliation.delta.seals.is_empty();
@@ -207,15 +213,8 @@ impl Encoder {
                 writer.count(seen.lane_count());
                 write_context(&mut writer, told, seen);
             }
-            Message::Want { lanes } => {
-                writer.byte(WANT);
-                let lanes = lanes.iter().map(|(lane, seen)| (lane, seen));
-                write_lanes(&mut writer, told, lanes, write_counters);
-            }
-            Message::Delta(delta) => {
-                writer.byte(DELTA);
-                write_delta(&mut writer, told, delta);
-            }
+            Message::Want { lanes } => write_want(&mut writer, told, lanes),
+            Message::Delta(delta) => write_delta(&mut writer, told, delta),
             Message::Heartbeat { digest, asks } => {
                 writer.byte(HEARTBEAT);
                 writer.raw(digest);
@@ -229,15 +228,8 @@ impl Encoder {
                 writer.byte(NEIGHBOUR);
                 writer.byte(u8::from(*wanted));
             }
-            Message::Prune { lanes } => {
-                writer.byte(PRUNE);
-                write_lanes(&mut writer, told, lanes.iter().map(|lane| (lane, ())), |_, ()| {});
-            }
-            Message::Probe { probes } => {
-                writer.byte(PROBE);
-                let probes = probes.iter().map(|(lane, number)| (lane, *number));
-                write_lanes(&mut writer, told, probes, Writer::varint);
-            }
+            Message::Prune { lanes } => write_prune(&mut writer, told, lanes),
+            Message::Probe { probes } => write_probe(&mut writer, told, probes),
             Message::Offer { floors } => {
                 writer.byte(OFFER);
                 told.begin(&mut writer, floors.lanes().map(|(lane, _)| lane));
@@ -280,8 +272,8 @@ impl Decoder {
                 Message::Context { complete, seen }
             }
             WANT => {
-                let want = |reader: &mut Reader<'_>, lane| Ok((lane, read_counters(reader)?));
-                Message::Want { lanes: read_lanes(&mut reader, heard, want)? }
+                let seen = |reader: &mut Reader<'_>, heard: &mut Heard| heard.seen(reader);
+                Message::Want { lanes: read_lanes(&mut reader, heard, |(lane, _)| lane, seen)? }
             }
             DELTA => {
                 let delta = read_delta(&mut reader, heard)?;
@@ -289,15 +281,24 @@ impl Decoder {
                 if delta.accounted.lanes().any(|(lane, _)| lane.is_past()) {
                     return Err(Malformed::Illegal { what: "a delta" });
                 }
+                // The short form is the only one where there is one.
+                if !heard.has_learned() && single(&delta).is_some() {
+                    return Err(Malformed::NotCanonical);
+                }
                 Message::Delta(delta)
             }
+            WRITE => Message::Delta(read_single(&mut reader, heard)?),
             HEARTBEAT => Message::Heartbeat { digest: reader.array()?, asks: reader.flag()? },
             TAKEN => Message::Taken { weight: reader.varint()? },
             NEIGHBOUR => Message::Neighbour { wanted: reader.flag()? },
-            PRUNE => Message::Prune { lanes: read_lanes(&mut reader, heard, |_, lane| Ok(lane))? },
+            PRUNE => {
+                let lane = |reader: &mut Reader<'_>, heard: &mut Heard| heard.lane(reader);
+                Message::Prune { lanes: read_lanes(&mut reader, heard, |lane| lane, lane)? }
+            }
             PROBE => {
-                let probe = |reader: &mut Reader<'_>, lane| Ok((lane, reader.varint()?));
-                Message::Probe { probes: read_lanes(&mut reader, heard, probe)? }
+                let probe =
+                    |reader: &mut Reader<'_>, heard: &mut Heard| Ok((heard.lane(reader)?, reader.varint()?));
+                Message::Probe { probes: read_lanes(&mut reader, heard, |(lane, _)| lane, probe)? }
             }
             OFFER => {
                 heard.begin(&mut reader)?;
@@ -316,42 +317,62 @@ impl Decoder {
     }
 }
 
-/// Writes a frame of lanes, ascending, with something about each.
-fn write_lanes<'a, T>(
-    writer: &mut Writer,
-    told: &mut Told,
-    lanes: impl ExactSizeIterator<Item = (&'a Lane, T)> + Clone,
-    about: impl Fn(&mut Writer, T),
-) {
-    told.begin(writer, lanes.clone().map(|(lane, _)| lane));
+fn write_want(writer: &mut Writer, told: &mut Told, lanes: &[(Lane, RangeSet)]) {
+    writer.byte(WANT);
+    told.begin(writer, lanes.iter().map(|(lane, _)| lane));
     writer.count(lanes.len());
-    for (lane, what) in lanes {
+    lanes.iter().for_each(|(lane, seen)| told.seen(writer, lane, seen));
+}
+
+fn write_prune(writer: &mut Writer, told: &mut Told, lanes: &[Lane]) {
+    writer.byte(PRUNE);
+    told.begin(writer, lanes.iter());
+    writer.count(lanes.len());
+    lanes.iter().for_each(|lane| told.lane(writer, lane));
+}
+
+fn write_probe(writer: &mut Writer, told: &mut Told, probes: &[(Lane, u64)]) {
+    writer.byte(PROBE);
+    told.begin(writer, probes.iter().map(|(lane, _)| lane));
+    writer.count(probes.len());
+    for (lane, number) in probes {
         told.lane(writer, lane);
-        about(writer, what);
+        writer.varint(*number);
     }
 }
 
-/// Reads such a frame.
+/// Reads a frame of lanes, ascending, with something about each.
 fn read_lanes<T>(
     reader: &mut Reader<'_>,
     heard: &mut Heard,
-    mut about: impl FnMut(&mut Reader<'_>, Lane) -> Result<T, Malformed>,
+    lane: impl Fn(&T) -> &Lane,
+    read: impl Fn(&mut Reader<'_>, &mut Heard) -> Result<T, Malformed>,
 ) -> Result<Vec<T>, Malformed> {
     heard.begin(reader)?;
-    let (mut told, mut last) = (Vec::new(), None);
+    let mut about: Vec<T> = Vec::new();
     for _ in 0..reader.count(MAX_LANES, "count of lanes")? {
-        let lane = heard.lane(reader)?;
-        if last.is_some_and(|last| last >= lane) {
+        let next = read(reader, heard)?;
+        if about.last().is_some_and(|last| lane(last) >= lane(&next)) {
             return Err(Malformed::NotCanonical);
         }
-        last = Some(lane.clone());
-        told.push(about(reader, lane)?);
+        about.push(next);
     }
     heard.finish()?;
-    Ok(told)
+    Ok(about)
 }
 
 fn write_delta(writer: &mut Writer, told: &mut Told, delta: &Delta) {
+    if let Some(write) = single(delta).filter(|(_, entry, _)| told.knows(&entry.dot.lane)) {
+        writer.byte(WRITE);
+        write_single(writer, told, write);
+    } else {
+        writer.byte(DELTA);
+        write_long(writer, told, delta);
+    }
+}
+
+/// A delta of any kind, behind its tag.
+fn write_long(writer: &mut Writer, told: &mut Told, delta: &Delta) {
     let lanes = delta.accounted.lanes().map(|(lane, _)| lane).chain(lanes_of(&delta.items));
     told.begin(writer, lanes.chain(seals::lanes_of(&delta.seals)));
     // Almost always a delta accounts for exactly the dots that it brings.
@@ -395,6 +416,44 @@ fn read_delta(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Delta, Malfo
     Ok(delta)
 }
 
+/// The write that a delta brings, if it is a single one that sets a value, with no word besides.
+fn single(delta: &Delta) -> Option<(&Key, &Entry, &Value)> {
+    let [item] = delta.items.as_slice() else { return None };
+    let [entry] = item.entries.as_slice() else { return None };
+    let is_bare = entry.observed.iter().len() == 0 && delta.seals.is_empty();
+    let value = entry.value.as_ref().filter(|_| is_bare && accounts_for_its_entries(delta))?;
+    Some((&item.key, entry, value))
+}
+
+fn write_single(writer: &mut Writer, told: &mut Told, (key, entry, value): (&Key, &Entry, &Value)) {
+    told.dot(writer, &entry.dot.lane, entry.dot.counter);
+    told.stamp(writer, entry.stamp);
+    told.key(writer, key);
+    writer.raw(value.as_bytes());
+    writer.fixed32(entry.checksum);
+}
+
+fn read_single(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Delta, Malformed> {
+    heard.nothing_new();
+    let (lane, counter) = heard.dot(reader)?;
+    if lane.is_past() {
+        return Err(Malformed::Illegal { what: "a lane" });
+    }
+    let (stamp, key) = (heard.stamp(reader)?, heard.key(reader)?);
+    let len = reader.remaining().checked_sub(CHECKSUM_LEN).ok_or(Malformed::Truncated)?;
+    let value = Value::try_from(reader.raw(len)?).ok().ok_or(Malformed::Illegal { what: "a value" })?;
+    let checksum = reader.fixed32()?;
+    let entry =
+        Entry { dot: lane.dot(counter), observed: Observed::default(), stamp, value: Some(value), checksum };
+    if !entry.is_intact(&key) {
+        return Err(Malformed::Checksum);
+    }
+    let mut accounted = CausalContext::new();
+    accounted.insert(&entry.dot);
+    let entries = [entry].into_iter().collect();
+    Ok(Delta { accounted, items: vec![Item { key, entries }], seals: Vec::new() })
+}
+
 fn accounts_for_its_entries(delta: &Delta) -> bool {
     let entries: usize = delta.items.iter().map(|item| item.entries.len()).sum();
     let accounted = delta.accounted.lanes().map(|(_, counters)| counters.len());
@@ -420,7 +479,7 @@ pub(super) fn lanes_of(items: &[Item]) -> impl Iterator<Item = &Lane> {
 pub(super) fn write_items(writer: &mut Writer, told: &mut Told, items: &[Item]) {
     writer.count(items.len());
     for item in items {
-        writer.bytes(item.key.as_str().as_bytes());
+        told.key(writer, &item.key);
         writer.count(item.entries.len());
         for entry in &item.entries {
             told.dot(writer, &entry.dot.lane, entry.dot.counter);
@@ -455,7 +514,7 @@ pub(super) fn read_key(reader: &mut Reader<'_>) -> Result<Key, Malformed> {
 }
 
 fn read_item(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Item, Malformed> {
-    let key = read_key(reader)?;
+    let key = heard.key(reader)?;
     let mut entries: SmallVec<[Entry; 1]> = SmallVec::new();
     for _ in 0..reader.count(MAX_ENTRIES, "count of entries")? {
         let entry = read_entry(reader, heard)?;

@@ -204,7 +204,7 @@ fn lanes_in(context: &CausalContext) -> impl Iterator<Item = &Lane> {
     context.lanes().map(|(lane, _)| lane)
 }
 
-fn context_out(writer: &mut Writer, told: &Told, context: &CausalContext) {
+fn context_out(writer: &mut Writer, told: &mut Told, context: &CausalContext) {
     writer.count(context.lane_count());
     write_context(writer, told, context);
 }

@@ -209,7 +209,7 @@ proptest! {
         let mut frame = encode(&message);
         let at = at.index(frame.len());
         frame[at] ^= 1 << bit;
-        prop_assert_eq!(decode(&frame), Err(Malformed::Checksum));
+        prop_assert_eq!(decode(&frame), Err(Malformed::Checksum), "{} bytes", frame.len());
     }
 
     #[test]
@@ -297,7 +297,7 @@ fn a_frame_may_not_spell_out_lanes_that_it_does_not_need() {
     let mut bytes = encode_body(&message);
     assert_eq!(bytes, [2, 1, 0, 0]);
     bytes.truncate(2);
-    bytes.push(1);
+    bytes.extend([1, 0]);
     bytes.extend([7; 32]);
     bytes.extend([1, 0]);
     assert_eq!(decode_body(&bytes), Err(Malformed::NotCanonical));
@@ -309,15 +309,15 @@ fn a_past_is_a_lane_with_a_name_above_all_others_and_one_dot() {
     let past = Lane::past(NodeId::from_bytes([7; 32]), Generation(5));
     let seen = CausalContext::from_iter([(past.clone(), RangeSet::up_to(1))]);
     let bytes = encode_body(&Message::Context { complete: true, seen: seen.clone() });
-    let mut expected = vec![2, 1, 1];
+    let mut expected = vec![2, 1, 1, 0];
     expected.extend([7; 32]);
     expected.push(253);
     expected.extend(((1u64 << 62) + 5).to_le_bytes());
-    expected.extend([1, 0, 1, 1, 0]);
+    expected.extend([1, 0, 4]);
     assert_eq!(bytes, expected);
 
     let mut more = bytes;
-    *more.last_mut().unwrap() = 1;
+    *more.last_mut().unwrap() = 8;
     assert_eq!(decode_body(&more), Err(Malformed::Illegal { what: "a past" }));
     let delta = Message::Delta(Delta { accounted: seen, ..Delta::default() });
     assert_eq!(decode_body(&encode_body(&delta)), Err(Malformed::Illegal { what: "a delta" }));
@@ -346,10 +346,81 @@ fn context(lanes: std::ops::Range<u64>) -> Message {
 #[test]
 fn a_lane_is_spelled_out_once() {
     let mut writer = Encoder::new();
-    // Tag, complete, new lanes, lanes, and per lane its number and one range; the checksum.
-    assert_eq!(writer.encode(&context(0..10)).len(), 4 + 10 * (33 + 4) + 4);
-    assert_eq!(writer.encode(&context(0..10)).len(), 4 + 10 * 4 + 4);
-    assert_eq!(writer.encode(&context(5..15)).len(), 4 + 5 * 33 + 10 * 4 + 4);
+    // Tag, complete, new lanes, lanes, and per lane its number and how far it was seen; the checksum.
+    assert_eq!(writer.encode(&context(0..10)).len(), 4 + 10 * (34 + 2) + 4);
+    assert_eq!(writer.encode(&context(0..10)).len(), 4 + 10 * 2 + 4);
+    assert_eq!(writer.encode(&context(5..15)).len(), 4 + 5 * 34 + 10 * 2 + 4);
+}
+
+/// FEATURES S6: the other lane of an actor costs a number, in the same frame and in another; and has no second form.
+#[test]
+fn the_other_lane_of_an_actor_is_not_spelled_out() {
+    let lane =
+        |class| Lane::new(Actor { node: NodeId::from_bytes([7; 32]), generation: Generation(5) }, class);
+    let both = [Class::Registry, Class::Attribute].map(lane);
+    let seen = |lanes: &[Lane]| {
+        let seen = lanes.iter().map(|lane| (lane.clone(), RangeSet::up_to(1))).collect();
+        Message::Context { complete: false, seen }
+    };
+    let mut writer = Encoder::new();
+    assert_eq!(writer.encode(&seen(&both)).len(), 4 + 34 + 1 + 2 * 2 + 4);
+    let (mut writer, mut reader) = (Encoder::new(), Decoder::new());
+    let (first, second) = (writer.encode(&seen(&both[1..])), writer.encode_body(&seen(&both[..1])));
+    assert_eq!((first.len(), second.len()), (4 + 34 + 2 + 4, 4 + 1 + 2));
+    assert_eq!(reader.decode(&first), Ok(seen(&both[1..])));
+    let spelled = encode_body(&seen(&both[..1]));
+    assert_eq!(reader.clone().decode_body(&spelled), Err(Malformed::NotCanonical));
+    assert_eq!(reader.decode_body(&second), Ok(seen(&both[..1])));
+    // Of a lane that has no other, and of one that there is not.
+    let past = seen(&[Lane::past(NodeId::from_bytes([9; 32]), Generation(5))]);
+    assert_eq!(reader.decode(&writer.encode(&past)), Ok(past));
+    for number in [3, 9] {
+        let mut damaged = second.clone();
+        damaged[3] = number;
+        assert!(matches!(reader.clone().decode_body(&damaged), Err(Malformed::Illegal { .. })), "{number}");
+    }
+}
+
+/// FEATURES S6: what stands around a write that travels alone, after another of its author's a tenth of a second before, to a
+/// key with the same beginning: without the frame's length, 10 bytes and what is new of the key.
+#[test]
+fn a_write_that_travels_alone_has_a_short_form_and_no_other() {
+    let lane =
+        Lane::new(Actor { node: NodeId::from_bytes([7; 32]), generation: Generation(5) }, Class::Attribute);
+    let write = |counter: u64, name: &str| {
+        let key: Key = format!("attr/mesh/{name}").parse().unwrap();
+        let (stamp, value) =
+            (Timestamp((1 << 58) + ((counter * 100) << 16)), Value::try_from(&[7; 100][..]).unwrap());
+        let entry = Entry::new(&key, lane.dot(counter), Observed::default(), stamp, Some(value));
+        let accounted = CausalContext::from_iter([(lane.clone(), [counter..=counter].into_iter().collect())]);
+        Delta { accounted, items: vec![Item { key, entries: [entry].into_iter().collect() }], seals: vec![] }
+    };
+    let (mut writer, mut reader) = (Encoder::new(), Decoder::new());
+    for (counter, name, rest) in
+        [(1, "a", None), (2, "abc", Some(2)), (3, "abd", Some(1)), (4, "abd", Some(0)), (5, "b", Some(1))]
+    {
+        let message = Message::Delta(write(counter, name));
+        let frame = writer.encode(&message);
+        if let Some(rest) = rest {
+            // Tag, lane, counter, stamp, two of the key, its rest, the value, the checksum.
+            assert_eq!(frame.len(), 1 + 1 + 1 + 3 + 2 + rest + 100 + 4, "{name}");
+        }
+        for at in 0..frame.len() {
+            let mut damaged = frame.clone();
+            damaged[at] ^= 1 << (at % 8);
+            assert!(reader.clone().decode(&damaged).is_err(), "a bit of byte {at} of {}", frame.len());
+        }
+        assert_eq!(reader.decode(&frame), Ok(message));
+    }
+    // The long form of what has a short one; and a key that spells out what it has in common with the last one.
+    let (mut before, frame) = (reader.clone(), writer.encode(&Message::Delta(write(6, "c"))));
+    let (dot, stamp, value) = (&frame[1..3], &frame[3..6], &frame[9..109]);
+    let long = |key: &[u8]| {
+        [&[4, 0, 0, 1], key, &[1], dot, &[1], stamp, &[100], value, &frame[109..], &[0]].concat()
+    };
+    assert_eq!(frame[6..9], *b"\x0a\x01c");
+    assert_eq!(before.clone().decode_body(&long(&frame[6..9])), Err(Malformed::NotCanonical));
+    assert_eq!(before.decode_body(&long(b"\x09\x02/c")), Err(Malformed::NotCanonical));
 }
 
 /// A peer cannot make us remember more than the limit, and both ends forget at the same frame.
@@ -377,7 +448,7 @@ fn a_lane_that_has_a_number_is_not_spelled_out_again() {
 #[test]
 fn a_number_that_no_lane_has_is_refused() {
     let mut bytes = encode_body(&context(0..1));
-    let number = bytes.len() - 4;
+    let number = bytes.len() - 2;
     assert_eq!(bytes[number], 0);
     bytes[number] = 1;
     assert_eq!(decode_body(&bytes), Err(Malformed::Illegal { what: "number of a lane" }));
@@ -412,7 +483,8 @@ fn an_item_costs_its_payload_and_little_more() {
         encode(&Message::Delta(Delta { accounted, items: items.collect(), seals: vec![] })).len()
     };
     let (one, many) = (delta(1), delta(201));
-    assert_eq!(many - one, 200 * (22 + 32 + 11));
+    // The number, the first byte that differs, and 11 more; now and then a second digit differs.
+    assert_eq!(many - one, 200 * (1 + 1 + 32 + 11) + 22);
 }
 
 /// Without seals a delta has the bytes that it had before there were any; what a seal adds is known.

@@ -340,7 +340,7 @@ fn nodes_that_know_one_seed_become_a_full_mesh() {
     }
 }
 
-/// FEATURES S6: 25 bytes stand around the first write that a link has the names for, with the frame's length.
+/// FEATURES S6: 14 bytes stand around the first write that a link has the names for, with the frame's length.
 #[test]
 fn a_small_write_costs_few_bytes() {
     let mut world = World::new(2);
@@ -349,7 +349,7 @@ fn a_small_write_costs_few_bytes() {
     world.run(Duration::from_secs(5));
     let sent = world.nodes[1].bytes;
     world.set(1, "mesh/key-00000001", &"v".repeat(100));
-    assert_eq!(world.nodes[1].bytes - sent, "attr/mesh/key-00000001".len() + 100 + 25 - wire::HEADER_LEN);
+    assert_eq!(world.nodes[1].bytes - sent, "attr/mesh/key-00000001".len() + 100 + 14 - wire::HEADER_LEN);
 }
 
 /// FEATURES S6.

@@ -2,8 +2,16 @@
 //!
 //! A seed is called again and again even when its node is linked: behind one name may be several nodes, or
 //! another one by now, and two halves of a mesh that were seeded apart must find each other.
+//!
+//! Each such call is a handshake with both ends' certificates, and what it finds is mostly what was found before. Where
+//! a seed is no name but an IP address, and the node that answers says in its record that this address is its own,
+//! nobody else can be expected there: such a seed is looked at half as often after each same answer. It is looked at
+//! nevertheless, for what a node says of its address may be true of several, behind a balancer or in networks that do
+//! not know of each other; and as often as any other again from when the node is lost, says something else or is not
+//! who answers.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -17,6 +25,9 @@ use crate::time::Moment;
 /// A link that fell earlier than this says nothing good about its target.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
+/// The longest pause, more or less, between two looks at a seed whose node says that its address is its own.
+const MAX_PROBE_PAUSE: Duration = Duration::from_secs(16 * 60);
+
 /// Somebody to call.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Target {
@@ -24,6 +35,16 @@ enum Target {
     Seed(Address),
     /// That node, wherever it says it is.
     Node(NodeId),
+}
+
+impl Target {
+    /// Whether it is an IP address, and among those that the node there says are its own.
+    fn is_own(&self, addresses: &[Address]) -> bool {
+        match self {
+            Self::Seed(seed) => seed.as_str().parse::<SocketAddr>().is_ok() && addresses.contains(seed),
+            Self::Node(_) => false,
+        }
+    }
 }
 
 /// How it goes with one target.
@@ -35,14 +56,31 @@ struct Attempts {
     next_at: Moment,
     /// Whether an attempt is on its way.
     dialling: bool,
-    /// For a seed: who answered last, and when to look again who does.
+    /// For a seed: who answered last, and how often in a row at an address of its own.
     answered: Option<NodeId>,
+    same: u32,
+    /// When to look again who does, and how long after an answer that is where nothing is known.
     probe_at: Moment,
+    pause: Duration,
 }
 
 impl Attempts {
     fn new(next_at: Moment) -> Self {
-        Self { failed: 0, next_at, dialling: false, answered: None, probe_at: next_at }
+        Self {
+            failed: 0,
+            next_at,
+            dialling: false,
+            answered: None,
+            same: 0,
+            probe_at: next_at,
+            pause: Duration::ZERO,
+        }
+    }
+
+    /// What was known of who answers at a seed is doubtful: it is looked at no later than any other.
+    fn doubt(&mut self, now: Moment) {
+        self.same = 0;
+        self.probe_at = self.probe_at.min(now + self.pause);
     }
 }
 
@@ -148,11 +186,12 @@ impl Dialer {
         next
     }
 
-    /// Somebody answered. A seed is looked at again after `probe_after`, more or less. Says whether it was one.
+    /// Somebody answered who says that `addresses` are its own. A seed is looked at again after `probe_after`, more or
+    /// less, or ever more rarely while one node answers at an address of its own. Says whether it was a seed.
     pub(super) fn answered(
         &mut self,
         dial: DialId,
-        node: NodeId,
+        (node, addresses): (NodeId, &[Address]),
         probe_after: Duration,
         now: Moment,
         rng: &mut Xoshiro256PlusPlus,
@@ -160,10 +199,24 @@ impl Dialer {
         let Some(target) = self.dialling.remove(&dial) else { return false };
         if let Some(attempts) = self.targets.get_mut(&target) {
             attempts.dialling = false;
+            let again = attempts.answered == Some(node) && target.is_own(addresses);
+            attempts.same = if again { attempts.same.saturating_add(1) } else { 0 };
             attempts.answered = Some(node);
-            attempts.probe_at = now + probe_after.mul_f64(rng.random_range(0.5..1.5));
+            let jitter = rng.random_range(0.5..1.5);
+            attempts.pause = probe_after.mul_f64(jitter);
+            let rarely = probe_after.saturating_mul(1 << attempts.same.min(16)).min(MAX_PROBE_PAUSE);
+            attempts.probe_at = now + rarely.max(probe_after).mul_f64(jitter);
         }
         matches!(target, Target::Seed(_))
+    }
+
+    /// A node says that `addresses` are its own, and no others.
+    pub(super) fn claimed(&mut self, node: NodeId, addresses: &[Address], now: Moment) {
+        for (target, attempts) in &mut self.targets {
+            if attempts.same > 0 && attempts.answered == Some(node) && !target.is_own(addresses) {
+                attempts.doubt(now);
+            }
+        }
     }
 
     /// Nobody answered.
@@ -179,6 +232,7 @@ impl Dialer {
             attempts.dialling = false;
             attempts.failed = attempts.failed.saturating_add(1);
             attempts.next_at = now + backoff(attempts.failed, config, rng);
+            attempts.same = 0;
             attempts.probe_at = attempts.next_at;
         }
     }
@@ -202,6 +256,7 @@ impl Dialer {
                 attempts.failed = if stood < STABLE_AFTER { attempts.failed.saturating_add(1) } else { 0 };
                 let courtesy = if own < node { Duration::ZERO } else { config.dial_courtesy };
                 attempts.next_at = now + courtesy + backoff(attempts.failed, config, rng);
+                attempts.doubt(now);
             }
         }
     }
@@ -266,7 +321,7 @@ mod tests {
         let (config, mut rng) = (Config::default(), Xoshiro256PlusPlus::seed_from_u64(1));
         let mut dialer = Dialer::new(node(1), &[address("seed:1")], Moment(0));
         calls(&mut dialer, 0, &[]);
-        assert!(dialer.answered(DialId(0), node(2), PROBE, Moment(0), &mut rng));
+        assert!(dialer.answered(DialId(0), (node(2), &[]), PROBE, Moment(0), &mut rng));
         assert!(calls(&mut dialer, 1, &[node(2)]).0.is_empty());
         dialer.lost(node(2), Duration::from_secs(60), &config, Moment(1), &mut rng);
         let (made, next) = calls(&mut dialer, 1, &[]);
@@ -281,7 +336,7 @@ mod tests {
         for reached in [node(1), node(2)] {
             let mut dialer = Dialer::new(node(1), &[address("seed:1")], Moment(0));
             calls(&mut dialer, 0, &[]);
-            assert!(dialer.answered(DialId(0), reached, PROBE, Moment(0), &mut rng));
+            assert!(dialer.answered(DialId(0), (reached, &[]), PROBE, Moment(0), &mut rng));
             let (made, next) = calls(&mut dialer, 1, &[node(2)]);
             assert!(made.is_empty());
             let next = next.unwrap();
@@ -289,6 +344,94 @@ mod tests {
             let (made, _) = calls(&mut dialer, next.0, &[node(2)]);
             assert_eq!(made, [Output::Dial { dial: DialId(1), address: address("seed:1"), expect: None }]);
         }
+    }
+
+    /// The pauses between looks at a seed at which somebody answers who says that addresses are its own.
+    struct Looks {
+        dialer: Dialer,
+        seed: Address,
+        now: Moment,
+        made: u64,
+        rng: Xoshiro256PlusPlus,
+    }
+
+    impl Looks {
+        fn at(seed: &str) -> Self {
+            let seed = address(seed);
+            let dialer = Dialer::new(node(1), std::slice::from_ref(&seed), Moment(0));
+            Self { dialer, seed, now: Moment(0), made: 0, rng: Xoshiro256PlusPlus::seed_from_u64(1) }
+        }
+
+        /// Waits until it is called, and has that node answer. Says how long that took.
+        fn look(&mut self, answers: u8, own: &[Address]) -> Duration {
+            let began_at = self.now;
+            let (mut made, next) = calls(&mut self.dialer, self.now.0, &[node(2), node(3)]);
+            if let Some(next) = next {
+                self.now = next;
+                (made, _) = calls(&mut self.dialer, next.0, &[node(2), node(3)]);
+            }
+            let dial = DialId(self.made);
+            assert_eq!(made, [Output::Dial { dial, address: self.seed.clone(), expect: None }]);
+            self.made += 1;
+            assert!(self.dialer.answered(dial, (node(answers), own), PROBE, self.now, &mut self.rng));
+            self.now.since(began_at)
+        }
+
+        /// Has the same node answer until it is looked at it as rarely as ever.
+        fn settle(&mut self, answers: u8, own: &[Address]) {
+            for _ in 0..12 {
+                self.look(answers, own);
+            }
+            assert!(self.look(answers, own) > 4 * PROBE);
+        }
+    }
+
+    #[test]
+    fn an_ip_address_of_the_node_that_answers_is_looked_at_ever_more_rarely_and_for_ever() {
+        for (seed, answers) in [("192.0.2.1:1", 2), ("[2001:db8::1]:1", 2), ("192.0.2.1:1", 1)] {
+            let mut looks = Looks::at(seed);
+            let own = [address("there:1"), address(seed)];
+            for number in 0..20 {
+                let pause = looks.look(answers, &own);
+                // The first answer says who it is, and only the second that it still is.
+                let usual = PROBE.saturating_mul(1 << number.clamp(1, 10) >> 1).min(MAX_PROBE_PAUSE);
+                let usual = if number == 0 { Duration::ZERO } else { usual };
+                assert!(pause >= usual / 2 && pause <= usual * 3 / 2, "{number}: {pause:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_and_an_address_that_nobody_says_is_its_own_are_looked_at_as_often_as_ever() {
+        let own = [address("there:1"), address("192.0.2.1:1")];
+        for seed in ["there:1", "192.0.2.2:1", "192.0.2.1:2"] {
+            let mut looks = Looks::at(seed);
+            for _ in 0..20 {
+                assert!(looks.look(2, &own) <= PROBE * 3 / 2, "{seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_seed_is_looked_at_as_often_as_ever_when_its_node_is_another_is_lost_or_moves() {
+        let config = Config::default();
+        let (here, elsewhere) = ([address("192.0.2.1:1")], [address("192.0.2.2:1")]);
+        let mut looks = Looks::at("192.0.2.1:1");
+        looks.settle(2, &here);
+        looks.look(3, &here);
+        assert!(looks.look(3, &here) <= PROBE * 3 / 2);
+
+        looks.settle(3, &here);
+        looks.dialer.lost(node(2), Duration::ZERO, &config, looks.now, &mut looks.rng);
+        looks.dialer.claimed(node(2), &elsewhere, looks.now);
+        looks.dialer.claimed(node(3), &here, looks.now);
+        assert!(looks.look(3, &here) > 4 * PROBE);
+        looks.dialer.lost(node(3), Duration::ZERO, &config, looks.now, &mut looks.rng);
+        assert!(looks.look(3, &here) <= PROBE * 3 / 2);
+
+        looks.settle(3, &here);
+        looks.dialer.claimed(node(3), &elsewhere, looks.now);
+        assert!(looks.look(3, &elsewhere) <= PROBE * 3 / 2);
     }
 
     #[test]

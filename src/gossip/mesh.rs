@@ -176,7 +176,10 @@ impl Mesh {
     pub fn link_up(&mut self, now: Now, link: LinkId, peer: NodeId, side: Side) {
         if let Side::Connect(dial) = side {
             let probe_after = self.seed_interval();
-            let is_seed = self.dialer.answered(dial, peer, probe_after, now.monotone, &mut self.rng);
+            let own = peer == self.actor().node;
+            let addresses = if own { &self.config.addresses[..] } else { self.members.addresses(&peer) };
+            let answered = (peer, addresses);
+            let is_seed = self.dialer.answered(dial, answered, probe_after, now.monotone, &mut self.rng);
             self.timers.set_by(Timer::Dial, now.monotone + probe_after / 2);
             let doubtful = 2 * self.config.heartbeat_interval;
             let lives = |link: &Link| link.is_established() && now.monotone.since(link.heard_at) < doubtful;

@@ -150,6 +150,7 @@ impl Mesh {
         if node == self.actor().node {
             return;
         }
+        self.dialer.claimed(node, self.members.addresses(&node), now.monotone);
         let links = self.members.get(&node).map(|member| member.record.links.clone()).unwrap_or_default();
         let lost: BTreeSet<NodeId> = before.difference(&links).copied().collect();
         if !lost.is_empty() {

@@ -5,6 +5,7 @@ mod overload;
 mod picture;
 mod retire;
 mod seals;
+mod seeds;
 
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ struct Node {
     sent: [usize; 9],
     /// Bytes of what was sent and not lost.
     bytes: usize,
+    /// How often it called somebody.
+    calls: usize,
     frozen: bool,
 }
 
@@ -59,14 +62,16 @@ struct World {
     config: Config,
     /// Whether the ways between nodes are of all lengths.
     is_wide: bool,
-    /// The nodes behind the name `seed`, who answer in turn, and whom some reach there first.
+    /// The nodes behind the seed's address, who answer in turn, and whom some reach there first.
     behind_seed: Vec<usize>,
     first_behind_seed: BTreeMap<usize, usize>,
+    /// Who is where, besides at `n<n>:1`. A node that is in such a place says that it is there.
+    places: BTreeMap<Address, usize>,
 }
 
 impl Node {
     fn new(mesh: Mesh) -> Self {
-        Self { mesh, events: Vec::new(), sent: [0; 9], bytes: 0, frozen: false }
+        Self { mesh, events: Vec::new(), sent: [0; 9], bytes: 0, calls: 0, frozen: false }
     }
 }
 
@@ -98,6 +103,7 @@ impl World {
             is_wide: false,
             behind_seed: Vec::new(),
             first_behind_seed: BTreeMap::new(),
+            places: BTreeMap::new(),
             nodes: Vec::new(),
             links: BTreeMap::new(),
             arrivals: BTreeMap::new(),
@@ -119,7 +125,9 @@ impl World {
     fn mesh(&self, node: usize, generation: u64, durability: Durability) -> Mesh {
         let first = if node == 0 { vec![] } else { vec![address(0)] };
         let seeds = if self.config.seeds.is_empty() { first } else { self.config.seeds.clone() };
-        let config = Config { addresses: vec![address(node)], seeds, durability, ..self.config.clone() };
+        let places = self.places.iter().filter(|(_, who)| **who == node).map(|(place, _)| place.clone());
+        let addresses = [address(node)].into_iter().chain(places).collect();
+        let config = Config { addresses, seeds, durability, ..self.config.clone() };
         let actor = Actor { node: id(node), generation: Generation(generation) };
         let mesh = Mesh::new(config, actor, node as u64, self.time());
         if self.seals { mesh.sealed(Arc::new(Pen::of(actor.node))) } else { mesh }
@@ -161,7 +169,10 @@ impl World {
                 }
                 Output::Datagram { .. } if self.loses_datagrams => {}
                 Output::Datagram { link, message } => self.send(node, link, None, &message),
-                Output::Dial { dial, address, .. } => self.dial(node, dial, &address),
+                Output::Dial { dial, address, .. } => {
+                    self.nodes[node].calls += 1;
+                    self.dial(node, dial, &address);
+                }
                 Output::Close { link, .. } => {
                     if let Some((one, other)) = self.links.remove(&link) {
                         let peer = if one == node { other } else { one };
@@ -205,8 +216,10 @@ impl World {
     }
 
     fn dial(&mut self, node: usize, dial: DialId, address: &Address) {
-        let mut other = (0..self.nodes.len()).find(|other| *address == self::address(*other));
-        if address.as_str() == "seed:1" {
+        let there = self.places.get(address).copied();
+        let mut other =
+            there.or_else(|| (0..self.nodes.len()).find(|other| *address == self::address(*other)));
+        if !self.behind_seed.is_empty() && self.config.seeds.contains(address) {
             self.behind_seed.rotate_left(1);
             other = self.first_behind_seed.remove(&node).or_else(|| self.behind_seed.first().copied());
         }

@@ -211,23 +211,6 @@ fn parts_of_a_large_mesh_find_each_other_after_a_split() {
     assert!(world.get(half, "mesh/x").is_some() && world.get(0, "mesh/y").is_some());
 }
 
-/// SCENARIOS G-20: two meshes behind one name, each of which found itself there first.
-#[test]
-fn halves_behind_one_name_find_each_other() {
-    let mut world = World::with(0, Config { seeds: vec!["seed:1".parse().unwrap()], ..Config::default() });
-    world.behind_seed = vec![0, 2];
-    for node in 0..4 {
-        let mesh = world.mesh(node, 1, Durability::Memory);
-        world.nodes.push(Node::new(mesh));
-    }
-    // Whom each reaches at first.
-    world.first_behind_seed = BTreeMap::from([(0, 0), (1, 0), (2, 2), (3, 2)]);
-    world.run(Duration::from_secs(5));
-    assert_eq!(world.nodes[1].mesh.linked().collect::<Vec<_>>(), [id(0)]);
-    assert_eq!(world.nodes[3].mesh.linked().collect::<Vec<_>>(), [id(2)]);
-    world.converge();
-}
-
 /// A full mesh in which two cannot be linked: what one writes is passed on to the other once it was asked for.
 #[test]
 fn writes_are_passed_on_to_those_whom_their_author_does_not_reach() {

@@ -26,6 +26,8 @@ use crate::world::{Outcome, Rehearsal, Started, header};
 
 /// How often it is looked whether the nodes agree.
 const SAMPLE: Duration = Duration::from_millis(50);
+/// How often after the deadline, when nobody is to write: asking fifty nodes more often costs more than what they do.
+const SAMPLE_AT_REST: Duration = Duration::from_secs(1);
 /// How long after a tunnel was authenticated the hello of its link is sent at the latest.
 const GREETING: Duration = Duration::from_secs(5);
 /// How long a driver may take to answer a question: it should take no time at all.
@@ -370,7 +372,8 @@ impl<'a> World<'a> {
             }
             (true, Some(_)) | (false, None) => {}
         }
-        self.plan(now + SAMPLE, Step::Sample);
+        let rests = now > self.rehearsal.times.deadline;
+        self.plan(now + if rests { SAMPLE_AT_REST } else { SAMPLE }, Step::Sample);
     }
 
     async fn deadline(&mut self) {

@@ -1,7 +1,7 @@
 //! One machine: the daemon while it runs, put together as the program does it, and what outlives it.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use snomesh::mesh::{
 };
 use snomesh::replica::Address;
 use snomesh::service::{RouteService, ServiceRegistry};
-use snomesh::time::UnixMillis;
+use snomesh::time::{Moment, UnixMillis};
 use snomesh::tunnel::quic::{QuicConfig, QuicEndpoint};
 use snomesh::tunnel::{ArcTunnel, CloseReason, Closed, Tunnel};
 use tokio::task::JoinHandle;
@@ -93,7 +93,7 @@ pub(super) struct Machine {
     number: usize,
     pub(super) id: NodeId,
     credentials: MeshCredentials,
-    skew_millis: Arc<AtomicI64>,
+    clock: Arc<ClockOnTheWall>,
     ring: NonZeroUsize,
     /// What it makes durable.
     pub(super) disk: Disk,
@@ -101,6 +101,28 @@ pub(super) struct Machine {
     pub(super) process: Option<Process>,
     /// Whether it has said good-bye.
     pub(super) left: bool,
+}
+
+/// What a machine takes for the time of day.
+#[derive(Debug)]
+struct ClockOnTheWall {
+    /// By how much it is off.
+    skew_millis: AtomicI64,
+    /// How long the run had taken when it stopped; [`RUNS`] while it goes.
+    stopped_at_millis: AtomicU64,
+}
+
+/// What says of a clock that it does not stand.
+const RUNS: u64 = u64::MAX;
+
+impl ClockOnTheWall {
+    /// What it shows when the run has taken so long, and whether it stands.
+    fn read(&self, elapsed_millis: u64) -> (UnixMillis, bool) {
+        let stopped_at = self.stopped_at_millis.load(Ordering::Relaxed);
+        let shown = EPOCH_MILLIS + elapsed_millis.min(stopped_at);
+        let skew = self.skew_millis.load(Ordering::Relaxed);
+        (UnixMillis(shown.saturating_add_signed(skew)), stopped_at != RUNS)
+    }
 }
 
 /// The daemon and all that belongs to it.
@@ -125,7 +147,10 @@ impl Machine {
             number,
             id: credentials.identity.node_id(),
             credentials,
-            skew_millis: Arc::new(AtomicI64::new(skew_millis)),
+            clock: Arc::new(ClockOnTheWall {
+                skew_millis: AtomicI64::new(skew_millis),
+                stopped_at_millis: AtomicU64::new(RUNS),
+            }),
             ring: usize::try_from(ring).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN),
             disk: Disk::default(),
             process: None,
@@ -135,7 +160,13 @@ impl Machine {
 
     /// Its wall clock jumps.
     pub(super) fn jump(&self, millis: i64) {
-        self.skew_millis.fetch_add(millis, Ordering::Relaxed);
+        self.clock.skew_millis.fetch_add(millis, Ordering::Relaxed);
+    }
+
+    /// Its wall clock has stood still since then, or goes on.
+    pub(super) fn stop_clock(&self, since: Option<Moment>) {
+        let millis = since.map_or(RUNS, |since| since.0 / 1_000_000);
+        self.clock.stopped_at_millis.store(millis, Ordering::Relaxed);
     }
 
     /// Starts the daemon, with what its disk holds if it has one. Must be called in the runtime.
@@ -146,10 +177,15 @@ impl Machine {
     pub(super) fn start(&mut self, started: Started, around: &Surroundings<'_>) -> Result<(), String> {
         let Started { life, generation, told_of, .. } = started;
         let clock = {
-            let (began_at, skew) = (around.began_at, Arc::clone(&self.skew_millis));
+            let (began_at, clock) = (around.began_at, Arc::clone(&self.clock));
+            let network = around.network.clone();
             WallClock::reading(move || {
                 let elapsed = u64::try_from(began_at.elapsed().as_millis()).unwrap_or(u64::MAX);
-                UnixMillis((EPOCH_MILLIS + elapsed).saturating_add_signed(skew.load(Ordering::Relaxed)))
+                let (shown, stands) = clock.read(elapsed);
+                if stands {
+                    network.lock().coverage.hit(Point::ClockStood);
+                }
+                shown
             })
         };
         let ids = [self.number as u64, u64::from(life)];

@@ -58,6 +58,7 @@ const COUNTED: &[Point] = &[
     Point::Reordered,
     Point::ClockJumps,
     Point::ClockWentBack,
+    Point::ClockStood,
     Point::DriftAlarms,
     Point::IdleTimeouts,
     Point::Resets,
@@ -91,7 +92,6 @@ pub(crate) fn refusal(scenario: &Scenario) -> Option<String> {
                 | FaultKind::Reset
                 | FaultKind::Refuse
                 | FaultKind::Clone
-                | FaultKind::ClockFreeze
                 | FaultKind::Panic
         )
     };

@@ -158,9 +158,9 @@ impl<'a> World<'a> {
             Step::Act(node, action) => self.command(node, action),
             Step::FaultBegins(fault) => self.fault_begins(fault).await,
             Step::FaultEnds(fault) => {
-                let mut shared = self.around.network.lock();
-                shared.faults.end(fault);
-                shared.record(None, Kind::FaultEnds, fault as u64, 0, b"");
+                self.around.network.lock().faults.end(fault);
+                self.record(None, Kind::FaultEnds, fault as u64, 0, b"");
+                self.stop_clocks();
             }
             Step::Heal => {
                 self.around.network.lock().healed = true;
@@ -326,6 +326,10 @@ impl<'a> World<'a> {
                     coverage.add(Point::ClockWentBack, u64::from(millis < 0));
                 }
             }
+            Effect::ClockFreeze(_) => {
+                self.around.network.lock().faults.begin(fault);
+                self.stop_clocks();
+            }
             Effect::Block { from, to, again, .. } => {
                 let stands = |one: usize, other: usize| {
                     self.machines[one].process.as_ref().is_some_and(|process| {
@@ -343,13 +347,20 @@ impl<'a> World<'a> {
             Effect::Split(_)
             | Effect::Ring(_)
             | Effect::Refuse(_)
-            | Effect::ClockFreeze(_)
             | Effect::Freeze(_)
             | Effect::SlowReader(_)
             | Effect::Weather(..)
             | Effect::Corrupt(..)
             | Effect::Forge(..)
             | Effect::Stall(_) => self.around.network.lock().faults.begin(fault),
+        }
+    }
+
+    /// Wall clocks stand still or go on, as the faults have it.
+    fn stop_clocks(&self) {
+        let shared = self.around.network.lock();
+        for (node, machine) in self.machines.iter().enumerate() {
+            machine.stop_clock(shared.faults.clock_stands_since(node));
         }
     }
 

@@ -242,14 +242,19 @@ impl Fetch {
     }
 
     /// What came meanwhile, and belongs to what is accounted for, was not compared: it is old, or the life that wrote it is
-    /// over for the peer.
+    /// over for the peer. What was told of its key before is told again if it is still so: a write that the peer has seen
+    /// replaced since would come back.
     fn look_again(&mut self, store: &Store) {
         let seen = &self.gathered.delta.accounted;
-        for key in std::mem::take(&mut self.news) {
-            let register = store.register(&key).unwrap_or_default();
-            if !register.entries().iter().any(|entry| seen.contains(&entry.dot)) {
-                continue;
-            }
+        let mut again = std::mem::take(&mut self.news);
+        again.retain(|key| {
+            let register = store.register(key).unwrap_or_default();
+            register.entries().iter().any(|entry| seen.contains(&entry.dot))
+        });
+        if !again.is_empty() {
+            self.gathered.delta.items.retain(|item| !again.contains(&item.key));
+        }
+        for key in again {
             let from = KeyRange { from: Some(key.clone()), until: None };
             let until = store.range(&from).nth(1).map(|next| next.key());
             self.todo.insert(Some(key.clone()), KeyRange { from: Some(key), until });

@@ -14,6 +14,8 @@ use crate::time::Moment;
 /// A lane of which some peer has more than we.
 #[derive(Debug)]
 struct Gap {
+    /// The last counter of it that anybody has told of.
+    last: u64,
     /// Since when nothing has come of it: it was noticed, asked for, or served then.
     quiet_since: Moment,
     /// Whom we asked for it.
@@ -42,24 +44,28 @@ impl Gaps {
         let mut noticed = false;
         for (lane, theirs) in seen.lanes() {
             if store.seen_of(lane).is_none_or(|ours| !ours.is_superset(theirs)) {
-                self.gaps.entry(lane.clone()).or_insert_with(|| {
+                let gap = self.gaps.entry(lane.clone()).or_insert_with(|| {
                     noticed = true;
-                    Gap { quiet_since: now, asked: None, old: is_old(&lane.actor().node) }
+                    Gap { last: 0, quiet_since: now, asked: None, old: is_old(&lane.actor().node) }
                 });
+                gap.last = gap.last.max(theirs.last().unwrap_or(0));
             }
         }
         noticed
     }
 
-    /// Something came. A long transfer is not asked for again while it goes on.
-    pub(super) fn served(&mut self, delta: &Delta, now: Moment) {
+    /// Something came, and was merged. What is complete now is no gap any more, and a long transfer is not asked for again
+    /// while it goes on.
+    pub(super) fn served(&mut self, delta: &Delta, store: &Store, now: Moment) {
         if self.gaps.is_empty() {
             return;
         }
         let entries = delta.items.iter().flat_map(|item| item.entries.iter().map(|entry| &entry.dot.lane));
         for lane in delta.accounted.lanes().map(|(lane, _)| lane).chain(entries) {
-            if let Some(gap) = self.gaps.get_mut(lane) {
-                gap.quiet_since = now;
+            let Some(gap) = self.gaps.get_mut(lane) else { continue };
+            gap.quiet_since = now;
+            if store.seen_of(lane).is_some_and(|seen| seen.contiguous() >= gap.last) {
+                self.gaps.remove(lane);
             }
         }
     }
@@ -80,22 +86,26 @@ impl Gaps {
     ) -> (Vec<LinkId>, Option<Moment>) {
         let (mut asked, mut next) = (Vec::new(), None);
         self.gaps.retain(|lane, gap| {
+            // Looking at all links is dear, and may be in vain when it is time.
+            let due = gap.due(lane, links, config);
+            if due > now {
+                next = Some(next.map_or(due, |next: Moment| next.min(due)));
+                return true;
+            }
             let ours = store.seen_of(lane);
             let mut sources: Vec<LinkId> =
                 links.iter().filter(|(_, link)| link.has_more(lane, ours)).map(|(id, _)| *id).collect();
             if sources.is_empty() {
                 return false;
             }
-            if gap.due(lane, links, config) <= now {
-                // Somebody who did not answer is asked again only if nobody else is there.
-                if sources.len() > 1 {
-                    sources.retain(|source| Some(*source) != gap.asked);
-                }
-                let source = sources[rng.random_range(0..sources.len())];
-                links.get_mut(&source).expect("sources are links").ask(lane.clone());
-                *gap = Gap { quiet_since: now, asked: Some(source), old: gap.old };
-                asked.push(source);
+            // Somebody who did not answer is asked again only if nobody else is there.
+            if sources.len() > 1 {
+                sources.retain(|source| Some(*source) != gap.asked);
             }
+            let source = sources[rng.random_range(0..sources.len())];
+            links.get_mut(&source).expect("sources are links").ask(lane.clone());
+            (gap.quiet_since, gap.asked) = (now, Some(source));
+            asked.push(source);
             let due = gap.due(lane, links, config);
             next = Some(next.map_or(due, |next: Moment| next.min(due)));
             true

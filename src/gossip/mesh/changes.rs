@@ -36,7 +36,7 @@ impl Mesh {
             }
         }
         self.note_ways(now, link, &fresh);
-        self.gaps.served(delta, now.monotone);
+        self.gaps.served(delta, self.replica.store(), now.monotone);
         self.reconcile.note(delta);
         if self.replica.store().revision() == before {
             // It brought nothing: nobody is to be told of it, and no disk has to keep it.

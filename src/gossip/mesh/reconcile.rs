@@ -223,7 +223,7 @@ impl Mesh {
         }
         // What was told to others was told before this.
         self.links.values_mut().for_each(Link::offer_again);
-        self.gaps.served(&reconciliation.delta, now.monotone);
+        self.gaps.served(&reconciliation.delta, self.replica.store(), now.monotone);
         if self.config.durability == Durability::Disk {
             let record = Record::Reconciled(Box::new(reconciliation));
             let ticket = self.ticket();

@@ -34,7 +34,7 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// How long a link may be silent before it is given up: a few heartbeats.
     pub link_timeout: Duration,
-    /// How long a node may be out of reach before it is suspect.
+    /// How long a node may be out of reach before it is suspect; half as long, if it had said nothing new for ten seconds.
     pub suspect_after: Duration,
     /// How long a node may be out of reach before it is down and its tunnels are no longer offered.
     pub down_after: Duration,

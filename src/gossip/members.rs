@@ -13,6 +13,9 @@ use crate::id::{Generation, NodeId};
 use crate::replica::{Address, NodeRecord, NodeView};
 use crate::time::Moment;
 
+/// A node that has said nothing new of its links for so long is missed sooner when nobody names it any more.
+const RESTED_AFTER: Duration = Duration::from_secs(10);
+
 /// What this node thinks of another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
@@ -28,6 +31,8 @@ pub struct Member {
     unreachable_at: Option<Moment>,
     /// Whether it could be reached in this life: one that has just joined is not missed so soon.
     proven: bool,
+    /// When it said something new of itself last.
+    heard_at: Moment,
 }
 
 /// All nodes but this one.
@@ -126,6 +131,7 @@ impl Members {
                 state: MemberState::Alive,
                 unreachable_at: Some(now),
                 proven: false,
+                heard_at: now,
             };
             self.places.insert(node, place);
             self.slots.push(Slot { member, confirmed: Vec::new() });
@@ -138,6 +144,7 @@ impl Members {
             member.proven = false;
         }
         member.generation = generation;
+        member.heard_at = now;
         let before = std::mem::replace(&mut member.record, record);
         if before.links != member.record.links {
             self.changed_at = now;
@@ -225,8 +232,10 @@ impl Members {
                 Some(since) => {
                     // Whoever joins has its links in its record a little later than its first word.
                     let grace = if member.proven { Duration::ZERO } else { config.join_grace };
-                    let (suspect_at, down_at) =
-                        (since + config.suspect_after + grace, since + config.down_after + grace);
+                    // Where links are found and given up, records of one overtake those of another.
+                    let rested = since.since(member.heard_at) >= RESTED_AFTER;
+                    let patience = if rested { config.suspect_after / 2 } else { config.suspect_after };
+                    let (suspect_at, down_at) = (since + patience + grace, since + config.down_after + grace);
                     let suspect_at = doubt.map_or(suspect_at, |doubt| suspect_at.max(doubt));
                     let down_at = down_at.max(suspect_at);
                     let (state, later) = if now < suspect_at {
@@ -348,6 +357,21 @@ mod tests {
         assert_eq!(judge(&mut members, &[1], at(11)), [(node(2), MemberState::Suspect)]);
         assert_eq!(judge(&mut members, &[1], at(14)), []);
         assert_eq!(judge(&mut members, &[1], at(15)), [(node(2), MemberState::Down)]);
+    }
+
+    #[test]
+    fn whoever_had_rested_is_missed_sooner() {
+        let half = Config::default().suspect_after / 2;
+        for (lost_at, after) in [(at(9), 2 * half), (at(10), half)] {
+            let mut members = Members::new(node(0));
+            members.update(view(1, 1, &[0], false), at(0));
+            assert_eq!(judge(&mut members, &[1], at(0)), []);
+            members.links_changed(lost_at);
+            assert_eq!(judge(&mut members, &[], lost_at), []);
+            let (changed, _) = members.judge(&BTreeSet::new(), None, &Config::default(), lost_at + after / 2);
+            assert_eq!(changed, [], "after {:?}", after / 2);
+            assert_eq!(judge(&mut members, &[], lost_at + after), [(node(1), MemberState::Suspect)]);
+        }
     }
 
     /// SCENARIOS G-10: whoever joins is not suspected before its neighbours had time to name it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::arena::{Net, Protocol, WriteId};
 use crate::random::{self, Generator, Seed};
 
-/// What a frame with one write needs besides its payload: as much as ours.
+/// What a frame with one write needs besides its payload: as much as ours did when it had no short form.
 pub(super) const FRAME: u64 = 25;
 
 /// To how many at random a write is passed on.

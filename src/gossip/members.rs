@@ -13,8 +13,9 @@ use crate::id::{Generation, NodeId};
 use crate::replica::{Address, NodeRecord, NodeView};
 use crate::time::Moment;
 
-/// A node that has said nothing new of its links for so long is missed sooner when nobody names it any more.
-const RESTED_AFTER: Duration = Duration::from_secs(10);
+/// How long a node that has changed its record is taken to look for neighbours still: it publishes the next one later, and
+/// is missed later when nobody names it any more.
+pub(super) const RESTLESS_WITHIN: Duration = Duration::from_secs(10);
 
 /// What this node thinks of another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -233,7 +234,7 @@ impl Members {
                     // Whoever joins has its links in its record a little later than its first word.
                     let grace = if member.proven { Duration::ZERO } else { config.join_grace };
                     // Where links are found and given up, records of one overtake those of another.
-                    let rested = since.since(member.heard_at) >= RESTED_AFTER;
+                    let rested = since.since(member.heard_at) >= RESTLESS_WITHIN;
                     let patience = if rested { config.suspect_after / 2 } else { config.suspect_after };
                     let (suspect_at, down_at) = (since + patience + grace, since + config.down_after + grace);
                     let suspect_at = doubt.map_or(suspect_at, |doubt| suspect_at.max(doubt));

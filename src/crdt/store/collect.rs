@@ -220,7 +220,7 @@ impl Store {
     pub fn verify(&self, items: &[Item]) -> Result<(), Corrupt> {
         for item in items {
             let mut news = item.entries.iter().filter(|entry| self.is_news(&item.key, entry));
-            if let Some(entry) = news.find(|entry| entry.hash(&item.key) != entry.checksum) {
+            if let Some(entry) = news.find(|entry| !entry.is_intact(&item.key)) {
                 let (key, dot) = (Some(item.key.clone()), entry.dot.clone());
                 return Err(Corrupt { key, dot, flaw: Flaw::Checksum });
             }
@@ -309,7 +309,7 @@ impl Store {
             return;
         }
         let is_below = counter <= self.floor(&entry.dot.lane);
-        if self.explains(key, entry) || is_below || entry.hash(key) != entry.checksum {
+        if self.explains(key, entry) || is_below || !entry.is_intact(key) {
             return;
         }
         self.note_back();

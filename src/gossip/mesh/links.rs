@@ -7,6 +7,7 @@ use rand::RngExt;
 
 use super::Mesh;
 use crate::gossip::link::Link;
+use crate::gossip::members::RESTLESS_WITHIN;
 use crate::gossip::timer::Timer;
 use crate::gossip::{CloseReason, Event, LinkId, MemberState, Output, Side};
 use crate::id::NodeId;
@@ -18,8 +19,6 @@ const ENOUGH_LINKS: usize = 3;
 const PROBE_INTERVAL: Duration = Duration::from_secs(4);
 /// How often it is looked whom to be linked with although nothing has changed.
 const RECHOOSE_INTERVAL: Duration = Duration::from_secs(10);
-/// A record that is published so soon after the last one is published later.
-pub(super) const RESTLESS_WITHIN: Duration = Duration::from_secs(10);
 /// How often its delay doubles at most.
 const MAX_RESTLESS: u32 = 4;
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-use super::links::RESTLESS_WITHIN;
 use super::{Mesh, Unpersisted};
 use crate::crdt::{Class, Corrupt, Delta, Item, Lane, RangeSet, Value};
+use crate::gossip::members::RESTLESS_WITHIN;
 use crate::gossip::quota::OVERHEAD;
 use crate::gossip::{Alarm, Durability, Event, MemberState, Output, Record, Ticket};
 use crate::id::{Actor, Generation, NodeId, TunnelId, TunnelName};

@@ -329,6 +329,7 @@ impl Mesh {
         while self.unpersisted.front().is_some_and(settles) {
             if let Some(Unpersisted { delta, .. }) = self.unpersisted.pop_front() {
                 self.merge_own(now, &delta);
+                self.observe_changes(now, true);
             }
         }
     }

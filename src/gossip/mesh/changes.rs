@@ -46,8 +46,9 @@ impl Mesh {
             let ticket = self.ticket();
             self.outputs.push_back(Output::Persist { ticket, record: Record::Delta(delta.clone()) });
         }
-        self.observe_changes(now, true);
+        // Before it is told what was lost with an earlier life: this node has it still, in the next one.
         self.fence_later_life(now);
+        self.observe_changes(now, true);
     }
 
     /// A peer sent what no author wrote.

@@ -229,8 +229,9 @@ impl Mesh {
             let ticket = self.ticket();
             self.outputs.push_back(Output::Persist { ticket, record });
         }
-        self.observe_changes(now, true);
+        // Before it is told what was lost with an earlier life: this node has it still, in the next one.
         self.fence_later_life(now);
+        self.observe_changes(now, true);
         // Whoever else has offered may have nothing more to tell, and offers again if it has.
         self.reconcile.offers.clear();
         self.timers.set_by(Timer::Want, now.monotone);

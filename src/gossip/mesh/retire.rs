@@ -126,9 +126,7 @@ impl Mesh {
                 if saved.len() >= MAX_SAVED {
                     self.timers.set_by(Timer::Collect, now.monotone + SAVE_PAUSE);
                 }
-                for prepared in saved {
-                    self.commit(now, Some(prepared));
-                }
+                self.commit(now, saved);
             }
         }
     }
@@ -139,9 +137,8 @@ impl Mesh {
         if self.replica.is_sealed() || self.replica.at_stake(with).is_empty() {
             return false;
         }
-        for prepared in self.replica.save_from(now.wall, with).unwrap_or_default() {
-            self.commit(now, Some(prepared));
-        }
+        let saved = self.replica.save_from(now.wall, with).unwrap_or_default();
+        self.commit(now, saved);
         true
     }
 

@@ -246,13 +246,14 @@ impl Mesh {
         let alarm =
             if is_accused { Alarm::Dead { gone: doubled, next } } else { Alarm::Double { doubled, next } };
         self.outputs.push_back(Output::Event(Event::Alarm(alarm)));
-        self.publish(now);
-        for ((name, tunnel), attributes) in self.held.clone() {
+        // All at once: between its first word and its last, this life would have lost what it holds.
+        let mut said = Vec::from_iter(self.prepare_record(now));
+        for ((name, tunnel), attributes) in &self.held {
             // Nothing can come after the end of time; then the tunnel stays unknown, as the alarm says.
-            if let Ok(prepared) = self.replica.register(now.wall, &name, tunnel, &attributes) {
-                self.commit(now, prepared);
-            }
+            let prepared = self.replica.register(now.wall, name, *tunnel, attributes);
+            said.extend(prepared.ok().flatten());
         }
+        self.commit(now, said);
     }
 
     /// What an earlier life of this node had registered is taken back by this one.
@@ -278,38 +279,56 @@ impl Mesh {
         Ticket(self.next_ticket)
     }
 
-    /// Lets an own write take effect, now or when it is durable.
+    /// Lets own writes take effect, each now or when it is durable, and returns the ticket of the last one.
     ///
     /// What a node says of its own life waits for no disk: after a restart a later life voids it anyway, so that a
     /// disk which stands still or is full holds up attributes and neither membership nor tunnels.
-    pub(super) fn commit(&mut self, now: Now, prepared: Option<Prepared>) -> Option<Ticket> {
-        let Prepared { dot, delta } = prepared?;
-        if dot.lane.class() == Class::Attribute {
-            self.quota.take(cost(&delta));
+    pub(super) fn commit(
+        &mut self,
+        now: Now,
+        prepared: impl IntoIterator<Item = Prepared>,
+    ) -> Option<Ticket> {
+        let (mut last, mut changed) = (None, false);
+        for Prepared { dot, delta } in prepared {
+            let is_attribute = dot.lane.class() == Class::Attribute;
+            if is_attribute {
+                self.quota.take(cost(&delta));
+            }
+            let ticket = self.ticket();
+            last = Some(ticket);
+            if self.config.durability == Durability::Disk {
+                self.outputs.push_back(Output::Persist { ticket, record: Record::Delta(delta.clone()) });
+            }
+            let durability = self.durability;
+            // Writes of one class take effect in the order of their making.
+            let waits = durability == Durability::Disk || !self.unpersisted.is_empty();
+            if waits && is_attribute {
+                self.unpersisted.push_back(Unpersisted { ticket, delta, durability });
+            } else {
+                self.merge_own(now, &delta);
+                changed = true;
+            }
         }
-        let ticket = self.ticket();
-        if self.config.durability == Durability::Disk {
-            self.outputs.push_back(Output::Persist { ticket, record: Record::Delta(delta.clone()) });
+        if changed {
+            self.observe_changes(now, true);
         }
-        let durability = self.durability;
-        // Writes of one class take effect in the order of their making.
-        let waits = durability == Durability::Disk || !self.unpersisted.is_empty();
-        if waits && dot.lane.class() == Class::Attribute {
-            self.unpersisted.push_back(Unpersisted { ticket, delta, durability });
-        } else {
-            self.merge_own(now, &delta);
-        }
-        Some(ticket)
+        last
     }
 
+    /// What it changes is observed by the caller.
     pub(super) fn merge_own(&mut self, now: Now, delta: &Delta) {
         self.replica.merge_own(now.wall, delta);
         self.reconcile.note(delta);
         self.busy.extend(self.links.keys());
-        self.observe_changes(now, true);
     }
 
     pub(super) fn publish(&mut self, now: Now) {
+        let record = self.prepare_record(now);
+        self.commit(now, record);
+    }
+
+    /// What this node says of itself now, if that is not what it said last.
+    fn prepare_record(&mut self, now: Now) -> Option<Prepared> {
         let record = NodeRecord {
             label: self.config.label.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -318,17 +337,15 @@ impl Mesh {
             leaving: self.leaving,
         };
         // Nothing can come after the end of time; the next change tries again.
-        if let Ok(prepared) = self.replica.publish(now.wall, &record)
-            && self.commit(now, prepared).is_some()
-        {
-            let often = match self.published {
-                Some((at, often)) if now.monotone.since(at) < RESTLESS_WITHIN => often.saturating_add(1),
-                Some(_) => 0,
-                // Whoever has just started will have more links in a moment.
-                None => 1,
-            };
-            self.published = Some((now.monotone, often));
-        }
+        let prepared = self.replica.publish(now.wall, &record).ok().flatten()?;
+        let often = match self.published {
+            Some((at, often)) if now.monotone.since(at) < RESTLESS_WITHIN => often.saturating_add(1),
+            Some(_) => 0,
+            // Whoever has just started will have more links in a moment.
+            None => 1,
+        };
+        self.published = Some((now.monotone, often));
+        Some(prepared)
     }
 }
 

@@ -98,6 +98,12 @@ fn an_evicted_node_is_not_waited_for_and_loses_nothing_when_it_returns() {
     assert_eq!(world.member(0, 3), Some(MemberState::Alive));
     let alarms = world.nodes[3].events.iter();
     assert_eq!(alarms.filter(|event| matches!(event, Event::Alarm(Alarm::Dead { .. }))).count(), 1);
+    let lost = |event: &&Event| matches!(event, Event::Deregistered { .. });
+    assert_eq!(world.nodes[3].events.iter().filter(lost).count(), 0, "it held its tunnel all the time");
+    let store = world.nodes[3].mesh.replica().store();
+    let entry = store.register(&path.to_key()).unwrap().entries()[0].clone();
+    let name = entry.dot.lane.clone();
+    assert!(entry.dot.counter <= 2, "its record and its tunnel are the first that {name} says, each once");
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 mod check;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use snomesh::crdt::{CausalContext, Class, Dot, Entry, Key, Lane, Observed, RangeSet, Value};
 use snomesh::id::{Actor, NodeId};
@@ -101,6 +101,8 @@ pub(crate) struct Seen {
     generations: BTreeMap<NodeId, u64>,
     /// Up to which life it takes all writes of a node for seen, whether it has seen them or not.
     retired: BTreeMap<NodeId, u64>,
+    /// Of those that it takes for seen and had not: what it holds something of that had seen them.
+    outdone: BTreeSet<WriteId>,
 }
 
 /// How it is known what a write had seen on its key.
@@ -345,6 +347,13 @@ impl Reference {
         }
     }
 
+    /// Notes that something is held which had seen a write that is claimed. What that write had replaced in its turn is not
+    /// told by this: its author may have let go of that before it wrote what is held.
+    pub(crate) fn outdo(&self, seen: &mut Seen, write: WriteId) {
+        self.learn(seen, write);
+        seen.outdone.insert(write);
+    }
+
     /// Notes that a write was really seen.
     pub(crate) fn learn(&self, seen: &mut Seen, write: WriteId) {
         let dot = self.dot(write);
@@ -399,6 +408,12 @@ impl Seen {
     pub(crate) fn contains(&self, reference: &Reference, dot: &Dot) -> bool {
         let lane = reference.lanes.get(&dot.lane).and_then(|lane| self.lanes.get(*lane));
         lane.is_some_and(|seen| seen.contains(dot.counter))
+    }
+
+    /// Whether a write was seen together with what it says that it had seen.
+    fn knows(&self, reference: &Reference, dot: &Dot) -> bool {
+        self.contains(reference, dot)
+            && reference.find(dot).is_none_or(|write| !self.outdone.contains(&write))
     }
 
     /// Whether a write was seen, or belongs to a life that is over.

@@ -131,7 +131,7 @@ impl World<'_> {
                 self.reference.learn(&mut process.seen, write);
                 self.reference.see(&mut process.seen, write, &mut really);
             } else if entries.iter().any(|entry| entry.covers(dot)) {
-                self.reference.learn(&mut process.seen, write);
+                self.reference.outdo(&mut process.seen, write);
             }
         }
         keys.extend(really.keys);

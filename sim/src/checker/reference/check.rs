@@ -61,7 +61,7 @@ impl Reference {
         let known = surplus.iter().filter(|write| {
             let killer = self.told_dead(***write, |other| {
                 if self.is_value(***write) {
-                    told.contains(self, other) && !self.is_hollow(told, other)
+                    told.knows(self, other) && !self.is_hollow(told, other)
                 } else {
                     register.as_ref().is_some_and(|held| held.entry(other).is_some())
                 }
@@ -164,7 +164,7 @@ impl Reference {
         // Who removed it may not be known here, only somebody who writes the key anew and has let the removal go: then it
         // shows until this node has fetched.
         let killer = |shown: &WriteId| {
-            let counts = |other: &Dot| seen.contains(self, other) && !self.is_hollow(seen, other);
+            let counts = |other: &Dot| seen.knows(self, other) && !self.is_hollow(seen, other);
             self.told_dead(*shown, counts).map(|by| (*shown, by))
         };
         // One of several writes of the same text that still stands is enough.

@@ -58,23 +58,19 @@ fn view_differs(name: &str, found: &View, expected: &View) -> Option<Broken> {
     Some(Broken::new(Checker::View, format!("subscriber {name} against its replica: {difference}")))
 }
 
-/// Nothing is visible that another write of the key, seen by anybody who runs, has seen.
+/// Nothing is visible of which the node knows that it was replaced or removed.
+///
+/// A write whose author had seen a removal and let it go does not tell of what that removed. As long as anybody knows the
+/// removal, all do at rest; with the last disk that knew it, it may be lost.
 fn resurrected(reference: &Reference, process: &Process) -> Option<Broken> {
     let store = process.mesh.replica().store();
     for key in 0..reference.key_count() {
         let Some(register) = store.register(reference.key_name(key)) else { continue };
         for visible in register.entries().iter().filter(|entry| entry.value.is_some()) {
             let Some(visible) = reference.find(&visible.dot) else { continue };
-            let killer = reference.writes_of(key).iter().find(|write| {
-                reference.is_past(visible, **write)
-                    && process.seen.contains(reference, reference.dot(**write))
-            });
-            if let Some(killer) = killer {
-                let (visible, killer) = (reference.dot(visible), reference.dot(*killer));
-                let what = format!(
-                    "{} shows {visible}, which {killer} replaced or removed",
-                    reference.key_name(key)
-                );
+            if let Some(killer) = reference.known_killer(&process.seen, visible) {
+                let (key, visible) = (reference.key_name(key), reference.dot(visible));
+                let what = format!("{key} shows {visible}, which {killer} replaced or removed");
                 return Some(Broken::new(Checker::Resurrection, what));
             }
         }

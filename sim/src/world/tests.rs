@@ -187,7 +187,8 @@ fn a_value_that_somebody_removed_knowingly_is_found() {
     let process = nodes[0].process.as_mut().unwrap();
     let visible = process.mesh.replica().attributes("").next().unwrap().key;
     let key = snomesh::replica::Path::Attribute(visible).to_key();
-    let removal = Entry::new(&key, stranger().dot(1), Observed::default(), Timestamp::MAX, None);
+    let observed = process.mesh.replica().store().register(&key).unwrap().observed_by(&stranger());
+    let removal = Entry::new(&key, stranger().dot(1), observed, Timestamp::MAX, None);
     reference.author(&process.seen, &key, &removal, crate::checker::Basis::Seen).unwrap();
     let context = CausalContext::from_iter([(stranger(), RangeSet::up_to(1))]);
     reference.follow(&mut process.seen, &context).unwrap();

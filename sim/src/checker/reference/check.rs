@@ -152,6 +152,11 @@ impl Reference {
         covering.find(|other| counts(&other.dot)).map(|other| &other.dot)
     }
 
+    /// A write that a node knows of, which says that it had replaced or removed this one.
+    pub(crate) fn known_killer(&self, seen: &Seen, write: WriteId) -> Option<&Dot> {
+        self.told_dead(write, |by| seen.knows(self, by))
+    }
+
     /// Says whether a value may still be shown by a node: whether no write that it has seen had replaced or
     /// removed it.
     ///

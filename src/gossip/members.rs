@@ -34,6 +34,9 @@ pub struct Member {
     proven: bool,
     /// When it said something new of itself last.
     heard_at: Moment,
+    /// When it was there for the first time, or in another life, or again, and whether it had been there before.
+    pub(super) came_at: Moment,
+    pub(super) returned: bool,
 }
 
 /// All nodes but this one.
@@ -133,6 +136,8 @@ impl Members {
                 unreachable_at: Some(now),
                 proven: false,
                 heard_at: now,
+                came_at: now,
+                returned: false,
             };
             self.places.insert(node, place);
             self.slots.push(Slot { member, confirmed: Vec::new() });
@@ -143,6 +148,7 @@ impl Members {
             // A new life begins as the first one did: unconfirmed, but not suspected.
             member.unreachable_at = Some(now);
             member.proven = false;
+            (member.came_at, member.returned) = (now, true);
         }
         member.generation = generation;
         member.heard_at = now;
@@ -253,6 +259,9 @@ impl Members {
                 }
             };
             if member.state != state {
+                if state == MemberState::Alive {
+                    (member.came_at, member.returned) = (now, true);
+                }
                 member.state = state;
                 changed.push(member.clone());
             }

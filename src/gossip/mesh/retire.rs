@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Mesh;
 use crate::crdt::{CausalContext, Delta, RangeSet, Reconciliation};
 use crate::gossip::timer::Timer;
-use crate::gossip::{Durability, Event, MemberState, Output, Record};
+use crate::gossip::{Durability, Event, Member, MemberState, Output, Record};
 use crate::id::{Actor, Generation, NodeId};
 use crate::time::{Now, UnixMillis};
 
@@ -85,15 +85,22 @@ impl Mesh {
         }
     }
 
-    /// Whether somebody is away, or was evicted and has not come back. Who has just started, or is alone, does not know.
+    /// Whether somebody is away, or was evicted and has not come back, or is back and need not have heard of everything
+    /// yet. Who has just started, or is alone, does not know.
     fn awaits_somebody(&self, now: Now, patience: Duration) -> bool {
         let store = self.replica.store();
+        let hears_within = self.config.collect_after.max(self.config.reconcile_timeout);
+        let is_back = |member: &Member| {
+            now.monotone.since(member.came_at) < hears_within
+                && (member.returned || store.retired(&member.node) > Generation(0))
+        };
         let is_evicted =
             |node: &NodeId| store.generation(node).is_none_or(|latest| latest <= store.retired(node));
         let mut states = self.members.iter().map(|member| member.state).peekable();
         now.monotone.since(self.up_since) < patience
             || states.peek().is_none()
             || states.any(|state| state != MemberState::Alive)
+            || self.members.iter().any(is_back)
             || self.replica.testified_before(UnixMillis(u64::MAX)).any(|(node, _)| is_evicted(&node))
     }
 

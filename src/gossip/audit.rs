@@ -24,6 +24,8 @@ pub(super) struct Audit {
     /// The digests that were compared last, and since when they have been these.
     compared: Option<([u8; 16], [u8; 16])>,
     still_since: Moment,
+    /// Whether what differs was fetched since the last audit.
+    fetched: bool,
 }
 
 impl Audit {
@@ -44,17 +46,23 @@ impl Audit {
         }
         self.done += 1;
         self.differing_since = Some(now);
+        self.fetched = false;
         true
+    }
+
+    /// Whether it is time to fetch from a peer that has seen the same: what both told each other has helped nothing.
+    pub(super) fn is_in_vain(&self, after: Duration, now: Moment) -> bool {
+        self.done > 1 || (self.done == 1 && now.since(self.still_since) >= after)
+    }
+
+    /// Whether what differs is to be fetched: once for each audit, as the peer does it or since the time has come.
+    pub(super) fn take_fetch(&mut self) -> bool {
+        self.differing_since.is_some() && !std::mem::replace(&mut self.fetched, true)
     }
 
     /// Since when both have differed, or were audited and differ still.
     pub(super) fn differing_since(&self) -> Option<Moment> {
         self.differing_since
-    }
-
-    /// Whether an audit has changed nothing.
-    pub(super) fn was_in_vain(&self) -> bool {
-        self.done > 1
     }
 }
 
@@ -72,6 +80,23 @@ mod tests {
             audit.compare([theirs(*second); 16], [ours(*second); 16], AFTER, at)
         };
         (0..seconds).filter(due).collect()
+    }
+
+    /// SCENARIOS G-35: what helps where telling does not is done with the next comparison, and once for each audit.
+    #[test]
+    fn what_differs_though_both_have_seen_the_same_is_fetched_once_for_each_audit() {
+        let mut audit = Audit::default();
+        let mut fetched = Vec::new();
+        for second in 0..80 {
+            let at = Moment(0) + Duration::from_secs(second);
+            audit.compare([1; 16], [2; 16], AFTER, at);
+            if audit.is_in_vain(AFTER, at) && audit.take_fetch() {
+                fetched.push(second);
+            }
+        }
+        assert_eq!(fetched, [5, 15, 35, 75]);
+        audit.compare([1; 16], [1; 16], AFTER, Moment(0) + Duration::from_secs(80));
+        assert!(!audit.take_fetch(), "nothing differs");
     }
 
     /// SCENARIOS G-35.

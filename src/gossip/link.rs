@@ -66,6 +66,8 @@ pub(super) struct Link {
     /// The lanes that the peer lacks something of below their floors, and that it was told so of.
     stale: BTreeSet<Lane>,
     offered: BTreeSet<Lane>,
+    /// Whether what the peer was fetching is void.
+    offers_again: bool,
     /// What the peer fetches, and what it asks for while too many others do.
     pub(super) serve: Option<Serve>,
     pub(super) waits: Option<(u64, Ask)>,
@@ -119,6 +121,7 @@ impl Link {
             asking: BTreeSet::new(),
             stale: BTreeSet::new(),
             offered: BTreeSet::new(),
+            offers_again: false,
             serve: None,
             waits: None,
             control_is_writable: true,
@@ -167,13 +170,14 @@ impl Link {
         }
     }
 
-    /// What the peer says it has seen.
-    pub(super) fn handle_context(&mut self, complete: bool, seen: CausalContext) {
+    /// What the peer says it has seen. Says whether it has just agreed with us, and it is our turn to agree with it.
+    pub(super) fn handle_context(&mut self, complete: bool, seen: CausalContext) -> bool {
+        let mut served = None;
         if complete {
             self.offered.clear();
             self.stale.clear();
             // It says so when it has agreed.
-            self.serve.take_if(|serve| serve.is_finished());
+            served = self.serve.take_if(|serve| serve.is_finished());
             self.cursor = Some(seen);
             self.rechecks = true;
             if !self.told_all {
@@ -184,6 +188,7 @@ impl Link {
         } else if let Some(cursor) = &mut self.cursor {
             cursor.union(&seen);
         }
+        served.is_some_and(|serve| serve.is_mutual) && self.audit.take_fetch()
     }
 
     /// The peer asks for lanes and says what it has of them, which is truer than what we thought. Where it has no
@@ -381,24 +386,27 @@ impl Link {
         !self.wanted.is_empty() || !self.branches.is_empty() || overlay.is_partial()
     }
 
-    /// The digest of the peer's state came by. Says whether both have differed for too long.
+    /// The digest of the peer's state came by: where both have differed for too long, the peer is told everything.
     pub(super) fn handle_digest(
         &mut self,
         theirs: [u8; 16],
         ours: [u8; 16],
         audit_after: Duration,
         now: Moment,
-    ) -> bool {
-        let is_due = self.audit.compare(theirs, ours, audit_after, now);
-        if is_due {
+    ) {
+        if self.audit.compare(theirs, ours, audit_after, now) {
             self.tell_all();
         }
-        is_due
     }
 
-    /// Whether the peer has said, since both states have differed, that it has seen exactly what was seen here.
+    /// Whether the peer has said that it has seen exactly what was seen here.
     pub(super) fn has_seen_the_same(&self, store: &Store) -> bool {
-        self.audit.was_in_vain() && self.cursor.as_ref().is_some_and(|cursor| *cursor == store.context())
+        self.cursor.as_ref().is_some_and(|cursor| *cursor == store.context())
+    }
+
+    /// Whether it is time to fetch from this peer what telling does not bring: it differs and has seen the same.
+    pub(super) fn take_difference(&mut self, store: &Store, audit_after: Duration, now: Moment) -> bool {
+        self.audit.is_in_vain(audit_after, now) && self.has_seen_the_same(store) && self.audit.take_fetch()
     }
 
     /// The peer has not heard us for some time.
@@ -593,19 +601,21 @@ impl Link {
         let rest = self.stale.iter().nth(MAX_TOLD).cloned();
         let rest = rest.map(|lane| self.stale.split_off(&lane)).unwrap_or_default();
         let stale = std::mem::replace(&mut self.stale, rest);
+        self.offers_again = false;
         self.offered.extend(stale.iter().cloned());
         stale
     }
 
-    /// Whether there are such lanes, and the peer does not fetch them already.
+    /// Whether there are such lanes and the peer does not fetch them already, or has to begin anew.
     pub(super) fn has_stale(&self) -> bool {
-        !self.stale.is_empty() && self.serve.is_none()
+        (self.offers_again || !self.stale.is_empty()) && self.serve.is_none()
     }
 
     /// What the peer fetches is not what it was any more: it has to begin anew.
     pub(super) fn offer_again(&mut self) {
         if self.serve.take().is_some() {
             self.stale.append(&mut self.offered);
+            self.offers_again = true;
         }
     }
 

@@ -270,7 +270,9 @@ impl Mesh {
                 if self.gaps.notice(&seen, is_old, self.replica.store(), now.monotone) {
                     self.timers.set_by(Timer::Want, now.monotone);
                 }
-                state.handle_context(complete, seen);
+                if state.handle_context(complete, seen) {
+                    self.handle_difference(now, link);
+                }
                 self.admit(now);
             }
             Message::Want { lanes } => {
@@ -287,15 +289,11 @@ impl Mesh {
             Message::Ask { number, ask } => self.handle_ask(now, link, number, ask),
             Message::Tell { number, tell } => self.handle_tell(now, link, number, tell),
             Message::Heartbeat { digest, asks } => {
-                let audits = state.handle_digest(digest, own_digest, self.config.audit_after, now.monotone);
+                state.handle_digest(digest, own_digest, self.config.audit_after, now.monotone);
                 if asks {
                     state.answer();
                 }
-                // Where nothing can come of it but a bug or hearsay, what it costs is worth only the latter.
-                let heals = self.config.evict_after.is_some() || self.replica.is_sealed();
-                if audits && heals && state.has_seen_the_same(self.replica.store()) {
-                    self.handle_difference(now, link);
-                }
+                self.look_for_difference(now, link);
             }
             Message::Taken { weight } => state.handle_taken(weight, now.monotone),
             Message::Neighbour { wanted } => {

@@ -310,6 +310,8 @@ pub(super) struct Serve {
     pub(super) heard_at: Moment,
     /// When it began.
     pub(super) since: Moment,
+    /// Whether the peer fetches although it had seen the same: then it may be this node that lacks something.
+    pub(super) is_mutual: bool,
     ask: Option<Ask>,
     number: u64,
     /// Whether all was told.
@@ -326,6 +328,7 @@ impl Serve {
         Self {
             heard_at: now,
             since: now,
+            is_mutual: false,
             ask: None,
             number: 0,
             finished: false,

@@ -93,20 +93,35 @@ impl Mesh {
 impl Mesh {
     /// A peer says that what this node lacks can only be fetched.
     pub(super) fn handle_offer(&mut self, now: Now, link: LinkId, floors: &CausalContext) {
+        // Whoever is fetched from and offers has changed its mind about what it told.
+        let begins_anew = self.stop_fetching(link);
         let store = self.replica.store();
         let lacks = |lane: &Lane| {
             let (seen, floor) = (store.seen_of(lane), floors.lane(lane));
             floor.is_some_and(|floor| seen.is_none_or(|seen| !seen.is_superset(floor)))
         };
-        if floors.lanes().any(|(lane, _)| lacks(lane)) {
+        if begins_anew || floors.lanes().any(|(lane, _)| lacks(lane)) {
             self.reconcile.offers.insert(link);
-            // Whoever is fetched from and offers has changed its mind about what it told.
-            self.stop_fetching(link);
             self.fetch(now);
         } else if let Some(state) = self.links.get_mut(&link) {
             // It does not know what this node has.
             floors.lanes().for_each(|(lane, _)| state.ask(lane.clone()));
         }
+    }
+
+    /// Looks whether a peer has seen the same and holds something else for too long.
+    pub(super) fn look_for_difference(&mut self, now: Now, link: LinkId) {
+        if self.is_healing()
+            && let Some(state) = self.links.get_mut(&link)
+            && state.take_difference(self.replica.store(), self.config.audit_after, now.monotone)
+        {
+            self.handle_difference(now, link);
+        }
+    }
+
+    /// Whether something can come of that. Where it can be nothing but a bug, it is not worth what it costs.
+    fn is_healing(&self) -> bool {
+        self.config.evict_after.is_some() || self.replica.is_sealed()
     }
 
     /// A peer has seen the same and holds something else. That must not be, and where it is, by a bug, by a disk or because
@@ -144,8 +159,10 @@ impl Mesh {
     /// A peer fetches; or waits until fewer others do.
     pub(super) fn handle_ask(&mut self, now: Now, link: LinkId, number: u64, ask: Ask) {
         let served = self.links.values().filter(|link| link.serve.is_some()).count();
+        let is_healing = self.is_healing();
         let Some(state) = self.links.get_mut(&link) else { return };
-        if state.serve.is_none() {
+        let begins = state.serve.is_none();
+        if begins {
             // What it was told before does not hold any more.
             if !matches!(ask, Ask::Context { after: None }) {
                 return;
@@ -155,7 +172,10 @@ impl Mesh {
                 return;
             }
         }
-        state.serve.get_or_insert_with(|| Serve::new(now.monotone)).handle(number, ask, now.monotone);
+        let is_mutual = begins && is_healing && state.has_seen_the_same(self.replica.store());
+        let serve = state.serve.get_or_insert_with(|| Serve::new(now.monotone));
+        serve.is_mutual |= is_mutual;
+        serve.handle(number, ask, now.monotone);
         self.timers.set_by(Timer::Reconcile, now.monotone + self.config.reconcile_timeout);
     }
 

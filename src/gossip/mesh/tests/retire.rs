@@ -1,6 +1,7 @@
 //! Lives that are over, nodes that are gone, and some that come back.
 
 use super::*;
+use crate::crdt::{CausalContext, Lane, RangeSet};
 use crate::gossip::MemberState;
 
 /// Looks for what can go every second and keeps nothing for long.
@@ -214,4 +215,110 @@ fn what_was_testified_is_remembered_while_somebody_is_evicted() {
     for node in 0..4 {
         assert_eq!(world.get(node, "mesh/last"), Some(value("word")));
     }
+}
+
+/// FEATURES P4, SCENARIOS G-12: whoever was evicted and is back need not have heard yet of what was testified meanwhile.
+#[test]
+fn what_was_testified_is_remembered_until_those_who_are_back_have_heard_of_it() {
+    let mut world = World::with(3, brisk());
+    world.converge();
+    world.cut.extend([(0, 2), (0, 1)]);
+    world.run(Duration::from_secs(4));
+    world.set(2, "mesh/last", "word");
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.get(1, "mesh/last"), Some(value("word")));
+    world.isolate(1, true);
+    world.isolate(2, true);
+    world.run(Duration::from_secs(60));
+    assert_eq!(
+        (world.member(0, 1), world.member(0, 2)),
+        (None, None),
+        "both are evicted by one that is alone"
+    );
+    // Both go on in later lives before they have everything, one of them with nothing.
+    world.restart(2, 2);
+    world.cut.clear();
+    world.cut.extend([(1, 2)]);
+    let is_back = |world: &World| (1..3).all(|node| world.member(0, node) == Some(MemberState::Alive));
+    while !is_back(&world) {
+        world.run(Duration::from_millis(10));
+    }
+    assert!(!world.nodes[0].mesh.replica().testimonies(&id(2)).is_empty());
+    world.isolate(1, true);
+    world.run(Duration::from_millis(1500));
+    assert!(
+        !world.nodes[0].mesh.replica().testimonies(&id(2)).is_empty(),
+        "nobody knows that all have heard of it"
+    );
+    world.isolate(1, false);
+    world.run(Duration::from_secs(60));
+    world.converge();
+    for node in 0..3 {
+        assert_eq!(world.get(node, "mesh/last"), Some(value("word")));
+    }
+}
+
+impl World {
+    /// Two nodes have seen the same, and what the first knows to be dead stands at the second. Only one of them compares.
+    fn two_that_differ(compares: usize) -> Self {
+        let mut world = Self::with(2, brisk());
+        world.converge();
+        world.set(1, "mesh/dead", "?");
+        world.converge();
+        world.isolate(1, true);
+        world.unset(0, "mesh/dead");
+        let removal = world.nodes[0].mesh.own_attributes();
+        world.run(Duration::from_secs(10));
+        assert_eq!(world.removed(0), 0, "it has let go of what would have told of it");
+        let now = world.time();
+        let delta = Delta { accounted: CausalContext::from_iter([removal]), ..Delta::default() };
+        world.nodes[1].mesh.replica.merge(now.wall, &delta).unwrap();
+        world.nodes[1 - compares].mesh.config.audit_after = Duration::from_secs(3600);
+        world.isolate(1, false);
+        world.run(Duration::from_secs(4));
+        assert_eq!(world.get(1, "mesh/dead"), Some(value("?")));
+        world
+    }
+}
+
+impl Mesh {
+    /// What this node wrote.
+    fn own_attributes(&self) -> (Lane, RangeSet) {
+        let lane = self.replica.own_lanes()[1].clone();
+        let seen = self.replica.store().seen_of(&lane).unwrap().clone();
+        (lane, seen)
+    }
+}
+
+/// SCENARIOS G-32: whoever notices that both have seen the same and differ may be the one that lacks nothing, or the other.
+#[test]
+fn both_fetch_what_differs_whoever_notices_it() {
+    for compares in 0..2 {
+        let mut world = World::two_that_differ(compares);
+        world.run(Duration::from_secs(10));
+        for node in 0..2 {
+            assert_eq!(world.get(node, "mesh/dead"), None, "n{node}, where n{compares} compares");
+        }
+        world.converge();
+    }
+}
+
+/// SCENARIOS G-32: while two fetch from each other, one agrees first. What it tells from then on is something else, so that
+/// the other begins anew, at once.
+#[test]
+fn whoever_fetches_from_one_that_agrees_begins_anew() {
+    let mut world = World::two_that_differ(0);
+    for node in 0..2 {
+        let now = world.time();
+        let mesh = &mut world.nodes[node].mesh;
+        let link = *mesh.links.keys().next().unwrap();
+        mesh.handle_difference(now, link);
+        world.drain(node);
+        world.run(Duration::from_millis(15));
+    }
+    world.run(Duration::from_millis(500));
+    for node in 0..2 {
+        assert_eq!(world.get(node, "mesh/dead"), None, "n{node}");
+    }
+    world.converge();
 }

@@ -251,8 +251,9 @@ impl Reference {
             let meant = entry.observed.buries(&dot.lane) && seen.contains(self, dot);
             basis == Basis::Told && (named || meant)
         });
+        let known: Vec<&WriteId> = own.into_iter().chain(maximal).chain(told).collect();
         let mut latest: Option<&Write> = None;
-        for write in own.into_iter().chain(maximal).chain(told) {
+        for &write in &known {
             let stands = seen.maximal.get(key).is_some_and(|standing| standing.contains(write));
             let write = &self.writes[write.index()];
             past.union(&write.past);
@@ -263,7 +264,12 @@ impl Reference {
             let is_gone = basis == Basis::Told
                 && write.dot.lane == entry.dot.lane
                 && (write.value.is_none() || !stands);
-            if entry.covers(&write.dot) && !is_gone {
+            // What a lane had outdone itself, or stood below as it does here, is that lane's matter.
+            let is_last = known
+                .iter()
+                .map(|other| self.dot(**other))
+                .all(|other| other.lane != write.dot.lane || other.counter <= write.dot.counter);
+            if entry.covers(&write.dot) && !is_gone && is_last {
                 latest = latest.into_iter().chain([write]).max_by_key(|write| write.stamp);
             }
         }

@@ -281,8 +281,8 @@ impl Store {
         }
     }
 
-    /// The delta that brings a receiver who knows `known` up to date in some lanes, those of
-    /// [`Class::Registry`] first, in about `budget` bytes.
+    /// The delta that brings a receiver who knows `known` up to date in some lanes, each given once, in their order
+    /// and about `budget` bytes. No more lanes are taken than fit.
     ///
     /// Of a lane that does not fit come the keys with the greatest counters, and only what lies above the rest
     /// is accounted for: a dot that a later one superseded is known to be dead where that later one is, never
@@ -305,8 +305,6 @@ impl Store {
             items: vec![],
             seals: BTreeSet::new(),
         };
-        let mut lanes: Vec<&Lane> = lanes.into_iter().collect();
-        lanes.sort_by_key(|lane| lane.class());
         let mut accounted = CausalContext::new();
         for lane in lanes {
             let Some(state) = self.lanes.get(lane) else { continue };

@@ -118,8 +118,7 @@ impl Gap {
     /// When to ask, or to ask somebody else.
     fn due(&self, lane: &Lane, links: &BTreeMap<LinkId, Link>, config: &Config) -> Moment {
         let actor = lane.actor();
-        let author_pushes =
-            links.values().any(|link| link.peer == actor.node && link.generation == Some(actor.generation));
+        let pushes = |link: &Link| link.peer == actor.node && link.generation == Some(actor.generation);
         match self.asked {
             // Over a link that nobody wants comes what was asked for, and nothing that is told of meanwhile.
             Some(link) if links.get(&link).is_some_and(|link| !link.is_neighbour()) => {
@@ -127,7 +126,7 @@ impl Gap {
             }
             Some(link) if links.contains_key(&link) => self.quiet_since + config.want_timeout,
             // Pushed by its author, or passed on along a tree, it may be on its way.
-            None if author_pushes || !self.old => self.quiet_since + config.want_after,
+            None if !self.old || links.values().any(pushes) => self.quiet_since + config.want_after,
             Some(_) | None => self.quiet_since,
         }
     }

@@ -10,7 +10,7 @@ use super::overlay::Overlay;
 use super::reconcile::Serve;
 use super::window::{Taken, Window};
 use super::{Ask, Channel, Message, Side, Versions};
-use crate::crdt::{CausalContext, Delta, Lane, RangeSet, Revision, Store};
+use crate::crdt::{CausalContext, Class, Delta, Lane, RangeSet, Revision, Store};
 use crate::id::{Generation, NodeId};
 use crate::replica::Replica;
 use crate::time::{Moment, Now};
@@ -648,32 +648,53 @@ impl Link {
         if self.fresh.is_empty() && self.wanted.is_empty() {
             return None;
         }
-        let cursor = self.cursor.as_mut()?;
-        let lacks = |lane: &Lane| {
-            // A past can only be fetched.
-            let ours = store.seen_of(lane).filter(|_| !lane.is_past());
-            // A lane of which nothing was seen is there where a write has observed it: nobody lacks nothing.
-            let ours = ours.filter(|ours| !ours.is_empty());
-            ours.is_some_and(|ours| cursor.lane(lane).is_none_or(|known| !known.is_superset(ours)))
-        };
-        // What lies below a floor can only be fetched: that is offered once, and whenever it is asked for.
-        let is_stale = |lane: &Lane| store.is_below_floor(lane, cursor.lane(lane));
-        self.stale.extend(self.wanted.iter().filter(|lane| is_stale(lane)).map(|lane| store.home(lane)));
-        let fresh = self.fresh.iter().filter(|lane| is_stale(lane) && !self.offered.contains(*lane));
-        self.stale.extend(fresh.cloned());
-        self.wanted.retain(|lane| lacks(lane) && !is_stale(lane));
-        self.fresh.retain(|lane| lacks(lane) && !is_stale(lane));
-        let lanes: BTreeSet<&Lane> = self.fresh.iter().chain(&self.wanted).take(MAX_TOLD).collect();
-        if lanes.is_empty() {
+        let room = self.window.take_room(budget)?;
+        let delta = self.lacking(store, room);
+        if delta.accounted.is_empty() && delta.items.is_empty() {
+            self.window.give_back();
             return None;
         }
-        let delta = store.delta(lanes, cursor, self.window.take_room(budget)?);
-        advance(cursor, &delta);
         let message = Message::Delta(delta);
         let weight = message.weight();
         self.window.add(weight, now);
         self.window.gather(weight, links, now);
         Some(message)
+    }
+
+    /// What the peer lacks of what it is to get, as much as fits: then it will have that. For every frame no more is looked
+    /// at than it takes.
+    fn lacking(&mut self, store: &Store, room: usize) -> Delta {
+        let Self { cursor: Some(cursor), fresh, wanted, offered, stale, .. } = self else {
+            return Delta::default();
+        };
+        let (mut settled, mut below) = (Vec::new(), Vec::new());
+        let lacks = |lane: &&Lane| {
+            // A past can only be fetched, and what lies below a floor: that is offered once, and whenever it is asked for.
+            if store.is_below_floor(lane, cursor.lane(lane)) {
+                below.push((*lane).clone());
+            } else if !lane.is_past() && !has_all(cursor, store, lane) {
+                return true;
+            }
+            settled.push((*lane).clone());
+            false
+        };
+        let all = || fresh.iter().chain(wanted.iter().filter(|lane| !fresh.contains(*lane)));
+        // What finds a tunnel goes first.
+        let [registry, others] =
+            [true, false].map(|first| all().filter(move |lane| (lane.class() == Class::Registry) == first));
+        let delta = store.delta(registry.chain(others).filter(lacks).take(MAX_TOLD), cursor, room);
+        stale.extend(below.into_iter().filter_map(|lane| match wanted.contains(&lane) {
+            true => Some(store.home(&lane)),
+            false => Some(lane).filter(|lane| !offered.contains(lane)),
+        }));
+        advance(cursor, &delta);
+        let told = delta.accounted.lanes().map(|(lane, _)| lane);
+        settled.extend(told.filter(|lane| has_all(cursor, store, lane)).cloned());
+        for lane in settled {
+            fresh.remove(&lane);
+            wanted.remove(&lane);
+        }
+        delta
     }
 
     /// Finds the lanes that the peer may lack something of: this node's own, and those that are passed on to it. Only
@@ -713,6 +734,12 @@ pub(super) fn first_ranges(seen: &RangeSet) -> RangeSet {
     } else {
         seen.ranges().take(MAX_TOLD_RANGES).collect()
     }
+}
+
+/// Whether somebody has all that was seen here of a lane. Of one that a write has observed that may be nothing.
+fn has_all(cursor: &CausalContext, store: &Store, lane: &Lane) -> bool {
+    let has = |ours: &RangeSet| cursor.lane(lane).is_some_and(|known| known.is_superset(ours));
+    store.seen_of(lane).is_none_or(|ours| ours.is_empty() || has(ours))
 }
 
 /// A delta has been handed over: whoever gets it will have what it brings.

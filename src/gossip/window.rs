@@ -93,6 +93,11 @@ impl Window {
         usize::try_from(self.limit / 2).ok().map(|room| room.min(budget))
     }
 
+    /// There was nothing to fill the room with.
+    pub(super) fn give_back(&mut self) {
+        self.is_writable = true;
+    }
+
     /// A frame was sent.
     pub(super) fn add(&mut self, weight: u64, now: Moment) {
         self.sent += weight;

@@ -2,13 +2,16 @@
 //!
 //! Counts are exact and times are virtual, so one run is as good as many. Links have delays and no limit.
 
-use std::time::Duration;
+use std::io::{Write, stderr};
+use std::time::{Duration, Instant};
 
 use snomesh::gossip::MemberState;
 
 use super::arena::{Arena, FORMING, IDLE, Net, PAYLOAD, Protocol, SETTLING, STEP};
 use super::mesh::{Mesh, Message};
 
+/// From how many nodes on it is told how far it is.
+const MANY: usize = 300;
 /// How many keys are written at once in all, and by each at most.
 const BULK: usize = 30_000;
 const BULK_EACH: usize = 1_000;
@@ -44,14 +47,37 @@ pub(crate) struct Budgets {
     pub(crate) agreed_after: Option<Duration>,
 }
 
+/// Tells those who wait what is going on: many nodes take minutes.
+struct Progress {
+    nodes: usize,
+    began_at: Instant,
+}
+
+impl Progress {
+    fn new(nodes: usize) -> Self {
+        Self { nodes, began_at: Instant::now() }
+    }
+
+    fn tell(&self, what: &str) {
+        if self.nodes >= MANY {
+            let seconds = self.began_at.elapsed().as_secs();
+            // Nobody listens: nothing is lost.
+            writeln!(stderr(), "{seconds:>4} s  a mesh of {} nodes {what}", self.nodes).ok();
+        }
+    }
+}
+
 impl Arena<Mesh> {
     pub(super) fn budgets(mut self) -> Budgets {
         let nodes = self.net.nodes();
+        let progress = Progress::new(nodes);
+        progress.tell("forms");
         self.protocol.start(&mut self.net);
         let formed_after = self.wait(STEP, FORMING, |mesh, _| mesh.is_formed());
         self.rest(SETTLING);
         let idle_before = self.idle();
 
+        progress.tell("is loaded");
         let bulk_each = (BULK / nodes).clamp(1, BULK_EACH);
         let (before, began_at) = (self.bytes(), self.net.now);
         self.write_everywhere(bulk_each);
@@ -62,6 +88,7 @@ impl Arena<Mesh> {
         self.rest(CALM_AFTER);
         let idle_after = self.idle();
 
+        progress.tell("loses a node");
         let (fallen, fell_at) = (nodes / 2, self.net.now);
         self.net.kill(fallen);
         let judged = |state| move |mesh: &Mesh, net: &Net<Message>| mesh.all_think(net, fallen, state);
@@ -70,10 +97,12 @@ impl Arena<Mesh> {
         let down_after = down_at.map(|at| at.since(fell_at));
         self.rest(SETTLING);
 
+        progress.tell("is cut in halves");
         self.net.cut = true;
         self.rest(APART / 2);
         self.write_everywhere(WRITES_APART);
         self.rest(APART / 2);
+        progress.tell("heals");
         self.net.cut = false;
         let healed_at = self.net.now;
         let one_after = self.wait(LOOK, PATIENCE, Mesh::are_all_there);

@@ -181,11 +181,11 @@ impl Mesh {
 
     /// Somebody was served: the next one is.
     pub(super) fn admit(&mut self, now: Now) {
+        let waiting = self.links.iter().find(|(_, link)| link.waits.is_some()).map(|(id, _)| *id);
+        let Some(link) = waiting else { return };
         if self.links.values().filter(|link| link.serve.is_some()).count() >= MAX_SERVED {
             return;
         }
-        let waiting = self.links.iter().find(|(_, link)| link.waits.is_some()).map(|(id, _)| *id);
-        let Some(link) = waiting else { return };
         if let Some((number, ask)) = self.links.get_mut(&link).and_then(|state| state.waits.take()) {
             self.handle_ask(now, link, number, ask);
             self.busy.insert(link);

@@ -57,8 +57,8 @@ pub struct Config {
     /// How much longer the node with the greater id waits before it dials, so that mostly one of two does.
     pub dial_courtesy: Duration,
     /// How often a seed is called although its node is linked, to see who answers there: behind one name may be
-    /// several nodes. In a mesh too large for a full one, proportionally more rarely. An IP address that the node
-    /// there says is its own is called ever more rarely, up to every 16 minutes, while it is that node that answers.
+    /// several nodes. In a mesh too large for a full one, proportionally more rarely. While the same node answers, the
+    /// pauses double, up to 4 minutes; up to 16 at an IP address that the node there says is its own.
     pub seed_interval: Duration,
     /// How long a node that is down is called: after that it has to call, as everybody who starts does.
     pub forget_after: Duration,

@@ -3,12 +3,13 @@
 //! A seed is called again and again even when its node is linked: behind one name may be several nodes, or
 //! another one by now, and two halves of a mesh that were seeded apart must find each other.
 //!
-//! Each such call is a handshake with both ends' certificates, and what it finds is mostly what was found before. Where
-//! a seed is no name but an IP address, and the node that answers says in its record that this address is its own,
-//! nobody else can be expected there: such a seed is looked at half as often after each same answer. It is looked at
-//! nevertheless, for what a node says of its address may be true of several, behind a balancer or in networks that do
-//! not know of each other; and as often as any other again from when the node is lost, says something else or is not
-//! who answers.
+//! Each such call is a handshake with both ends' certificates, and what it finds is mostly what was found before: so a
+//! seed is looked at half as often after each same answer, down to a bound. Where a seed is no name but an IP address,
+//! and the node that answers says in its record that this address is its own, nobody else can be expected there, and
+//! the bound is a long one. It is looked at nevertheless, for what a node says of its address may be true of several,
+//! behind a balancer or in networks that do not know of each other; and as often as any other again from when the node is
+//! lost, says something else or is not who answers. Behind a name that leads to several nodes now one and now another
+//! answers: it is looked at often, as it should be.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,8 +26,10 @@ use crate::time::Moment;
 /// A link that fell earlier than this says nothing good about its target.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
-/// The longest pause, more or less, between two looks at a seed whose node says that its address is its own.
-const MAX_PROBE_PAUSE: Duration = Duration::from_secs(16 * 60);
+/// The longest pause, more or less, between two looks at a seed: where its node says that its address is its own, and
+/// where another may answer at any time.
+const MAX_OWN_PAUSE: Duration = Duration::from_secs(16 * 60);
+const MAX_PAUSE: Duration = Duration::from_secs(4 * 60);
 
 /// Somebody to call.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,9 +59,10 @@ struct Attempts {
     next_at: Moment,
     /// Whether an attempt is on its way.
     dialling: bool,
-    /// For a seed: who answered last, and how often in a row at an address of its own.
+    /// For a seed: who answered last, how often in a row, and whether at an address of its own.
     answered: Option<NodeId>,
     same: u32,
+    is_own: bool,
     /// When to look again who does, and how long after an answer that is where nothing is known.
     probe_at: Moment,
     pause: Duration,
@@ -72,6 +76,7 @@ impl Attempts {
             dialling: false,
             answered: None,
             same: 0,
+            is_own: false,
             probe_at: next_at,
             pause: Duration::ZERO,
         }
@@ -199,12 +204,14 @@ impl Dialer {
         let Some(target) = self.dialling.remove(&dial) else { return false };
         if let Some(attempts) = self.targets.get_mut(&target) {
             attempts.dialling = false;
-            let again = attempts.answered == Some(node) && target.is_own(addresses);
+            let again = attempts.answered == Some(node);
             attempts.same = if again { attempts.same.saturating_add(1) } else { 0 };
+            attempts.is_own = target.is_own(addresses);
             attempts.answered = Some(node);
             let jitter = rng.random_range(0.5..1.5);
             attempts.pause = probe_after.mul_f64(jitter);
-            let rarely = probe_after.saturating_mul(1 << attempts.same.min(16)).min(MAX_PROBE_PAUSE);
+            let bound = if attempts.is_own { MAX_OWN_PAUSE } else { MAX_PAUSE };
+            let rarely = probe_after.saturating_mul(1 << attempts.same.min(16)).min(bound);
             attempts.probe_at = now + rarely.max(probe_after).mul_f64(jitter);
         }
         matches!(target, Target::Seed(_))
@@ -213,7 +220,8 @@ impl Dialer {
     /// A node says that `addresses` are its own, and no others.
     pub(super) fn claimed(&mut self, node: NodeId, addresses: &[Address], now: Moment) {
         for (target, attempts) in &mut self.targets {
-            if attempts.same > 0 && attempts.answered == Some(node) && !target.is_own(addresses) {
+            if attempts.is_own && attempts.answered == Some(node) && !target.is_own(addresses) {
+                attempts.is_own = false;
                 attempts.doubt(now);
             }
         }
@@ -386,29 +394,38 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_ip_address_of_the_node_that_answers_is_looked_at_ever_more_rarely_and_for_ever() {
-        for (seed, answers) in [("192.0.2.1:1", 2), ("[2001:db8::1]:1", 2), ("192.0.2.1:1", 1)] {
-            let mut looks = Looks::at(seed);
-            let own = [address("there:1"), address(seed)];
-            for number in 0..20 {
-                let pause = looks.look(answers, &own);
-                // The first answer says who it is, and only the second that it still is.
-                let usual = PROBE.saturating_mul(1 << number.clamp(1, 10) >> 1).min(MAX_PROBE_PAUSE);
-                let usual = if number == 0 { Duration::ZERO } else { usual };
-                assert!(pause >= usual / 2 && pause <= usual * 3 / 2, "{number}: {pause:?}");
-            }
+    /// The first answer says who it is, and only the second that it still is. After that the pauses double up to `bound`.
+    fn assert_doubling(seed: &str, answers: u8, own: &[Address], bound: Duration) {
+        let mut looks = Looks::at(seed);
+        for number in 0..20 {
+            let pause = looks.look(answers, own);
+            let usual = PROBE.saturating_mul(1 << number.clamp(1, 10) >> 1).min(bound);
+            let usual = if number == 0 { Duration::ZERO } else { usual };
+            assert!(pause >= usual / 2 && pause <= usual * 3 / 2, "{seed}, {number}: {pause:?}");
         }
     }
 
     #[test]
-    fn a_name_and_an_address_that_nobody_says_is_its_own_are_looked_at_as_often_as_ever() {
+    fn an_ip_address_of_the_node_that_answers_is_looked_at_ever_more_rarely_and_for_ever() {
+        for (seed, answers) in [("192.0.2.1:1", 2), ("[2001:db8::1]:1", 2), ("192.0.2.1:1", 1)] {
+            let own = [address("there:1"), address(seed)];
+            assert_doubling(seed, answers, &own, Duration::from_secs(960));
+        }
+    }
+
+    #[test]
+    fn a_name_and_an_address_that_nobody_says_is_its_own_are_looked_at_less_rarely() {
         let own = [address("there:1"), address("192.0.2.1:1")];
         for seed in ["there:1", "192.0.2.2:1", "192.0.2.1:2"] {
-            let mut looks = Looks::at(seed);
-            for _ in 0..20 {
-                assert!(looks.look(2, &own) <= PROBE * 3 / 2, "{seed}");
-            }
+            assert_doubling(seed, 2, &own, Duration::from_secs(240));
+        }
+    }
+
+    #[test]
+    fn a_name_behind_which_now_one_and_now_another_answers_is_looked_at_as_often_as_ever() {
+        let mut looks = Looks::at("there:1");
+        for number in 0..20 {
+            assert!(looks.look(2 + number % 2, &[]) <= PROBE * 3 / 2);
         }
     }
 

@@ -46,12 +46,13 @@ fn an_ip_address_at_which_its_node_answers_is_seldom_called() {
 
 /// A name may stand for several nodes, and for another one tomorrow.
 #[test]
-fn a_name_is_called_as_often_as_ever() {
+fn a_name_at_which_one_node_answers_is_called_every_few_minutes() {
     let mut world = World::new(3);
     world.converge();
     let before = world.nodes[1].calls;
     world.run(Duration::from_secs(3_600));
-    assert!(world.nodes[1].calls - before >= 80);
+    let calls = world.nodes[1].calls - before;
+    assert!((12..=30).contains(&calls), "{calls} calls in an hour");
 }
 
 /// The seed has another address by now, and somebody else has taken its place who knows nobody.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::fields::{MAX_COUNTER, read_generation, read_ranges, write_ranges};
 use crate::codec::{Malformed, Reader, Writer};
-use crate::crdt::{Class, Key, Lane, RangeSet};
+use crate::crdt::{CausalContext, Class, Dot, Key, Lane, RangeSet};
 use crate::id::{Actor, NodeId};
 use crate::time::Timestamp;
 
@@ -20,13 +20,42 @@ pub const MAX_NAMES: usize = 32_768;
 /// From here on a lane's name is that of a past: above all others.
 const PAST: u64 = 1 << 62;
 
+const UNKNOWN: Malformed = Malformed::Illegal { what: "number of a lane" };
+const A_COUNTER: Malformed = Malformed::Illegal { what: "a counter" };
+
+/// The most bytes of a key that are remembered for each lane.
+const MAX_BASE: usize = 64;
+
 /// What the sender of a channel remembers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Told {
     /// By lane: its number, and the counter that was told of it last: of a write, or of all up to it.
     lanes: BTreeMap<Lane, (u64, u64)>,
     stamp: Timestamp,
-    key: Vec<u8>,
+    keys: Keys,
+}
+
+/// The key that came last, and the beginning of the one that came last alone of each lane, by the lane's number.
+#[derive(Debug, Clone, Default)]
+struct Keys {
+    last: Vec<u8>,
+    alone: BTreeMap<u64, Box<[u8]>>,
+}
+
+impl Keys {
+    /// With what a key has most in common, if it comes alone of that lane.
+    fn base(&self, alone_of: Option<u64>) -> &[u8] {
+        alone_of.and_then(|lane| self.alone.get(&lane)).map_or(&self.last, |key| key)
+    }
+
+    /// A key came, or went.
+    fn note(&mut self, alone_of: Option<u64>, key: &[u8]) {
+        if let Some(lane) = alone_of {
+            self.alone.insert(lane, key[..key.len().min(MAX_BASE)].into());
+        }
+        self.last.clear();
+        self.last.extend_from_slice(key);
+    }
 }
 
 /// What the receiver of a channel remembers, and which of the frame's new names the frame has used.
@@ -36,7 +65,7 @@ pub(super) struct Heard {
     /// The same, by lane.
     known: BTreeSet<Lane>,
     stamp: Timestamp,
-    key: Vec<u8>,
+    keys: Keys,
     /// The first lane that this frame has spelled out.
     new_from: usize,
     used: Vec<bool>,
@@ -49,6 +78,7 @@ impl Told {
         let unknown = lanes.iter().filter(|lane| !self.lanes.contains_key(**lane)).count();
         if self.lanes.len() + unknown > MAX_NAMES {
             self.lanes.clear();
+            self.keys.alone.clear();
         }
         let new: Vec<&Lane> = lanes.into_iter().filter(|lane| !self.lanes.contains_key(*lane)).collect();
         writer.count(new.len());
@@ -72,19 +102,30 @@ impl Told {
         writer.varint(self.known(lane).0);
     }
 
-    /// What was seen of a lane: mostly all up to a counter, told by the distance from the lane's last one; else its ranges.
+    /// What was seen of a lane.
     pub(super) fn seen(&mut self, writer: &mut Writer, lane: &Lane, counters: &RangeSet) {
         let (number, last) = self.lanes.get_mut(lane).expect("the frame was begun with its lanes");
         writer.varint(*number);
-        match counters.contiguous() {
-            end if end > 0 && counters.range_count() == 1 => {
-                writer.varint(zigzag(*last, end) * 2);
-                *last = end;
+        write_seen(writer, last, counters);
+    }
+
+    /// What was seen of many lanes, each once, in the order of their numbers: how many are left out before it, and whether
+    /// it is just one counter more than was told last.
+    pub(super) fn all_seen(&mut self, writer: &mut Writer, seen: &CausalContext) {
+        let mut all: Vec<(u64, &Lane, &RangeSet)> =
+            seen.lanes().map(|(lane, counters)| (self.known(lane).0, lane, counters)).collect();
+        all.sort_unstable_by_key(|(number, ..)| *number);
+        let mut next = 0;
+        for (number, lane, counters) in all {
+            let (_, last) = self.lanes.get_mut(lane).expect("the frame was begun with its lanes");
+            let is_next = is_all_up_to(counters, *last + 1);
+            writer.varint((number - next) * 2 + u64::from(is_next));
+            if is_next {
+                *last += 1;
+            } else {
+                write_seen(writer, last, counters);
             }
-            _ => {
-                writer.varint(counters.range_count() as u64 * 2 + 1);
-                write_ranges(writer, counters);
-            }
+            next = number + 1;
         }
     }
 
@@ -129,12 +170,21 @@ impl Told {
 
     /// A key: how many of its first bytes are those of the last one, and the others.
     pub(super) fn key(&mut self, writer: &mut Writer, key: &Key) {
+        self.write_key(writer, None, key);
+    }
+
+    /// The key of a write that comes alone, of a lane that has a number: as above, by the last such one of the lane.
+    pub(super) fn key_of(&mut self, writer: &mut Writer, lane: &Lane, key: &Key) {
+        self.write_key(writer, Some(self.known(lane).0), key);
+    }
+
+    fn write_key(&mut self, writer: &mut Writer, alone_of: Option<u64>, key: &Key) {
         let bytes = key.as_str().as_bytes();
-        let common = self.key.iter().zip(bytes).take_while(|(last, byte)| last == byte).count();
+        let base = self.keys.base(alone_of);
+        let common = base.iter().zip(bytes).take_while(|(last, byte)| last == byte).count();
         writer.count(common);
         writer.bytes(&bytes[common..]);
-        self.key.truncate(common);
-        self.key.extend_from_slice(&bytes[common..]);
+        self.keys.note(alone_of, bytes);
     }
 }
 
@@ -168,6 +218,7 @@ impl Heard {
         if self.lanes.len() + count > MAX_NAMES {
             self.lanes.clear();
             self.known.clear();
+            self.keys.alone.clear();
         }
         self.new_from = self.lanes.len();
         self.used = vec![false; count];
@@ -190,7 +241,7 @@ impl Heard {
     fn other_of(&self, number: u64) -> Result<Lane, Malformed> {
         let known = usize::try_from(number).ok().and_then(|number| self.lanes.get(number));
         let other = known.and_then(|(lane, _)| lane.other());
-        other.ok_or(Malformed::Illegal { what: "number of a lane" })
+        other.ok_or(UNKNOWN)
     }
 
     /// A lane that is spelled out, although it could be told by its actor's other one, would have two forms.
@@ -219,24 +270,38 @@ impl Heard {
     pub(super) fn seen(&mut self, reader: &mut Reader<'_>) -> Result<(Lane, RangeSet), Malformed> {
         let place = self.place(reader)?;
         let (lane, last) = &mut self.lanes[place];
+        Ok((lane.clone(), read_seen(reader, last)?))
+    }
+
+    /// What was seen of the next one of many lanes, of which those before `next` have been passed.
+    pub(super) fn next_seen(
+        &mut self,
+        reader: &mut Reader<'_>,
+        next: &mut u64,
+    ) -> Result<(Lane, RangeSet), Malformed> {
         let head = reader.varint()?;
-        if head % 2 == 0 {
-            *last = counter_from(*last, head / 2)?;
-            return Ok((lane.clone(), RangeSet::up_to(*last)));
+        let number = next.checked_add(head / 2).ok_or(UNKNOWN)?;
+        let place = self.place_at(number)?;
+        *next = number + 1;
+        let (lane, last) = &mut self.lanes[place];
+        let following = last.saturating_add(1);
+        if head % 2 == 1 {
+            *last = Some(following).filter(|end| *end <= MAX_COUNTER).ok_or(A_COUNTER)?;
+            return Ok((lane.clone(), RangeSet::up_to(following)));
         }
-        let counters = read_ranges(reader, head / 2)?;
-        if counters.range_count() == 1 && counters.contiguous() > 0 {
+        let counters = read_seen(reader, last)?;
+        if is_all_up_to(&counters, following) {
             return Err(Malformed::NotCanonical);
         }
         Ok((lane.clone(), counters))
     }
 
-    /// A write's lane and counter.
-    pub(super) fn dot(&mut self, reader: &mut Reader<'_>) -> Result<(Lane, u64), Malformed> {
+    /// The place of a write's lane, and the write's name.
+    pub(super) fn dot(&mut self, reader: &mut Reader<'_>) -> Result<(usize, Dot), Malformed> {
         let place = self.place(reader)?;
         let counter = read_counter(reader, self.lanes[place].1)?;
         self.lanes[place].1 = counter;
-        Ok((self.lanes[place].0.clone(), counter))
+        Ok((place, self.lanes[place].0.dot(counter)))
     }
 
     /// What a write had seen.
@@ -270,16 +335,27 @@ impl Heard {
 
     /// A key.
     pub(super) fn key(&mut self, reader: &mut Reader<'_>) -> Result<Key, Malformed> {
+        self.read_key(reader, None)
+    }
+
+    /// The key of a write that comes alone, of the lane at that place.
+    pub(super) fn key_of(&mut self, reader: &mut Reader<'_>, place: usize) -> Result<Key, Malformed> {
+        self.read_key(reader, Some(place as u64))
+    }
+
+    fn read_key(&mut self, reader: &mut Reader<'_>, alone_of: Option<u64>) -> Result<Key, Malformed> {
         const ILLEGAL: Malformed = Malformed::Illegal { what: "a key" };
-        let common = reader.varint_up_to(self.key.len() as u64, "a key's beginning")?;
+        let base = self.keys.base(alone_of);
+        let common = reader.varint_up_to(base.len() as u64, "a key's beginning")?;
         let common = usize::try_from(common).ok().ok_or(ILLEGAL)?;
         let rest = reader.bytes(Key::MAX_LEN, "a key")?;
-        if rest.first().is_some_and(|first| self.key.get(common) == Some(first)) {
+        if rest.first().is_some_and(|first| base.get(common) == Some(first)) {
             return Err(Malformed::NotCanonical);
         }
-        self.key.truncate(common);
-        self.key.extend_from_slice(rest);
-        std::str::from_utf8(&self.key).ok().and_then(|text| text.parse().ok()).ok_or(ILLEGAL)
+        let bytes = [&base[..common], rest].concat();
+        let key = std::str::from_utf8(&bytes).ok().and_then(|text| text.parse().ok()).ok_or(ILLEGAL)?;
+        self.keys.note(alone_of, &bytes);
+        Ok(key)
     }
 
     /// Says that every lane that the frame spelled out was named: one that is not would be a second form of
@@ -294,14 +370,47 @@ impl Heard {
     }
 
     fn place(&mut self, reader: &mut Reader<'_>) -> Result<usize, Malformed> {
-        let unknown = Malformed::Illegal { what: "number of a lane" };
-        let place = usize::try_from(reader.varint()?).ok().filter(|place| *place < self.lanes.len());
-        let place = place.ok_or(unknown)?;
+        self.place_at(reader.varint()?)
+    }
+
+    fn place_at(&mut self, number: u64) -> Result<usize, Malformed> {
+        let place = usize::try_from(number).ok().filter(|place| *place < self.lanes.len()).ok_or(UNKNOWN)?;
         if let Some(new) = place.checked_sub(self.new_from) {
             self.used[new] = true;
         }
         Ok(place)
     }
+}
+
+/// What was seen of a lane: mostly all up to a counter, told by the distance from the lane's last one; else its ranges.
+fn write_seen(writer: &mut Writer, last: &mut u64, counters: &RangeSet) {
+    match counters.contiguous() {
+        end if is_all_up_to(counters, end) => {
+            writer.varint(zigzag(*last, end) * 2);
+            *last = end;
+        }
+        _ => {
+            writer.varint(counters.range_count() as u64 * 2 + 1);
+            write_ranges(writer, counters);
+        }
+    }
+}
+
+fn read_seen(reader: &mut Reader<'_>, last: &mut u64) -> Result<RangeSet, Malformed> {
+    let head = reader.varint()?;
+    if head % 2 == 0 {
+        *last = counter_from(*last, head / 2)?;
+        return Ok(RangeSet::up_to(*last));
+    }
+    let counters = read_ranges(reader, head / 2)?;
+    if is_all_up_to(&counters, counters.contiguous()) {
+        return Err(Malformed::NotCanonical);
+    }
+    Ok(counters)
+}
+
+fn is_all_up_to(counters: &RangeSet, end: u64) -> bool {
+    end > 0 && counters.contiguous() == end && counters.range_count() == 1
 }
 
 fn read_counter(reader: &mut Reader<'_>, last: u64) -> Result<u64, Malformed> {
@@ -310,7 +419,7 @@ fn read_counter(reader: &mut Reader<'_>, last: u64) -> Result<u64, Malformed> {
 
 fn counter_from(last: u64, way: u64) -> Result<u64, Malformed> {
     let counter = unzigzag(last, way).filter(|counter| (1..=MAX_COUNTER).contains(counter));
-    counter.ok_or(Malformed::Illegal { what: "a counter" })
+    counter.ok_or(A_COUNTER)
 }
 
 fn split(stamp: Timestamp) -> (u64, u64) {

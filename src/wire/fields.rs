@@ -73,11 +73,9 @@ pub(super) fn read_ranges(reader: &mut Reader<'_>, count: u64) -> Result<RangeSe
     Ok(counters)
 }
 
-/// The lanes of a context, ascending, each with its counters. How many there are was written before.
+/// The lanes of a context with their counters. How many there are was written before.
 pub(super) fn write_context(writer: &mut Writer, told: &mut Told, context: &CausalContext) {
-    for (lane, counters) in context.lanes() {
-        told.seen(writer, lane, counters);
-    }
+    told.all_seen(writer, context);
 }
 
 pub(super) fn read_context(
@@ -85,18 +83,16 @@ pub(super) fn read_context(
     heard: &mut Heard,
     count: usize,
 ) -> Result<CausalContext, Malformed> {
-    let mut context = CausalContext::new();
-    let mut last: Option<Lane> = None;
+    let (mut context, mut next) = (CausalContext::new(), 0);
     for _ in 0..count {
-        let (lane, counters) = heard.seen(reader)?;
-        if counters.is_empty() || last.is_some_and(|last| last >= lane) {
+        let (lane, counters) = heard.next_seen(reader, &mut next)?;
+        if counters.is_empty() {
             return Err(Malformed::NotCanonical);
         }
         if lane.is_past() && counters != RangeSet::up_to(1) {
             return Err(Malformed::Illegal { what: "a past" });
         }
         context.insert_all(&lane, &counters);
-        last = Some(lane);
     }
     // What is part of a past is not named beside it.
     if context.lane_count() != count {

@@ -428,23 +428,22 @@ fn single(delta: &Delta) -> Option<(&Key, &Entry, &Value)> {
 fn write_single(writer: &mut Writer, told: &mut Told, (key, entry, value): (&Key, &Entry, &Value)) {
     told.dot(writer, &entry.dot.lane, entry.dot.counter);
     told.stamp(writer, entry.stamp);
-    told.key(writer, key);
+    told.key_of(writer, &entry.dot.lane, key);
     writer.raw(value.as_bytes());
     writer.fixed32(entry.checksum);
 }
 
 fn read_single(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Delta, Malformed> {
     heard.nothing_new();
-    let (lane, counter) = heard.dot(reader)?;
-    if lane.is_past() {
+    let (place, dot) = heard.dot(reader)?;
+    if dot.lane.is_past() {
         return Err(Malformed::Illegal { what: "a lane" });
     }
-    let (stamp, key) = (heard.stamp(reader)?, heard.key(reader)?);
+    let (stamp, key) = (heard.stamp(reader)?, heard.key_of(reader, place)?);
     let len = reader.remaining().checked_sub(CHECKSUM_LEN).ok_or(Malformed::Truncated)?;
     let value = Value::try_from(reader.raw(len)?).ok().ok_or(Malformed::Illegal { what: "a value" })?;
     let checksum = reader.fixed32()?;
-    let entry =
-        Entry { dot: lane.dot(counter), observed: Observed::default(), stamp, value: Some(value), checksum };
+    let entry = Entry { dot, observed: Observed::default(), stamp, value: Some(value), checksum };
     if !entry.is_intact(&key) {
         return Err(Malformed::Checksum);
     }
@@ -530,7 +529,8 @@ fn read_item(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Item, Malform
 }
 
 fn read_entry(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Entry, Malformed> {
-    let (lane, counter) = heard.dot(reader)?;
+    let (_, dot) = heard.dot(reader)?;
+    let lane = &dot.lane;
     if lane.is_past() {
         return Err(Malformed::Illegal { what: "a lane" });
     }
@@ -538,11 +538,11 @@ fn read_entry(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Entry, Malfo
     let mut observed: Vec<(Lane, u64)> = Vec::new();
     for _ in 0..head / 2 {
         let seen = heard.observed(reader)?;
-        if seen.0 == lane || observed.last().is_some_and(|(last, _)| *last >= seen.0) {
+        if seen.0 == *lane || observed.last().is_some_and(|(last, _)| *last >= seen.0) {
             return Err(Malformed::NotCanonical);
         }
         // Nobody has left behind a life that it writes in.
-        if seen.0.is_past() && (seen.1 != 1 || seen.0.buries(&lane)) {
+        if seen.0.is_past() && (seen.1 != 1 || seen.0.buries(lane)) {
             return Err(Malformed::Illegal { what: "a past" });
         }
         observed.push(seen);
@@ -556,7 +556,7 @@ fn read_entry(reader: &mut Reader<'_>, heard: &mut Heard) -> Result<Entry, Malfo
         }
     };
     let checksum = reader.fixed32()?;
-    let (dot, count) = (lane.dot(counter), observed.len());
+    let count = observed.len();
     let observed = Observed::new(observed);
     if observed.iter().len() != count {
         return Err(Malformed::NotCanonical);

@@ -313,12 +313,12 @@ fn a_past_is_a_lane_with_a_name_above_all_others_and_one_dot() {
     expected.extend([7; 32]);
     expected.push(253);
     expected.extend(((1u64 << 62) + 5).to_le_bytes());
-    expected.extend([1, 0, 4]);
+    expected.extend([1, 1]);
     assert_eq!(bytes, expected);
 
-    let mut more = bytes;
-    *more.last_mut().unwrap() = 8;
-    assert_eq!(decode_body(&more), Err(Malformed::Illegal { what: "a past" }));
+    let with = |last: &[u8]| [&bytes[..bytes.len() - 1], last].concat();
+    assert_eq!(decode_body(&with(&[0, 8])), Err(Malformed::Illegal { what: "a past" }));
+    assert_eq!(decode_body(&with(&[0, 4])), Err(Malformed::NotCanonical), "it has a shorter form");
     let delta = Message::Delta(Delta { accounted: seen, ..Delta::default() });
     assert_eq!(decode_body(&encode_body(&delta)), Err(Malformed::Illegal { what: "a delta" }));
     let lane =
@@ -346,10 +346,11 @@ fn context(lanes: std::ops::Range<u64>) -> Message {
 #[test]
 fn a_lane_is_spelled_out_once() {
     let mut writer = Encoder::new();
-    // Tag, complete, new lanes, lanes, and per lane its number and how far it was seen; the checksum.
-    assert_eq!(writer.encode(&context(0..10)).len(), 4 + 10 * (34 + 2) + 4);
+    // Tag, complete, new lanes, lanes, and per lane which it is, and how far it was seen if that is not one further than
+    // before; the checksum.
+    assert_eq!(writer.encode(&context(0..10)).len(), 4 + 10 * (34 + 1) + 4);
     assert_eq!(writer.encode(&context(0..10)).len(), 4 + 10 * 2 + 4);
-    assert_eq!(writer.encode(&context(5..15)).len(), 4 + 5 * 34 + 10 * 2 + 4);
+    assert_eq!(writer.encode(&context(5..15)).len(), 4 + 5 * (34 + 1) + 5 * 2 + 4);
 }
 
 /// FEATURES S6: the other lane of an actor costs a number, in the same frame and in another; and has no second form.
@@ -363,10 +364,10 @@ fn the_other_lane_of_an_actor_is_not_spelled_out() {
         Message::Context { complete: false, seen }
     };
     let mut writer = Encoder::new();
-    assert_eq!(writer.encode(&seen(&both)).len(), 4 + 34 + 1 + 2 * 2 + 4);
+    assert_eq!(writer.encode(&seen(&both)).len(), 4 + 34 + 1 + 2 + 4);
     let (mut writer, mut reader) = (Encoder::new(), Decoder::new());
     let (first, second) = (writer.encode(&seen(&both[1..])), writer.encode_body(&seen(&both[..1])));
-    assert_eq!((first.len(), second.len()), (4 + 34 + 2 + 4, 4 + 1 + 2));
+    assert_eq!((first.len(), second.len()), (4 + 34 + 1 + 4, 4 + 1 + 1));
     assert_eq!(reader.decode(&first), Ok(seen(&both[1..])));
     let spelled = encode_body(&seen(&both[..1]));
     assert_eq!(reader.clone().decode_body(&spelled), Err(Malformed::NotCanonical));
@@ -448,9 +449,10 @@ fn a_lane_that_has_a_number_is_not_spelled_out_again() {
 #[test]
 fn a_number_that_no_lane_has_is_refused() {
     let mut bytes = encode_body(&context(0..1));
-    let number = bytes.len() - 2;
-    assert_eq!(bytes[number], 0);
-    bytes[number] = 1;
+    // No number lies below it.
+    let number = bytes.len() - 1;
+    assert_eq!(bytes[number], 1);
+    bytes[number] = 3;
     assert_eq!(decode_body(&bytes), Err(Malformed::Illegal { what: "number of a lane" }));
 }
 

@@ -109,7 +109,14 @@ pub(super) struct Net<M> {
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Counts {
     pub(super) payloads: u64,
-    pub(super) control: u64,
+    pub(super) bytes: u64,
+}
+
+impl Counts {
+    /// The bytes that are no payload: less than none where keys begin alike, and are not told whole.
+    fn control(&self) -> f64 {
+        self.bytes as f64 - (self.payloads * PAYLOAD) as f64
+    }
 }
 
 #[derive(Debug)]
@@ -152,9 +159,10 @@ impl<M> Net<M> {
         writes.into_iter().for_each(|write| self.delivered(node, write));
     }
 
-    /// Sends, and counts: so many payloads, and so many bytes besides.
-    pub(super) fn send(&mut self, from: usize, to: usize, message: M, payloads: u64, control: u64) {
-        self.count(payloads, control);
+    /// Sends, and counts: so many payloads, and so many bytes in all.
+    pub(super) fn send(&mut self, from: usize, to: usize, message: M, payloads: u64, bytes: u64) {
+        self.counts.payloads += payloads;
+        self.counts.bytes += bytes;
         let at = self.now + self.delay(from, to);
         self.push(at, Event::Arrive { node: to, from, message });
     }
@@ -162,11 +170,6 @@ impl<M> Net<M> {
     /// Sends what is counted elsewhere, or is nobody's affair.
     pub(super) fn send_after(&mut self, from: usize, to: usize, after: Duration, message: M) {
         self.push(self.now + after, Event::Arrive { node: to, from, message });
-    }
-
-    pub(super) fn count(&mut self, payloads: u64, control: u64) {
-        self.counts.payloads += payloads;
-        self.counts.control += control;
     }
 
     pub(super) fn wake_at(&mut self, node: usize, at: Moment) {
@@ -270,7 +273,7 @@ impl<P: Protocol> Arena<P> {
         self.until(settled);
         let before = self.net.counts;
         self.until(settled + IDLE);
-        let said = self.net.counts.control - before.control;
+        let said = self.net.counts.bytes - before.bytes;
         let idle = said as f64 / IDLE.as_secs_f64() / self.net.nodes() as f64;
         self.net.writes.clear();
         let before = self.net.counts;
@@ -286,12 +289,12 @@ impl<P: Protocol> Arena<P> {
         let after = self.net.counts;
         // What would have been said anyway is not said for the writes.
         let anyway = idle * self.net.nodes() as f64 * (workload.lasts + REST).as_secs_f64();
-        let control = (after.control - before.control) as f64 - anyway;
+        let control = after.control() - before.control() - anyway;
         Measured {
             incomplete: spreads.len() - to_all.len(),
             to_all,
             copies: (after.payloads - before.payloads) as f64 / least,
-            control: control.max(0.0) / (least * PAYLOAD as f64),
+            control: control / (least * PAYLOAD as f64),
             idle,
         }
     }

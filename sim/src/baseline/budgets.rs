@@ -151,7 +151,7 @@ impl Arena<Mesh> {
     }
 
     fn bytes(&self) -> u64 {
-        self.net.counts.payloads * PAYLOAD + self.net.counts.control
+        self.net.counts.bytes
     }
 
     /// Bytes per node and second, when nothing happens.

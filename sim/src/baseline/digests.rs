@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::arena::{Net, Protocol, WriteId};
+use super::arena::{Net, PAYLOAD, Protocol, WriteId};
 use super::relays::FRAME;
 use crate::random::{self, Seed};
 
@@ -76,13 +76,19 @@ impl Protocol for Digests {
                 let lacking = self.lacking(node, &theirs);
                 let (payloads, digest) = (lacking.len() as u64, Self::digest(net));
                 let answer = Message::SynAck(lacking, self.seen[node].clone());
-                net.send(node, from, answer, payloads, digest + payloads * FRAME / 2);
+                net.send(node, from, answer, payloads, digest + payloads * (PAYLOAD + FRAME / 2));
             }
             Message::SynAck(writes, theirs) => {
                 self.take(net, node, writes);
                 let lacking = self.lacking(node, &theirs);
                 let payloads = lacking.len() as u64;
-                net.send(node, from, Message::Ack(lacking), payloads, HEAD + payloads * FRAME / 2);
+                net.send(
+                    node,
+                    from,
+                    Message::Ack(lacking),
+                    payloads,
+                    HEAD + payloads * (PAYLOAD + FRAME / 2),
+                );
             }
             Message::Ack(writes) => self.take(net, node, writes),
         }

@@ -12,7 +12,7 @@ use snomesh::replica::AttributeKey;
 use snomesh::time::{Moment, Now, UnixMillis};
 use snomesh::wire;
 
-use super::arena::{Net, PAYLOAD, Protocol, WriteId};
+use super::arena::{Net, Protocol, WriteId};
 use crate::random::{self, Seed};
 
 /// Nodes start within this time.
@@ -136,8 +136,7 @@ impl Mesh {
     fn deliver(&mut self, net: &mut Net<Message>, node: usize, link: LinkId, said: Said, len: usize) {
         let Some(&(peer, there)) = self.links.get(&link) else { return };
         let payloads = if let Said::Delta(delta) = &said { payloads(delta) } else { 0 };
-        let control = (len as u64).saturating_sub(payloads * PAYLOAD);
-        net.send(node, peer, Message::Said { link: there, said }, payloads, control);
+        net.send(node, peer, Message::Said { link: there, said }, payloads, len as u64);
     }
 
     fn dial(&mut self, net: &mut Net<Message>, node: usize, dial: DialId, address: &str) {

@@ -125,8 +125,8 @@ mod tests {
         assert!(within(measured.suspected_after, 4) && within(measured.down_after, 10), "{measured:?}");
         assert!(within(measured.one_after, 15) && within(measured.agreed_after, 16), "{measured:?}");
         assert!(within(measured.loaded_after, 1), "{measured:?}");
-        // Not less than the least: it was carried, and to everybody once.
-        assert!((1.0..=1.25).contains(&measured.load_bytes), "{measured:?}");
+        // It was carried, and to everybody once: the values whole, of the keys what is new.
+        assert!((0.82..=1.25).contains(&measured.load_bytes), "{measured:?}");
         assert!(measured.idle_after <= 1.1 * measured.idle_before, "{measured:?}");
     }
 }

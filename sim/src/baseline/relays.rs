@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::arena::{Net, Protocol, WriteId};
+use super::arena::{Net, PAYLOAD, Protocol, WriteId};
 use crate::random::{self, Generator, Seed};
 
 /// What a frame with one write needs besides its payload: as much as ours did when it had no short form.
@@ -85,7 +85,7 @@ impl Relays {
             }
         };
         for other in to.into_iter().filter(|other| Some(*other) != from) {
-            net.send(node, other, Message::Write(write), 1, FRAME);
+            net.send(node, other, Message::Write(write), 1, PAYLOAD + FRAME);
         }
     }
 }
@@ -131,7 +131,7 @@ impl Protocol for Relays {
             Message::Have(theirs) => {
                 let missing: Vec<WriteId> = self.seen[node].difference(&theirs).copied().collect();
                 for write in missing {
-                    net.send(node, from, Message::Write(write), 1, FRAME);
+                    net.send(node, from, Message::Write(write), 1, PAYLOAD + FRAME);
                 }
             }
         }

@@ -181,7 +181,8 @@ impl Mesh {
             let answered = (peer, addresses);
             let is_seed = self.dialer.answered(dial, answered, probe_after, now.monotone, &mut self.rng);
             self.timers.set_by(Timer::Dial, now.monotone + probe_after / 2);
-            let doubtful = 2 * self.config.heartbeat_interval;
+            // A heartbeat may be lost.
+            let doubtful = self.config.heartbeat_interval * 5 / 2;
             let lives = |link: &Link| link.is_established() && now.monotone.since(link.heard_at) < doubtful;
             let linked = self.links.values().any(|link| link.peer == peer && lives(link));
             if is_seed && (linked || self.overlay.does_without(&peer, &self.members)) {

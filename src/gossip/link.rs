@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use super::audit::Audit;
 use super::branches::Branches;
-use super::members::Members;
 use super::overlay::Overlay;
 use super::reconcile::Serve;
 use super::window::{Taken, Window};
-use super::{Ask, Channel, Message, Side, Versions};
-use crate::crdt::{CausalContext, Class, Delta, Lane, RangeSet, Revision, Store};
+use super::{Ask, Channel, Message, Side};
+use crate::crdt::{CausalContext, Delta, Lane, RangeSet, Revision, Store};
 use crate::id::{Generation, NodeId};
 use crate::replica::Replica;
-use crate::time::{Moment, Now};
+use crate::time::Moment;
+
+mod serving;
+mod telling;
 
 /// The most lanes in one context or want, and the most ranges of each: far below the limit of a frame.
 pub(super) const MAX_TOLD: usize = 1_024;
@@ -356,7 +358,7 @@ impl Link {
     /// The peer has what it sent.
     pub(super) fn handle_delta(&mut self, delta: &Delta) {
         if let Some(cursor) = &mut self.cursor {
-            advance(cursor, delta);
+            serving::advance(cursor, delta);
         }
     }
 
@@ -436,133 +438,6 @@ impl Link {
         theirs.is_some_and(|theirs| ours.is_none_or(|ours| !ours.is_superset(theirs)))
     }
 
-    /// The next frame of the control channel, if it has room and there is something to say.
-    pub(super) fn next_control(
-        &mut self,
-        replica: &Replica,
-        members: &Members,
-        overlay: &Overlay,
-        now: Now,
-    ) -> Option<Message> {
-        if !self.control_is_writable {
-            return None;
-        }
-        let message = self.control(replica, members, overlay, now)?;
-        self.control_is_writable = false;
-        Some(message)
-    }
-
-    fn control(
-        &mut self,
-        replica: &Replica,
-        members: &Members,
-        overlay: &Overlay,
-        now: Now,
-    ) -> Option<Message> {
-        let store = replica.store();
-        if !self.hello_sent {
-            self.hello_sent = true;
-            let generation = replica.actor().generation;
-            return Some(Message::Hello {
-                versions: Versions::over(store),
-                generation,
-                digest: store.digest(),
-                wall: now.wall,
-            });
-        }
-        if std::mem::take(&mut self.beats) {
-            return Some(Message::Heartbeat {
-                digest: store.digest(),
-                asks: std::mem::take(&mut self.doubts),
-            });
-        }
-        if let Some(weight) = self.taken.news() {
-            return Some(Message::Taken { weight });
-        }
-        if self.is_established() && self.has_wish() {
-            self.told_wanted = Some(self.wanted_here);
-            return Some(Message::Neighbour { wanted: self.wanted_here });
-        }
-        let probes = if self.is_established() { self.branches.take_probes(MAX_TOLD) } else { Vec::new() };
-        if !probes.is_empty() {
-            return Some(Message::Probe { probes });
-        }
-        // The context comes before a want, so that the peer knows at once what else to send.
-        let announces = std::mem::take(&mut self.announces);
-        if let Some(news) = announces.then(|| self.news(replica, members, overlay)).flatten() {
-            return Some(news);
-        }
-        if !self.pruning.is_empty() {
-            return Some(Message::Prune { lanes: first_lanes(&mut self.pruning) });
-        }
-        if self.asking.is_empty() {
-            return None;
-        }
-        let lanes = first_lanes(&mut self.asking).into_iter();
-        let lanes: BTreeSet<Lane> = lanes.map(|lane| store.home(&lane)).collect();
-        let lanes = lanes.into_iter().map(|lane| {
-            let seen = store.seen_of(&lane).map(first_ranges).unwrap_or_default();
-            (lane, seen)
-        });
-        Some(Message::Want { lanes: lanes.collect() })
-    }
-
-    /// What the peer was not told yet of what was seen here, as much as fits into a frame.
-    ///
-    /// Authors serve those with whom they are linked: of their writes nothing is told while they say that they
-    /// are. A mesh in which everybody told everybody of every write would mostly talk of what all know.
-    fn news(&mut self, replica: &Replica, members: &Members, overlay: &Overlay) -> Option<Message> {
-        let (store, own) = (replica.store(), replica.actor().node);
-        // Whoever is told of an author's writes asks for them if it gets them no other way.
-        self.branches.offered();
-        if self.told.is_none() || self.telling.is_some() {
-            return Some(self.everything(store));
-        }
-        let news = store.context_since(self.told.replace(store.revision())?);
-        let again: CausalContext = std::mem::take(&mut self.retelling)
-            .into_iter()
-            .map(|lane| store.home(&lane))
-            .filter_map(|lane| Some((lane.clone(), store.seen_of(&lane)?.clone())))
-            .collect();
-        let served = |lane: &Lane| {
-            let author = lane.actor().node;
-            let serves = |author| !overlay.is_partial() && members.claims(author, &self.peer);
-            author == own || author == self.peer || serves(&author)
-        };
-        let news = news.lanes().filter(|(lane, _)| again.lane(lane).is_none() && !served(lane));
-        // What the peer has itself is no news.
-        let cursor = self.cursor.as_ref();
-        let seen = news.chain(again.lanes()).filter(|(lane, seen)| {
-            cursor.and_then(|cursor| cursor.lane(lane)).is_none_or(|known| !known.is_superset(seen))
-        });
-        let seen: CausalContext = seen.map(|(lane, seen)| (lane.clone(), first_ranges(seen))).collect();
-        if seen.lane_count() > MAX_TOLD {
-            self.told = None;
-            return Some(self.everything(store));
-        }
-        (!seen.is_empty()).then_some(Message::Context { complete: false, seen })
-    }
-
-    /// All that was seen here, in as many frames as it takes: the first one says that it begins anew.
-    fn everything(&mut self, store: &Store) -> Message {
-        let told = self.telling.take();
-        let complete = told.is_none();
-        if complete {
-            // What changes while the frames go out is news afterwards.
-            self.told = Some(store.revision());
-            self.told_all = true;
-        }
-        let context = store.context();
-        let mut rest = context.lanes().filter(|(lane, _)| told.as_ref().is_none_or(|told| *lane > told));
-        let seen: CausalContext =
-            rest.by_ref().take(MAX_TOLD).map(|(lane, seen)| (lane.clone(), first_ranges(seen))).collect();
-        if rest.next().is_some() {
-            self.telling = seen.lanes().last().map(|(lane, _)| lane.clone());
-            self.announces = true;
-        }
-        Message::Context { complete, seen }
-    }
-
     /// What the peer is known to have.
     pub(super) fn cursor(&self) -> Option<&CausalContext> {
         self.cursor.as_ref()
@@ -628,103 +503,6 @@ impl Link {
     pub(super) fn gathers_until(&self, now: Moment) -> Option<Moment> {
         self.window.gathers_until(now)
     }
-
-    /// The next frame of the delta channel, if it has room and the peer lacks something: of this node's own
-    /// writes, of what it asked for, or of what is passed on to it; in a partial view that is everything but what
-    /// it gets another way. `links` is how many there are, which is how often such a frame is made.
-    pub(super) fn next_delta(
-        &mut self,
-        replica: &Replica,
-        overlay: &Overlay,
-        budget: usize,
-        links: usize,
-        now: Moment,
-    ) -> Option<Message> {
-        if !self.has_delta_room(now) || self.cursor.is_none() {
-            return None;
-        }
-        let (store, author) = (replica.store(), replica.actor().node);
-        self.note_fresh(store, author, overlay);
-        if self.fresh.is_empty() && self.wanted.is_empty() {
-            return None;
-        }
-        let room = self.window.take_room(budget)?;
-        let delta = self.lacking(store, room);
-        if delta.accounted.is_empty() && delta.items.is_empty() {
-            self.window.give_back();
-            return None;
-        }
-        let message = Message::Delta(delta);
-        let weight = message.weight();
-        self.window.add(weight, now);
-        self.window.gather(weight, links, now);
-        Some(message)
-    }
-
-    /// What the peer lacks of what it is to get, as much as fits: then it will have that. For every frame no more is looked
-    /// at than it takes.
-    fn lacking(&mut self, store: &Store, room: usize) -> Delta {
-        let Self { cursor: Some(cursor), fresh, wanted, offered, stale, .. } = self else {
-            return Delta::default();
-        };
-        let (mut settled, mut below) = (Vec::new(), Vec::new());
-        let lacks = |lane: &&Lane| {
-            // A past can only be fetched, and what lies below a floor: that is offered once, and whenever it is asked for.
-            if store.is_below_floor(lane, cursor.lane(lane)) {
-                below.push((*lane).clone());
-            } else if !lane.is_past() && !has_all(cursor, store, lane) {
-                return true;
-            }
-            settled.push((*lane).clone());
-            false
-        };
-        let all = || fresh.iter().chain(wanted.iter().filter(|lane| !fresh.contains(*lane)));
-        // What finds a tunnel goes first.
-        let [registry, others] =
-            [true, false].map(|first| all().filter(move |lane| (lane.class() == Class::Registry) == first));
-        let delta = store.delta(registry.chain(others).filter(lacks).take(MAX_TOLD), cursor, room);
-        stale.extend(below.into_iter().filter_map(|lane| match wanted.contains(&lane) {
-            true => Some(store.home(&lane)),
-            false => Some(lane).filter(|lane| !offered.contains(lane)),
-        }));
-        advance(cursor, &delta);
-        let told = delta.accounted.lanes().map(|(lane, _)| lane);
-        settled.extend(told.filter(|lane| has_all(cursor, store, lane)).cloned());
-        for lane in settled {
-            fresh.remove(&lane);
-            wanted.remove(&lane);
-        }
-        delta
-    }
-
-    /// Finds the lanes that the peer may lack something of: this node's own, and those that are passed on to it. Only
-    /// what has changed is looked at, for this is done on every link whenever anything comes.
-    fn note_fresh(&mut self, store: &Store, author: NodeId, overlay: &Overlay) {
-        let serves = !overlay.is_partial() || self.is_neighbour();
-        let offers = overlay.is_partial() && self.is_neighbour();
-        // No delta brings a past: whoever lacks it asks.
-        for lane in store.lanes_since(self.passed).filter(|lane| !lane.is_past()) {
-            let of = lane.actor().node;
-            let passes = if of == author { serves } else { self.branches.passes(&of) == Some(true) };
-            if passes {
-                self.fresh.insert(lane.clone());
-            }
-            if offers && of != author && of != self.peer {
-                self.branches.offer(of);
-            }
-        }
-        self.passed = store.revision();
-        if std::mem::take(&mut self.rechecks) && serves {
-            self.fresh.extend(store.lanes_of(&author).filter(|lane| !lane.is_past()).cloned());
-        }
-    }
-}
-
-/// Takes as many lanes as one frame tells.
-fn first_lanes(lanes: &mut BTreeSet<Lane>) -> Vec<Lane> {
-    let rest = lanes.iter().nth(MAX_TOLD).cloned();
-    let rest = rest.map(|lane| lanes.split_off(&lane)).unwrap_or_default();
-    std::mem::replace(lanes, rest).into_iter().collect()
 }
 
 /// What one frame tells of a lane. To say less than one has seen costs a little traffic and nothing else.
@@ -733,19 +511,5 @@ pub(super) fn first_ranges(seen: &RangeSet) -> RangeSet {
         seen.clone()
     } else {
         seen.ranges().take(MAX_TOLD_RANGES).collect()
-    }
-}
-
-/// Whether somebody has all that was seen here of a lane. Of one that a write has observed that may be nothing.
-fn has_all(cursor: &CausalContext, store: &Store, lane: &Lane) -> bool {
-    let has = |ours: &RangeSet| cursor.lane(lane).is_some_and(|known| known.is_superset(ours));
-    store.seen_of(lane).is_none_or(|ours| ours.is_empty() || has(ours))
-}
-
-/// A delta has been handed over: whoever gets it will have what it brings.
-fn advance(cursor: &mut CausalContext, delta: &Delta) {
-    cursor.union(&delta.accounted);
-    for entry in delta.items.iter().flat_map(|item| &item.entries) {
-        cursor.insert(&entry.dot);
     }
 }

@@ -212,3 +212,38 @@ fn what_is_written_in_a_row_gathers_where_there_are_many_peers() {
         assert_eq!(world.get(nodes - 1, "mesh/k399"), Some(value("v")));
     }
 }
+
+/// DESIGN 3: what finds a tunnel goes ahead of all attributes, the author's own and those of others.
+#[test]
+fn whoever_joins_finds_tunnels_before_it_has_every_attribute() {
+    let mut world = World::with(3, Config { delta_budget: 512, ..Config::default() });
+    world.cut.insert((1, 2));
+    world.isolate(2, true);
+    let name = |node: usize| format!("web-{node}").parse::<TunnelName>().unwrap();
+    for node in 0..2 {
+        for number in 0..100 {
+            world.set(node, &format!("mesh/{node}.{number:03}"), &"v".repeat(100));
+        }
+        let now = world.time();
+        world.nodes[node].mesh.register(now, &name(node), TunnelId(1), &Attributes::default()).unwrap();
+        world.drain(node);
+    }
+    world.run(Duration::from_secs(10));
+    world.isolate(2, false);
+    world.cut.insert((1, 2));
+    world.run(Duration::from_secs(10));
+    for node in 0..2 {
+        let of_it = |event: &Event| match event {
+            Event::Attribute { key, .. } => key.to_string().starts_with(&format!("mesh/{node}.")),
+            _ => false,
+        };
+        let found = |event: &Event| matches!(event, Event::Registered(found) if found.name == name(node));
+        let events = &world.nodes[2].events;
+        let found = events.iter().position(found).expect("it is told");
+        let before = events[..found].iter().filter(|event| of_it(event)).count();
+        let all = events.iter().filter(|event| of_it(event)).count();
+        assert!(before < 10 && all == 100, "{before} of {all} attributes of n{node} came before its tunnel");
+    }
+    world.cut.clear();
+    world.converge();
+}

@@ -15,6 +15,11 @@ const PEERS: usize = 3;
 const HEAD: u64 = 24;
 const ENTRY: u64 = 8;
 
+/// What so many payloads take together, with half a message's frame each: they share one.
+fn said(payloads: u64) -> u64 {
+    payloads * PAYLOAD + payloads * FRAME / 2
+}
+
 /// Nodes that compare.
 pub(super) struct Digests {
     seen: Vec<BTreeSet<WriteId>>,
@@ -76,19 +81,13 @@ impl Protocol for Digests {
                 let lacking = self.lacking(node, &theirs);
                 let (payloads, digest) = (lacking.len() as u64, Self::digest(net));
                 let answer = Message::SynAck(lacking, self.seen[node].clone());
-                net.send(node, from, answer, payloads, digest + payloads * (PAYLOAD + FRAME / 2));
+                net.send(node, from, answer, payloads, digest + said(payloads));
             }
             Message::SynAck(writes, theirs) => {
                 self.take(net, node, writes);
                 let lacking = self.lacking(node, &theirs);
                 let payloads = lacking.len() as u64;
-                net.send(
-                    node,
-                    from,
-                    Message::Ack(lacking),
-                    payloads,
-                    HEAD + payloads * (PAYLOAD + FRAME / 2),
-                );
+                net.send(node, from, Message::Ack(lacking), payloads, HEAD + said(payloads));
             }
             Message::Ack(writes) => self.take(net, node, writes),
         }

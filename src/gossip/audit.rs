@@ -50,9 +50,10 @@ impl Audit {
         true
     }
 
-    /// Whether it is time to fetch from a peer that has seen the same: what both told each other has helped nothing.
+    /// Whether it is time to fetch from a peer that has seen the same: what both told each other has helped nothing, and
+    /// nothing was fetched since.
     pub(super) fn is_in_vain(&self, after: Duration, now: Moment) -> bool {
-        self.done > 1 || (self.done == 1 && now.since(self.still_since) >= after)
+        !self.fetched && (self.done > 1 || (self.done == 1 && now.since(self.still_since) >= after))
     }
 
     /// Whether what differs is to be fetched: once for each audit, as the peer does it or since the time has come.

@@ -31,7 +31,7 @@ impl Link {
         }
         let room = self.window.take_room(budget)?;
         let delta = self.lacking(store, room);
-        if delta.accounted.is_empty() && delta.items.is_empty() {
+        if delta.is_empty() {
             self.window.give_back();
             return None;
         }

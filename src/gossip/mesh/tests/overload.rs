@@ -217,7 +217,6 @@ fn what_is_written_in_a_row_gathers_where_there_are_many_peers() {
 #[test]
 fn whoever_joins_finds_tunnels_before_it_has_every_attribute() {
     let mut world = World::with(3, Config { delta_budget: 512, ..Config::default() });
-    world.cut.insert((1, 2));
     world.isolate(2, true);
     let name = |node: usize| format!("web-{node}").parse::<TunnelName>().unwrap();
     for node in 0..2 {

@@ -417,7 +417,7 @@ impl Seen {
     }
 
     /// Whether a write was seen together with what it says that it had seen.
-    fn knows(&self, reference: &Reference, dot: &Dot) -> bool {
+    pub(crate) fn knows(&self, reference: &Reference, dot: &Dot) -> bool {
         self.contains(reference, dot)
             && reference.find(dot).is_none_or(|write| !self.outdone.contains(&write))
     }

@@ -192,7 +192,7 @@ impl World<'_> {
         let counted = self.work.counted.entry(key.clone()).or_default();
         let last = counted.iter().rev().find(|counted| counted.dot.lane == dot.lane);
         let sum = last.map_or(0, |last| last.sum) + i128::from(by);
-        let lives = known(counted, |seen| process.seen.contains(&self.reference, seen)).into_iter();
+        let lives = known(counted, |seen| process.seen.knows(&self.reference, seen)).into_iter();
         let own = lives.filter(|(lane, _)| lane.actor().node == dot.lane.actor().node && **lane != dot.lane);
         let before = own.map(|(lane, place)| (lane.clone(), place)).collect();
         counted.push(Counted { dot, sum, before });
@@ -202,7 +202,7 @@ impl World<'_> {
     pub(super) fn miscounted(&self) -> Option<(usize, String)> {
         self.running().find_map(|(node, process)| {
             self.work.counted.iter().find_map(|(key, all)| {
-                let lives = known(all, |dot| process.seen.contains(&self.reference, dot));
+                let lives = known(all, |dot| process.seen.knows(&self.reference, dot));
                 // Of lives that are over somebody may have told what was told to nobody else.
                 let claimed = known(all, |dot| process.seen.claims(&self.reference, dot));
                 let expected: i128 = lives.values().map(|place| all[*place].sum).sum();

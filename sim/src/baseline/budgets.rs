@@ -41,9 +41,17 @@ pub(crate) struct Budgets {
     /// After a node fell: until all suspected it, and until it was down for all.
     pub(crate) suspected_after: Option<Duration>,
     pub(crate) down_after: Option<Duration>,
-    /// After halves that were apart could reach each other again: until everybody was there for everybody, and until all
-    /// had the same state.
+    pub(crate) healed: Healed,
+}
+
+/// After halves that were apart could reach each other again.
+#[derive(Debug, Default)]
+pub(crate) struct Healed {
+    /// Until everybody was there for everybody.
     pub(crate) one_after: Option<Duration>,
+    /// Until all that was written meanwhile was everywhere.
+    pub(crate) known_after: Option<Duration>,
+    /// Until both was so and all had the same state, to what nodes tell of their new links.
     pub(crate) agreed_after: Option<Duration>,
 }
 
@@ -103,11 +111,7 @@ impl Arena<Mesh> {
         self.write_everywhere(WRITES_APART);
         self.rest(APART / 2);
         progress.tell("heals");
-        self.net.cut = false;
-        let healed_at = self.net.now;
-        let one_after = self.wait(LOOK, PATIENCE, Mesh::are_all_there);
-        let agreed_at = self.wait(LOOK, PATIENCE, Mesh::agrees).map(|_| self.net.now);
-        let agreed_after = agreed_at.map(|at| at.since(healed_at));
+        let healed = self.heal();
         Budgets {
             nodes,
             formed_after,
@@ -118,9 +122,28 @@ impl Arena<Mesh> {
             idle_after,
             suspected_after,
             down_after,
-            one_after,
-            agreed_after,
+            healed,
         }
+    }
+
+    fn heal(&mut self) -> Healed {
+        self.net.cut = false;
+        let healed_at = self.net.now;
+        let mut healed = Healed::default();
+        while healed.agreed_after.is_none() && self.net.now < healed_at + PATIENCE {
+            self.rest(LOOK);
+            let (mesh, now) = (&self.protocol, self.net.now.since(healed_at));
+            if healed.one_after.is_none() && mesh.are_all_there(&self.net) {
+                healed.one_after = Some(now);
+            }
+            if healed.known_after.is_none() && mesh.has_all(&self.net) {
+                healed.known_after = Some(now);
+            }
+            if healed.one_after.is_some() && healed.known_after.is_some() && mesh.agrees(&self.net) {
+                healed.agreed_after = Some(now);
+            }
+        }
+        healed
     }
 
     fn write_everywhere(&mut self, each: usize) {

@@ -194,6 +194,11 @@ impl Mesh {
         digests.all(|digest| Some(digest) == first)
     }
 
+    /// Whether all who live have what each node says of itself and every key of this workload.
+    pub(super) fn has_all(&self, net: &Net<Message>) -> bool {
+        self.living(net).all(|core| core.replica().store().len() >= self.nodes.len() + self.written as usize)
+    }
+
     /// Whether all who live think so of a node, or worse.
     pub(super) fn all_think(&self, net: &Net<Message>, of: usize, state: MemberState) -> bool {
         let id = self.nodes[of].id;

@@ -45,12 +45,12 @@ pub(crate) fn insert(document: &str, command: &str, table: &str) -> Option<Strin
 /// Writes what meshes keep to down as a table in Markdown.
 pub(crate) fn print_budgets(measured: &[Budgets]) -> String {
     let mut out = String::from(
-        "| nodes | formed | keys each, all at once: everywhere after · bytes ÷ least | idle before · 5 s after, B/s a node | a node falls: suspect · down for all | halves heal: one mesh · same state |\n\
+        "| nodes | formed | keys each, all at once: everywhere after · bytes ÷ least | idle before · 5 s after, B/s a node | a node falls: suspect · down for all | halves heal: one mesh · what was written · same state |\n\
          |---|---|---|---|---|---|\n",
     );
     for one in measured {
         let line = format!(
-            "| {} | {} | {}: {} · {:.2} | {:.0} · {:.0} | {} · {} | {} · {} |",
+            "| {} | {} | {}: {} · {:.2} | {:.0} · {:.0} | {} · {} | {} · {} · {} |",
             one.nodes,
             seconds(one.formed_after),
             one.bulk_each,
@@ -60,8 +60,9 @@ pub(crate) fn print_budgets(measured: &[Budgets]) -> String {
             one.idle_after,
             seconds(one.suspected_after),
             seconds(one.down_after),
-            seconds(one.one_after),
-            seconds(one.agreed_after),
+            seconds(one.healed.one_after),
+            seconds(one.healed.known_after),
+            seconds(one.healed.agreed_after),
         );
         writeln!(out, "{line}").expect("a string takes every line");
     }

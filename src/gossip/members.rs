@@ -30,8 +30,8 @@ pub struct Member {
     pub state: MemberState,
     /// Since when it cannot.
     unreachable_at: Option<Moment>,
-    /// Whether it could be reached in this life: one that has just joined is not missed so soon.
-    proven: bool,
+    /// When it was heard of in this life for the first time: one that has just joined is not missed so soon.
+    joined_at: Moment,
     /// When it said something new of itself last.
     heard_at: Moment,
     /// When it was there for the first time, or in another life, or again, and whether it had been there before.
@@ -134,7 +134,7 @@ impl Members {
                 record: NodeRecord::default(),
                 state: MemberState::Alive,
                 unreachable_at: Some(now),
-                proven: false,
+                joined_at: now,
                 heard_at: now,
                 came_at: now,
                 returned: false,
@@ -147,7 +147,7 @@ impl Members {
         if another_life {
             // A new life begins as the first one did: unconfirmed, but not suspected.
             member.unreachable_at = Some(now);
-            member.proven = false;
+            member.joined_at = now;
             (member.came_at, member.returned) = (now, true);
         }
         member.generation = generation;
@@ -232,17 +232,17 @@ impl Members {
             let member = &mut self.slots[*place].member;
             member.unreachable_at =
                 if reachable[*place] { None } else { member.unreachable_at.or(Some(self.changed_at)) };
-            member.proven |= reachable[*place];
             let state = match member.unreachable_at {
                 _ if member.record.leaving => MemberState::Left,
                 None => MemberState::Alive,
                 Some(since) => {
-                    // Whoever joins has its links in its record a little later than its first word.
-                    let grace = if member.proven { Duration::ZERO } else { config.join_grace };
                     // Where links are found and given up, records of one overtake those of another.
                     let rested = since.since(member.heard_at) >= RESTLESS_WITHIN;
+                    // Whoever joins has its links in its record a little later than its first word, and in a crowd its first
+                    // ones are given up before it is heard of others.
+                    let since = since.max(member.joined_at + config.join_grace);
                     let patience = if rested { config.suspect_after / 2 } else { config.suspect_after };
-                    let (suspect_at, down_at) = (since + patience + grace, since + config.down_after + grace);
+                    let (suspect_at, down_at) = (since + patience, since + config.down_after);
                     let suspect_at = doubt.map_or(suspect_at, |doubt| suspect_at.max(doubt));
                     let down_at = down_at.max(suspect_at);
                     let (state, later) = if now < suspect_at {
@@ -344,14 +344,14 @@ mod tests {
         assert!(members.update(view(2, 1, &[0, 1], false), at(0)));
         assert_eq!(judge(&mut members, &[1, 2], at(0)), []);
         // The link to 2 falls, but 1 still leads there.
-        assert_eq!(judge(&mut members, &[1], at(1)), []);
+        assert_eq!(judge(&mut members, &[1], at(11)), []);
         // 1 does not name 2 any more: what 2 says is not confirmed.
-        assert!(!members.update(view(1, 1, &[0], false), at(2)));
-        assert_eq!(judge(&mut members, &[1], at(2)), []);
-        assert_eq!(judge(&mut members, &[1], at(3)), [(node(2), MemberState::Suspect)]);
-        assert_eq!(judge(&mut members, &[1], at(6)), []);
-        assert_eq!(judge(&mut members, &[1], at(7)), [(node(2), MemberState::Down)]);
-        assert_eq!(judge(&mut members, &[1, 2], at(8)), [(node(2), MemberState::Alive)]);
+        assert!(!members.update(view(1, 1, &[0], false), at(12)));
+        assert_eq!(judge(&mut members, &[1], at(12)), []);
+        assert_eq!(judge(&mut members, &[1], at(13)), [(node(2), MemberState::Suspect)]);
+        assert_eq!(judge(&mut members, &[1], at(16)), []);
+        assert_eq!(judge(&mut members, &[1], at(17)), [(node(2), MemberState::Down)]);
+        assert_eq!(judge(&mut members, &[1, 2], at(18)), [(node(2), MemberState::Alive)]);
     }
 
     /// FEATURES P4: in a crowd of records it is judged later than they come, and counts from when they came.
@@ -390,13 +390,19 @@ mod tests {
         let mut members = Members::new(node(0));
         members.update(view(1, 1, &[0], false), at(0));
         members.update(view(2, 1, &[], false), at(0));
-        assert_eq!(judge(&mut members, &[1], at(4)), []);
-        members.update(view(1, 1, &[0, 2], false), at(4));
-        members.update(view(2, 1, &[1], false), at(4));
+        assert_eq!(judge(&mut members, &[1], at(1)), []);
+        // Its first link is given up for others that nobody has told of yet.
+        members.update(view(1, 1, &[0, 2], false), at(1));
+        members.update(view(2, 1, &[1], false), at(1));
+        assert_eq!(judge(&mut members, &[1], at(1)), []);
+        members.update(view(1, 1, &[0], false), at(2));
+        assert_eq!(judge(&mut members, &[1], at(2)), []);
+        assert_eq!(judge(&mut members, &[1], at(5)), []);
+        members.update(view(1, 1, &[0, 2], false), at(5));
         assert_eq!(judge(&mut members, &[1], at(20)), []);
         members.update(view(2, 1, &[], false), at(21));
         assert_eq!(judge(&mut members, &[1], at(21)), []);
-        assert_eq!(judge(&mut members, &[1], at(22)), [(node(2), MemberState::Suspect)], "once proven");
+        assert_eq!(judge(&mut members, &[1], at(22)), [(node(2), MemberState::Suspect)], "it had time");
     }
 
     /// Records that come in any order, and change, leave the links that both ends name.

@@ -36,7 +36,7 @@ fn a_mesh_above_the_limit_has_few_links_and_one_state() {
 /// must neither be told step by step nor make everybody pass everything on everywhere.
 #[test]
 fn a_large_mesh_forms_with_few_copies() {
-    for (nodes, is_wide) in [(50, true), (50, false), (100, true), (100, false)] {
+    for (nodes, is_wide) in [(50, true), (50, false), (60, true), (100, true), (100, false)] {
         let mut world = World::new(nodes);
         world.is_wide = is_wide;
         world.run(Duration::from_secs(20));

@@ -267,7 +267,8 @@ impl Mesh {
             }
             Message::Context { complete, seen } => {
                 let is_partial = self.overlay.is_partial();
-                let is_old = |author: &NodeId| complete || (is_partial && !self.trees.knows(author));
+                // In a full mesh nobody passes on what nobody has asked for.
+                let is_old = |author: &NodeId| complete || !is_partial || !self.trees.knows(author);
                 if self.gaps.notice(&seen, is_old, self.replica.store(), now.monotone) {
                     self.timers.set_by(Timer::Want, now.monotone);
                 }

@@ -130,4 +130,15 @@ mod tests {
         assert!((0.82..=1.25).contains(&measured.load_bytes), "{measured:?}");
         assert!(measured.idle_after <= 1.1 * measured.idle_before, "{measured:?}");
     }
+
+    /// DESIGN §8: once halves are one mesh, what was written apart is everywhere two round trips later, whoever has a link
+    /// to whom by then. A round trip takes 160 ms here at most.
+    #[test]
+    fn halves_that_meet_know_everything_two_round_trips_later() {
+        for seed in 0..4 {
+            let healed = measure_budgets(16, Seed(seed)).healed;
+            let later = healed.known_after.unwrap().saturating_sub(healed.one_after.unwrap());
+            assert!(later <= Duration::from_millis(2 * 160), "{later:?} later with seed {seed}: {healed:?}");
+        }
+    }
 }

@@ -14,6 +14,10 @@ use crate::time::Now;
 /// How long consequences of records wait for more of them in a large mesh.
 const CROWD_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long what came from others than its author gathers before all are told of it, in a full mesh: they may not be linked
+/// with the author either.
+const REPAIR_PAUSE: Duration = Duration::from_millis(20);
+
 impl Mesh {
     pub(super) fn handle_delta(&mut self, now: Now, link: LinkId, delta: &Delta) {
         let Some(peer) = self.links.get(&link).map(|link| link.peer) else { return };
@@ -36,6 +40,9 @@ impl Mesh {
             }
         }
         self.note_ways(now, link, &fresh);
+        if !self.overlay.is_partial() && fresh.iter().any(|lane| lane.actor().node != peer) {
+            self.timers.set_by(Timer::Announce, now.monotone + REPAIR_PAUSE);
+        }
         self.gaps.served(delta, self.replica.store(), now.monotone);
         self.reconcile.note(delta);
         if self.replica.store().revision() == before {

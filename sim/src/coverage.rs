@@ -77,6 +77,8 @@ points! {
     RefusedByCore = "refused_by_core",
     /// Frames in which a relay has changed an entry of another node.
     Forged = "forged",
+    /// Frames in which a relay has accounted for what another node has not written.
+    Overstated = "overstated",
     /// Entries without a seal of their author's that the core closed the link for.
     RefusedForgery = "refused_forgery",
     /// Wall clocks that jumped.

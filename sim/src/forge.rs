@@ -1,8 +1,8 @@
 //! Where entries are sealed: the pens that nodes sign with, and what a relay makes of the writes of others.
 
-use snomesh::crdt::{Entry, Item, Notary, Value};
+use snomesh::crdt::{Entry, Item, Lane, Notary, RangeSet, Value};
 use snomesh::gossip::{Message, Tell};
-use snomesh::id::NodeId;
+use snomesh::id::{Actor, Generation, NodeId};
 
 use crate::random::{self, Generator};
 
@@ -54,4 +54,29 @@ pub(crate) fn forged(message: &Message, relay: NodeId, generator: &mut Generator
     let forged = if value.is_some() && random::chance(generator, 0.5) { None } else { forged };
     *entry = Entry::new(key, dot, observed, stamp, forged);
     Some(message)
+}
+
+/// How far beyond what was ever written, and what lives have begun, a relay accounts for writes of others.
+const BEYOND: u64 = 1 << 40;
+
+/// The delta as a relay can send it that wants writes to count as seen before they are made: those that another node will make
+/// in this life, or a later life, which would void what it says of this one. Nothing if it speaks of no other node.
+pub(crate) fn overstated(message: &Message, relay: NodeId, generator: &mut Generator) -> Option<Message> {
+    let Message::Delta(delta) = message else { return None };
+    let told = delta.accounted.lanes().map(|(lane, _)| lane);
+    let foreign: Vec<&Lane> =
+        told.filter(|lane| lane.actor().node != relay && !lane.is_past()).collect();
+    if foreign.is_empty() {
+        return None;
+    }
+    let lane = foreign[random::index(generator, foreign.len())];
+    let Actor { node, generation } = lane.actor();
+    let (lane, counter) = if random::chance(generator, 0.5) {
+        (lane.clone(), BEYOND)
+    } else {
+        (Lane::new(Actor { node, generation: Generation(generation.0 + BEYOND) }, lane.class()), 1)
+    };
+    let mut delta = delta.clone();
+    delta.accounted.insert_all(&lane, &RangeSet::from(counter..=counter));
+    Some(Message::Delta(delta))
 }

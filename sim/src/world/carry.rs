@@ -73,9 +73,16 @@ impl World<'_> {
         }
         let sent = self.coverage.count(Point::FramesSent);
         let mut generator = self.seed.generator("forge", &[node as u64, sent]);
-        let forged = random::chance(&mut generator, rate);
-        let forged = forged.then(|| forge::forged(message, self.nodes[node].id, &mut generator)).flatten()?;
-        self.coverage.hit(Point::Forged);
+        if !random::chance(&mut generator, rate) {
+            return None;
+        }
+        let relay = self.nodes[node].id;
+        let (point, forged) = if random::chance(&mut generator, 0.5) {
+            (Point::Forged, forge::forged(message, relay, &mut generator)?)
+        } else {
+            (Point::Overstated, forge::overstated(message, relay, &mut generator)?)
+        };
+        self.coverage.hit(point);
         Some(forged)
     }
 

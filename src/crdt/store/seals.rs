@@ -308,6 +308,7 @@ impl Store {
     }
 
     /// Seals what a node has written that made it durable and had not told it to anybody: entries of its own without a seal.
+    /// Also how far it came where that has been replaced since: a seal is not written down when the write had been before.
     pub fn seal_again(&self, node: &NodeId, delta: &Delta) -> Delta {
         let mut again = delta.clone();
         let Some(seals) = &self.seals else { return again };
@@ -320,11 +321,21 @@ impl Store {
                 bare.entry(lane).or_default().unsealed.insert(*counter, unsealed);
             }
         }
+        for (lane, counters) in delta.accounted.lanes().filter(|(lane, _)| lane.name().0 == node) {
+            let Some(last) = counters.last() else { continue };
+            let is_shown = delta.seals.iter().any(|seal| seal.lane == *lane && seal.last() >= last);
+            if !is_shown && !lane.is_past() {
+                let dead = Unsealed { hash: Fingerprint::default(), is_live: false };
+                bare.entry(lane).or_default().unsealed.entry(last).or_insert(dead);
+            }
+        }
         for (lane, mut bare) in bare {
             bare.seal(&*seals.notary, lane);
             again.seals.extend(bare.held.into_values().flatten().map(|held| held.seal));
+            again.seals.extend(bare.head);
         }
         again.seals.sort();
+        again.seals.dedup();
         again
     }
 

@@ -280,6 +280,27 @@ fn own_writes_that_were_told_to_nobody_are_sealed_when_they_are_read_again() {
     assert!(store(A).merge(&forged).is_err());
 }
 
+/// What was sealed after it was made durable, told and replaced: nothing that is held says any more how far its author came.
+#[test]
+fn how_far_an_own_life_came_is_known_again_although_its_last_write_was_replaced() {
+    let [mut author, mut other] = told(2);
+    put(&mut author, &lane(A), &key(2), Some(value(b"v")));
+    author.seal();
+    bring(&author, &mut other);
+    put(&mut other, &lane(RELAY), &key(2), Some(value(b"w")));
+    other.seal();
+    bring(&other, &mut author);
+    let mut kept = delta_for(&author, &CausalContext::new());
+    kept.seals.retain(|seal| seal.lane != lane(A) || seal.last() < 3);
+    let mut again = store(A);
+    let sealed = again.seal_again(&lane(A).actor().node, &kept);
+    again.merge(&sealed).unwrap();
+    assert_eq!(again, author);
+    let mut newcomer = store(VICTIM);
+    bring(&again, &mut newcomer);
+    assert_eq!(newcomer, author);
+}
+
 fn registers(store: &Store) -> BTreeMap<Key, Vec<Option<Value>>> {
     let values =
         |row: super::super::Row<'_>| row.register().into_entries().map(|entry| entry.value).collect();

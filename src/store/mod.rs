@@ -216,6 +216,15 @@ impl StateFile {
         Self::on(Box::new(medium), Expects::Plain)
     }
 
+    /// The same for a node of a mesh whose entries are sealed.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub fn open_sealed_on(medium: impl Medium) -> Result<Self, StoreError> {
+        Self::on(Box::new(medium), Expects::Sealed)
+    }
+
     fn on(medium: Box<dyn Medium>, expects: Expects) -> Result<Self, StoreError> {
         let path = medium.path().to_owned();
         let exists =

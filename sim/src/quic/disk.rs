@@ -14,13 +14,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redb::StorageBackend;
-use snomesh::crdt::{Class, Dot, Lane, RangeSet, Store};
+use snomesh::crdt::{Class, Dot, Lane, Notary, RangeSet, Store};
 use snomesh::id::Actor;
 use snomesh::mesh::{Driver, DriverConfig, JournalTail, Report, journal};
 use snomesh::store::{Medium, StateFile};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::machine::sealed;
 use crate::random::{self, Generator};
 use crate::scenario::{DiskFate, Drawn};
 
@@ -116,20 +117,24 @@ impl Disk {
         &self,
         life: u32,
         config: DriverConfig,
+        notary: Option<Arc<dyn Notary>>,
         delay: Drawn<Duration>,
         mut generator: Generator,
     ) -> Result<(Driver, Plug, Keeper), String> {
         self.settle(life);
         let actor = config.actor;
         let drive = Drive { disk: self.clone(), life };
-        let mut state = StateFile::open_on(drive).map_err(|error| error.to_string())?;
+        let opened =
+            if notary.is_some() { StateFile::open_sealed_on(drive) } else { StateFile::open_on(drive) };
+        let mut state = opened.map_err(|error| error.to_string())?;
         let last = state.last_life(actor.node);
         if last >= actor.generation {
             return Err(format!("the disk knows of life {last}, and this is {actor}"));
         }
         state.begin_life(actor.generation).map_err(|error| error.to_string())?;
         let (journal, tail) = journal();
-        let mut driver = Driver::durable(config, journal).map_err(|error| error.to_string())?;
+        let driver = Driver::durable(config, journal).map_err(|error| error.to_string())?;
+        let mut driver = sealed(driver, notary);
         let loaded = state.load(|record| driver.restore(record)).map_err(|error| error.to_string())?;
         driver.restore_clock(loaded.clock);
         self.lock().copy(&mut generator);

@@ -9,6 +9,7 @@ use rand::Rng;
 use rustls::crypto::CryptoProvider;
 use snomesh::auth::{Identity, MeshCa, MeshCredentials, Validity};
 use snomesh::clock::WallClock;
+use snomesh::crdt::Notary;
 use snomesh::daemon::{DaemonConfig, ModularDaemon, Peer, PeersView, RecvError, TunnelObserver};
 use snomesh::gossip::{Alarm, Config, Event, MemberState};
 use snomesh::id::{Actor, NodeId, TunnelId};
@@ -203,14 +204,18 @@ impl Machine {
             event_capacity: self.ring,
             clock,
         };
+        let notary = around.scenario.mesh.sealed.then(|| -> Arc<dyn Notary> {
+            Arc::new(self.credentials.identity.clone())
+        });
         let (driver, disk) = match around.scenario.durability {
             Durable::Memory => {
-                (Driver::new(config).expect("the scenario's settings held in the first tier"), None)
+                let driver = Driver::new(config).expect("the scenario's settings held in the first tier");
+                (sealed(driver, notary), None)
             }
             Durable::Disk => {
                 let generator = around.seed.generator("disk", &ids);
                 let (driver, plug, keeper) =
-                    self.disk.open(life, config, around.scenario.disk.delay, generator)?;
+                    self.disk.open(life, config, notary, around.scenario.disk.delay, generator)?;
                 (driver, Some((plug, keeper)))
             }
         };
@@ -228,6 +233,14 @@ impl Machine {
             seeds: (0..seeds).chain(told_of).map(address).collect(),
             ..config_of(self.number, scenario, generator)
         }
+    }
+}
+
+/// The driver of a node that seals what it writes, if it does.
+pub(super) fn sealed(driver: Driver, notary: Option<Arc<dyn Notary>>) -> Driver {
+    match notary {
+        Some(notary) => driver.sealed(notary),
+        None => driver,
     }
 }
 

@@ -78,9 +78,6 @@ pub(crate) fn refusal(scenario: &Scenario) -> Option<String> {
     if most > MAX_NODES {
         return Some(format!("it has up to {most} nodes, this tier takes {MAX_NODES}; use --nodes"));
     }
-    if scenario.mesh.sealed {
-        return Some("its nodes seal what they write, which the daemons of this tier do not".to_owned());
-    }
     let foreign = |kind: &FaultKind| {
         matches!(
             kind,

@@ -134,7 +134,10 @@ fn what_cannot_be_done_to_a_daemon_is_refused_with_the_reason() {
     let freeze = "[[fault]]\nkind = \"freeze\"\nat = \"1s\"\nfor = \"1s\"\nnodes = 0\n";
     assert!(refused(&format!("{HEAD}{freeze}")).contains("`freeze`"));
     assert!(refused(&HEAD.replace("nodes = 3", "nodes = \"3..65\"")).contains("takes 64"));
-    assert!(refused(&HEAD.replace("[mesh]\n", "[mesh]\nsealed = true\n")).contains("seal"));
+    let forge = "[[fault]]\nkind = \"forge\"\nat = \"1s\"\nfor = \"1s\"\nnodes = 1\nrate = 0.5\n";
+    let sealed = HEAD.replace("[mesh]\n", "[mesh]\nsealed = true\n");
+    assert!(refused(&format!("{sealed}{forge}")).contains("`forge`"));
+    assert_eq!(refused(&sealed), "");
     assert_eq!(refused(&HEAD.replace("nodes = 3", "nodes = 3\ndurability = \"disk\"")), "");
     assert_eq!(refused(&HEAD.replace("nodes = 3", "nodes = 64")), "");
 }

@@ -49,6 +49,7 @@ builtin! {
     "burst-then-silence",
     "ring-of-neighbours",
     "forging-relay",
+    "sealed-disks",
     "swizzled-links",
     "far-regions",
     "starved-node",

@@ -64,8 +64,7 @@ const BEYOND: u64 = 1 << 40;
 pub(crate) fn overstated(message: &Message, relay: NodeId, generator: &mut Generator) -> Option<Message> {
     let Message::Delta(delta) = message else { return None };
     let told = delta.accounted.lanes().map(|(lane, _)| lane);
-    let foreign: Vec<&Lane> =
-        told.filter(|lane| lane.actor().node != relay && !lane.is_past()).collect();
+    let foreign: Vec<&Lane> = told.filter(|lane| lane.actor().node != relay && !lane.is_past()).collect();
     if foreign.is_empty() {
         return None;
     }

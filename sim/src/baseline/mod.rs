@@ -123,7 +123,10 @@ mod tests {
             measured.is_some_and(|measured| measured <= Duration::from_secs(seconds))
         };
         assert!(within(measured.suspected_after, 4) && within(measured.down_after, 10), "{measured:?}");
-        assert!(within(measured.healed.one_after, 15) && within(measured.healed.agreed_after, 16), "{measured:?}");
+        assert!(
+            within(measured.healed.one_after, 15) && within(measured.healed.agreed_after, 16),
+            "{measured:?}"
+        );
         assert!(within(measured.healed.known_after, 2), "{measured:?}");
         assert!(within(measured.loaded_after, 1), "{measured:?}");
         // It was carried, and to everybody once: the values whole, of the keys what is new.

@@ -204,9 +204,11 @@ impl Machine {
             event_capacity: self.ring,
             clock,
         };
-        let notary = around.scenario.mesh.sealed.then(|| -> Arc<dyn Notary> {
-            Arc::new(self.credentials.identity.clone())
-        });
+        let notary = around
+            .scenario
+            .mesh
+            .sealed
+            .then(|| -> Arc<dyn Notary> { Arc::new(self.credentials.identity.clone()) });
         let (driver, disk) = match around.scenario.durability {
             Durable::Memory => {
                 let driver = Driver::new(config).expect("the scenario's settings held in the first tier");

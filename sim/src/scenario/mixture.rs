@@ -5,6 +5,7 @@
 //! them, and a quarter is one of the scenarios that come with the program, with its faults at other times.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,15 @@ use crate::random::{self, Generator, Seed};
 
 /// How often nodes that are away are evicted while the run goes on, if the scenario does not say when.
 const EVICTING: f64 = 0.3;
+
+/// How often nodes seal what they write although the scenario does not say so.
+const SEALING: f64 = 0.15;
+
+/// The scenarios that come with the program and are no mixtures themselves.
+static NAMED: LazyLock<Vec<Scenario>> = LazyLock::new(|| {
+    let scenarios = BUILTIN.iter().filter_map(|found| Scenario::parse(found.name, found.text).ok());
+    scenarios.filter(|scenario| scenario.mixture.is_none()).collect()
+});
 
 /// How often a seed is what: shares of their sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,10 +63,8 @@ impl Scenario {
         } else if place < swarm + everything {
             drawn.faults.iter_mut().for_each(|fault| fault.chance = None);
         } else {
-            let scenarios = BUILTIN.iter().filter_map(|found| Self::parse(found.name, found.text).ok());
-            let mut scenarios: Vec<Self> = scenarios.filter(|other| other.mixture.is_none()).collect();
             let (tier, evict_after) = (drawn.tier, drawn.mesh.evict_after);
-            drawn = scenarios.swap_remove(random::index(&mut generator, scenarios.len()));
+            drawn = NAMED[random::index(&mut generator, NAMED.len())].clone();
             drawn.tier = tier;
             // Lives that are over take part in whatever else goes wrong.
             drawn.mesh.evict_after = drawn.mesh.evict_after.or(evict_after);
@@ -69,6 +77,7 @@ impl Scenario {
             let after = Duration::from_millis(random::number(&mut generator, 4_000, 40_000));
             drawn.mesh.evict_after = Some(Drawn::fixed(after));
         }
+        drawn.mesh.sealed |= random::chance(&mut generator, SEALING);
         Cow::Owned(drawn)
     }
 }
@@ -108,10 +117,11 @@ mod tests {
     #[test]
     fn seeds_draw_some_faults_all_faults_and_named_scenarios() {
         let chaos = chaos();
-        let (mut all, mut some, mut named) = (0, 0, BTreeSet::new());
+        let (mut all, mut some, mut named, mut sealed) = (0, 0, BTreeSet::new(), 0);
         for seed in 0..200 {
             let drawn = chaos.of_seed(Seed(seed));
             assert!(drawn.mixture.is_none());
+            sealed += usize::from(drawn.mesh.sealed);
             assert_eq!(drawn.text(), chaos.of_seed(Seed(seed)).text(), "the same seed draws the same");
             if drawn.name != chaos.name {
                 named.insert(drawn.name.clone());
@@ -125,6 +135,7 @@ mod tests {
             (30..75).contains(&all) && (75..125).contains(&some) && named.len() > 15,
             "{all} {some} {named:?}"
         );
+        assert!((15..50).contains(&sealed), "{sealed}");
     }
 
     #[test]

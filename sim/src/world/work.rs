@@ -31,7 +31,7 @@ pub(super) struct Work {
     /// How many elements sets have at most, all together.
     elements: u64,
     /// What each life has counted on each counter, with each of the writes that said so.
-    counted: BTreeMap<AttributeKey, Vec<Counted>>,
+    counted: BTreeMap<AttributeKey, Counts>,
     until: Moment,
     written: u64,
     /// The key that a command is writing at the moment.
@@ -63,17 +63,42 @@ struct Counted {
     before: BTreeMap<Lane, usize>,
 }
 
-/// How far each life has come, by the places in `all` of its last write that is known to whoever has seen some of them.
-fn known(all: &[Counted], seen: impl Fn(&Dot) -> bool) -> BTreeMap<&Lane, usize> {
-    let mut lives = BTreeMap::new();
-    for (place, counted) in all.iter().enumerate().filter(|(_, counted)| seen(&counted.dot)) {
-        let before = counted.before.iter().map(|(lane, place)| (lane, *place));
-        for (lane, place) in before.chain([(&counted.dot.lane, place)]) {
-            let last = lives.entry(lane).or_insert(place);
-            *last = place.max(*last);
-        }
+/// All that was counted on one counter.
+#[derive(Debug, Default)]
+struct Counts {
+    all: Vec<Counted>,
+    /// Their places, by the life that counted, in order.
+    by_life: BTreeMap<Lane, Vec<usize>>,
+}
+
+impl Counts {
+    fn push(&mut self, counted: Counted) {
+        self.by_life.entry(counted.dot.lane.clone()).or_default().push(self.all.len());
+        self.all.push(counted);
     }
-    lives
+
+    /// The sum that a life has counted so far.
+    fn sum(&self, life: &Lane) -> i128 {
+        let last = self.by_life.get(life).and_then(|places| places.last());
+        last.map_or(0, |place| self.all[*place].sum)
+    }
+
+    /// How far each life has come, by the places of its last write that is known to whoever has seen some of them. What a life
+    /// knew of those before it only grows: its last write that was seen says all that any of them does.
+    fn known(&self, seen: impl Fn(&Dot) -> bool) -> BTreeMap<&Lane, usize> {
+        let mut lives = BTreeMap::new();
+        for (life, places) in &self.by_life {
+            let Some(&place) = places.iter().rev().find(|place| seen(&self.all[**place].dot)) else {
+                continue;
+            };
+            let before = self.all[place].before.iter().map(|(lane, place)| (lane, *place));
+            for (lane, place) in before.chain([(life, place)]) {
+                let last = lives.entry(lane).or_insert(place);
+                *last = place.max(*last);
+            }
+        }
+        lives
+    }
 }
 
 /// When a write was made.
@@ -190,9 +215,8 @@ impl World<'_> {
         let Some(dot) = self.reference.last_write(&path.to_key()).cloned() else { return };
         let Some(process) = &self.nodes[node].process else { return };
         let counted = self.work.counted.entry(key.clone()).or_default();
-        let last = counted.iter().rev().find(|counted| counted.dot.lane == dot.lane);
-        let sum = last.map_or(0, |last| last.sum) + i128::from(by);
-        let lives = known(counted, |seen| process.seen.knows(&self.reference, seen)).into_iter();
+        let sum = counted.sum(&dot.lane) + i128::from(by);
+        let lives = counted.known(|seen| process.seen.knows(&self.reference, seen)).into_iter();
         let own = lives.filter(|(lane, _)| lane.actor().node == dot.lane.actor().node && **lane != dot.lane);
         let before = own.map(|(lane, place)| (lane.clone(), place)).collect();
         counted.push(Counted { dot, sum, before });
@@ -201,11 +225,11 @@ impl World<'_> {
     /// A counter at a node that is not what the lives that it has heard of had counted.
     pub(super) fn miscounted(&self) -> Option<(usize, String)> {
         self.running().find_map(|(node, process)| {
-            self.work.counted.iter().find_map(|(key, all)| {
-                let lives = known(all, |dot| process.seen.knows(&self.reference, dot));
+            self.work.counted.iter().find_map(|(key, counts)| {
+                let lives = counts.known(|dot| process.seen.knows(&self.reference, dot));
                 // Of lives that are over somebody may have told what was told to nobody else.
-                let claimed = known(all, |dot| process.seen.claims(&self.reference, dot));
-                let expected: i128 = lives.values().map(|place| all[*place].sum).sum();
+                let claimed = counts.known(|dot| process.seen.claims(&self.reference, dot));
+                let expected: i128 = lives.values().map(|place| counts.all[*place].sum).sum();
                 let found = process.mesh.replica().counter(key).unwrap_or(0);
                 let what = || format!("{key} is {found}, what was counted there comes to {expected}");
                 (found != expected && lives == claimed).then(|| (node, what()))

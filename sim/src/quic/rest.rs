@@ -17,6 +17,9 @@ use crate::world::Rehearsal;
 /// Two writes of one key by different nodes may have crossed if they are closer than this.
 const CROSSING: Duration = Duration::from_secs(2);
 
+/// Commands are given by tasks of their own, and timers are as fine as this: what is closer has no order.
+const AT_ONCE: Duration = Duration::from_millis(1);
+
 /// What one node says at rest.
 struct Said {
     node: usize,
@@ -146,7 +149,8 @@ fn tiers_differ(rehearsal: &Rehearsal, found: &View) -> Option<String> {
     })
 }
 
-/// The keys whose last write and one of another node's, one of them a removal, may have crossed.
+/// The keys whose last write and one of another node's, one of them a removal, may have crossed; and those of which several
+/// writes were given at once, so that any of them may have been the last.
 fn undecided(operations: &[Operation]) -> Vec<String> {
     let mut writes: BTreeMap<String, Vec<(Duration, usize, bool)>> = BTreeMap::new();
     for Operation { at, node, action } in operations {
@@ -165,7 +169,8 @@ fn undecided(operations: &[Operation]) -> Vec<String> {
         let Some((end, _, _)) = writes.last() else { return false };
         let window = || writes.iter().rev().take_while(|(at, _, _)| end.saturating_sub(*at) < CROSSING);
         let several = window().any(|(_, node, _)| Some(node) != window().next().map(|(_, node, _)| node));
-        several && window().any(|(_, _, removes)| *removes)
+        let at_once = writes.iter().filter(|(at, _, _)| end.saturating_sub(*at) < AT_ONCE).count();
+        at_once > 1 || (several && window().any(|(_, _, removes)| *removes))
     });
     crossed.map(|(key, _)| key).collect()
 }
@@ -205,12 +210,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_removal_that_crosses_a_write_of_another_node_is_undecided() {
+    fn what_crosses_a_removal_or_was_given_at_once_is_undecided() {
         let is_undecided = |operations: &[Operation]| !undecided(operations).is_empty();
         assert!(is_undecided(&[line(0, 0, set()), line(1_000, 1, unset())]));
         assert!(!is_undecided(&[line(0, 0, set()), line(2_000, 1, unset())]));
         assert!(!is_undecided(&[line(0, 0, set()), line(1_000, 0, unset())]));
         assert!(!is_undecided(&[line(0, 0, set()), line(1_000, 1, set())]));
+        assert!(!is_undecided(&[line(0, 0, set()), line(1, 0, set())]));
+        assert!(is_undecided(&[line(1, 0, set()), line(1, 0, set())]));
         assert!(!is_undecided(&[line(0, 0, set()), line(1, 1, unset()), line(5_000, 1, set())]));
     }
 }

@@ -143,6 +143,19 @@ impl Disk {
         Ok((driver, plug, Keeper { disk: self.clone(), life, delay, generator, killed, state, tail }))
     }
 
+    /// Another disk with all that this one holds at this moment, as a copy of the machine would have it.
+    pub(super) fn copied(&self) -> Self {
+        let image = self.lock();
+        let copy = Image {
+            pages: image.pages.clone(),
+            synced: image.pages.clone(),
+            published: image.published,
+            confirmed: image.confirmed.clone(),
+            ..Image::default()
+        };
+        Self { image: Arc::new(Mutex::new(copy)) }
+    }
+
     /// What of that which was confirmed a node has not seen; what a node says of its own life need not outlive it.
     pub(super) fn lost(&self) -> impl Fn(&Store) -> Option<String> + Send + use<> {
         let confirmed = self.lock().confirmed.clone();

@@ -100,8 +100,17 @@ pub(super) struct Machine {
     pub(super) disk: Disk,
     /// What runs, if anything does.
     pub(super) process: Option<Process>,
-    /// Whether it has said good-bye.
+    /// Whether it has said good-bye, or was switched off for good.
     pub(super) left: bool,
+    /// Whether it was a copy of another one, or another one was a copy of it.
+    pub(super) double: Option<Double>,
+}
+
+/// Which of two machines with one name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Double {
+    Original,
+    Copy,
 }
 
 /// What a machine takes for the time of day.
@@ -156,7 +165,15 @@ impl Machine {
             disk: Disk::default(),
             process: None,
             left: false,
+            double: None,
         }
+    }
+
+    /// Takes another machine's name, its key and a copy of its disk.
+    pub(super) fn copy(&mut self, other: &mut Self) {
+        (self.id, self.credentials) = (other.id, other.credentials.clone());
+        self.disk = other.disk.copied();
+        (self.double, other.double) = (Some(Double::Copy), Some(Double::Original));
     }
 
     /// Its wall clock jumps.
@@ -379,6 +396,7 @@ async fn overhear(mesh: MeshHandle, network: Network) {
             Ok((_, Event::Member { state: MemberState::Suspect, .. })) => Point::Suspected,
             Ok((_, Event::Member { state: MemberState::Down, .. })) => Point::Downs,
             Ok((_, Event::Alarm(Alarm::Drift { .. }))) => Point::DriftAlarms,
+            Ok((_, Event::Alarm(Alarm::Double { .. }))) => Point::Doubles,
             Ok(_) | Err(RecvError::Lagged(_)) => continue,
             Err(_) => return,
         };

@@ -67,6 +67,8 @@ const COUNTED: &[Point] = &[
     Point::LaggedTwice,
     Point::Suspected,
     Point::Downs,
+    Point::Clones,
+    Point::Doubles,
 ];
 
 /// What is true of the commands, which are those of the first tier.
@@ -88,7 +90,6 @@ pub(crate) fn refusal(scenario: &Scenario) -> Option<String> {
                 | FaultKind::Forge
                 | FaultKind::Reset
                 | FaultKind::Refuse
-                | FaultKind::Clone
                 | FaultKind::Panic
         )
     };

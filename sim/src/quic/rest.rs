@@ -7,6 +7,7 @@ use snomesh::crdt::CausalContext;
 use snomesh::gossip::MemberState;
 use snomesh::id::NodeId;
 
+use super::machine::Double;
 use super::world::{World, followers};
 use crate::checker::{Broken, Checker};
 use crate::fault::Effect;
@@ -95,7 +96,12 @@ fn differs(one: &Said, other: &Said) -> Option<String> {
 
 /// Everybody who runs is alive for everybody who runs, and nobody else is.
 fn misjudged(world: &World<'_>, said: &Said) -> Option<String> {
-    world.machines.iter().enumerate().filter(|(node, _)| *node != said.node).find_map(|(node, machine)| {
+    let mut others = world.machines.iter().enumerate().filter(|(node, _)| *node != said.node);
+    // Who was a copy has the name of another one.
+    others.find_map(|(node, machine)| {
+        if machine.double == Some(Double::Copy) {
+            return None;
+        }
         let (runs, state) = (machine.process.is_some(), said.members.get(&machine.id));
         let right = match state {
             Some(MemberState::Alive) => runs,
@@ -114,7 +120,7 @@ fn linked_wrongly(world: &World<'_>, node: usize) -> Option<String> {
     world.machines.iter().enumerate().find_map(|(other, machine)| {
         let (tunnels, runs) = (process.peers.node(machine.id).len(), machine.process.is_some());
         let most = usize::from(other != node) + world.greets(node, machine.id);
-        let right = tunnels == 0 || (tunnels <= most && runs);
+        let right = tunnels == 0 || (tunnels <= most && runs) || machine.double == Some(Double::Copy);
         (!right).then(|| format!("n{node} has {tunnels} tunnels to n{other}, which runs: {runs}"))
     })
 }

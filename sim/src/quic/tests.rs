@@ -60,6 +60,7 @@ fn each_fault_bites_and_is_survived() {
         ("weather", "for = \"7s\"\nloss = 0.3\nduplicate = 0.3\n", &[Point::Lost, Point::Duplicated]),
         ("weather", "for = \"7s\"\njitter = \"300ms\"\n", &[Point::Reordered]),
         ("clock-jump", "nodes = 1\nby = \"-3s\"\n", &[Point::ClockJumps, Point::ClockWentBack]),
+        ("clone", "for = \"9s\"\nfrom = 0\nto = 2\n", &[Point::Clones, Point::Doubles]),
         ("clock-freeze", "for = \"7s\"\nnodes = 1\n", &[Point::ClockStood]),
     ];
     for (kind, parameters, points) in cases {

@@ -45,6 +45,7 @@ enum Step {
     Act(usize, Action),
     FaultBegins(usize),
     FaultEnds(usize),
+    SwitchOff(usize),
     Heal,
     Sample,
     Deadline,
@@ -162,6 +163,10 @@ impl<'a> World<'a> {
                 self.record(None, Kind::FaultEnds, fault as u64, 0, b"");
                 self.stop_clocks();
             }
+            Step::SwitchOff(node) => {
+                self.crash(node, DiskFate::Keep).await;
+                self.machines[node].left = true;
+            }
             Step::Heal => {
                 self.around.network.lock().healed = true;
                 self.record(None, Kind::Heal, 0, 0, b"");
@@ -196,7 +201,8 @@ impl<'a> World<'a> {
     /// Kills a node, unless it does not run.
     async fn crash(&mut self, node: usize, fate: DiskFate) {
         let Some(actor) = self.machines[node].process.as_ref().map(|process| process.actor) else { return };
-        if self.around.scenario.durability == Durable::Disk {
+        // Of two machines with one name neither disk knows what the other one has written.
+        if self.around.scenario.durability == Durable::Disk && self.machines[node].double.is_none() {
             self.look_for_haste(node, actor).await;
         }
         let Some(process) = self.machines[node].process.take() else { return };
@@ -342,8 +348,9 @@ impl<'a> World<'a> {
                 shared.coverage.add(Point::Flaps, u64::from(again && stand));
                 shared.faults.begin(fault);
             }
+            Effect::Clone { from, to, lives } => self.copy(from, to, lives),
             // `refusal` leaves none of these to this tier.
-            Effect::Reset(_) | Effect::Clone { .. } | Effect::Panic(_) => {}
+            Effect::Reset(_) | Effect::Panic(_) => {}
             Effect::Split(_)
             | Effect::Ring(_)
             | Effect::Refuse(_)
@@ -354,6 +361,18 @@ impl<'a> World<'a> {
             | Effect::Forge(..)
             | Effect::Stall(_) => self.around.network.lock().faults.begin(fault),
         }
+    }
+
+    /// A machine becomes a copy of another one. The script starts it, and it is switched off after a while.
+    fn copy(&mut self, from: usize, to: usize, lives: Duration) {
+        let [original, copy] = self.machines.get_disjoint_mut([from, to]).expect("they are two machines");
+        if copy.process.is_some() {
+            return;
+        }
+        copy.copy(original);
+        self.around.network.lock().coverage.hit(Point::Clones);
+        let until = self.now() + lives;
+        self.plan(until, Step::SwitchOff(to));
     }
 
     /// Wall clocks stand still or go on, as the faults have it.

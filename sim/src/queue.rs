@@ -15,7 +15,7 @@ pub(crate) enum Event {
     /// A node that said goodbye goes.
     Stop { node: usize, life: u32 },
     /// A node is killed for good.
-    Kill { node: usize, life: u32 },
+    Kill { node: usize },
     /// A node wanted to be woken.
     Wake { node: usize, life: u32 },
     /// The oldest frame of a pipe arrives.

@@ -277,16 +277,13 @@ impl World<'_> {
         copy.copy(original);
         self.coverage.hit(Point::Clones);
         self.start(to);
-        let life = self.nodes[to].life;
-        self.queue.push(self.now + lives, Event::Kill { node: to, life });
+        self.queue.push(self.now + lives, Event::Kill { node: to });
     }
 
-    /// The machine that was a clone is switched off.
-    pub(super) fn kill(&mut self, node: usize, life: u32) {
-        if self.lives(node, life) {
-            self.crash(node, DiskFate::Keep);
-            self.nodes[node].left = true;
-        }
+    /// The machine that was a clone is switched off, in whichever of its lives it is.
+    pub(super) fn kill(&mut self, node: usize) {
+        self.crash(node, DiskFate::Keep);
+        self.nodes[node].left = true;
     }
 
     fn touch(&mut self, fault: usize) {

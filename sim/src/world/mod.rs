@@ -319,7 +319,7 @@ impl<'a> World<'a> {
         match event {
             Event::Start { node } => self.start(node),
             Event::Stop { node, life } => self.stop(node, life),
-            Event::Kill { node, life } => self.kill(node, life),
+            Event::Kill { node } => self.kill(node),
             Event::Wake { node, life } => self.wake(node, life),
             Event::Deliver { connection, line, channel } => self.deliver(connection, line, channel),
             Event::Datagram { connection, line, number, bytes } => {

@@ -58,6 +58,7 @@ builtin! {
     "many-subscribers",
     "swarm",
     "chaos",
+    "chaos-of-daemons",
     "counter-flood",
     "churn-by-crashes",
     "differing-states",

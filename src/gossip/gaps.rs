@@ -20,7 +20,8 @@ struct Gap {
     quiet_since: Moment,
     /// Whom we asked for it.
     asked: Option<LinkId>,
-    /// Whether nobody is about to push it: it was there before the link that told of it, or its author is new.
+    /// Whether nobody but a linked author is about to push it: it was there before the link that told of it, no way to its
+    /// author is known, or the mesh is full.
     old: bool,
 }
 
@@ -32,7 +33,7 @@ pub(super) struct Gaps {
 }
 
 impl Gaps {
-    /// A peer has told what it has; `is_old` says of whose writes nobody is about to push them. Says whether there is
+    /// A peer has told what it has; `is_old` says of whose writes nobody else is about to push them. Says whether there is
     /// anything new to wait for.
     pub(super) fn notice(
         &mut self,

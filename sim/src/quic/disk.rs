@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use redb::StorageBackend;
 use snomesh::crdt::{Class, Dot, Lane, Notary, RangeSet, Store};
-use snomesh::id::Actor;
+use snomesh::id::{Actor, Generation};
 use snomesh::mesh::{Driver, DriverConfig, JournalTail, Report, journal};
 use snomesh::store::{Medium, StateFile};
 use tokio::time::sleep;
@@ -103,6 +103,8 @@ pub(super) struct Damage {
 /// A life's way to its disk.
 #[derive(Debug)]
 pub(super) struct Plug {
+    /// In which life.
+    pub(super) generation: Generation,
     disk: Disk,
     killed: CancellationToken,
 }
@@ -116,22 +118,21 @@ impl Disk {
     pub(super) fn open(
         &self,
         life: u32,
-        config: DriverConfig,
+        mut config: DriverConfig,
         notary: Option<Arc<dyn Notary>>,
         delay: Drawn<Duration>,
         mut generator: Generator,
     ) -> Result<(Driver, Plug, Keeper), String> {
         self.settle(life);
-        let actor = config.actor;
         let drive = Drive { disk: self.clone(), life };
         let opened =
             if notary.is_some() { StateFile::open_sealed_on(drive) } else { StateFile::open_on(drive) };
         let mut state = opened.map_err(|error| error.to_string())?;
-        let last = state.last_life(actor.node);
-        if last >= actor.generation {
-            return Err(format!("the disk knows of life {last}, and this is {actor}"));
-        }
-        state.begin_life(actor.generation).map_err(|error| error.to_string())?;
+        // One that met its double, or was taken for dead, has gone on in a life that the script does not know.
+        let last = state.last_life(config.actor.node);
+        let generation = config.actor.generation.max(Generation(last.0 + 1));
+        config.actor.generation = generation;
+        state.begin_life(generation).map_err(|error| error.to_string())?;
         let (journal, tail) = journal();
         let driver = Driver::durable(config, journal).map_err(|error| error.to_string())?;
         let mut driver = sealed(driver, notary);
@@ -139,7 +140,7 @@ impl Disk {
         driver.restore_clock(loaded.clock);
         self.lock().copy(&mut generator);
         let killed = CancellationToken::new();
-        let plug = Plug { disk: self.clone(), killed: killed.clone() };
+        let plug = Plug { generation, disk: self.clone(), killed: killed.clone() };
         Ok((driver, plug, Keeper { disk: self.clone(), life, delay, generator, killed, state, tail }))
     }
 

@@ -213,10 +213,9 @@ impl Machine {
         let endpoint = QuicEndpoint::with_socket(Arc::clone(&socket) as Arc<_>, QuicConfig::default(), tls)
             .expect("a simulated socket can be driven");
         let mut generator = around.seed.generator("process", &ids);
-        let actor = Actor { node: self.id, generation };
         let config = DriverConfig {
             gossip: self.gossip(around.scenario, told_of, &mut generator),
-            actor,
+            actor: Actor { node: self.id, generation },
             seed: generator.next_u64(),
             event_capacity: self.ring,
             clock,
@@ -238,6 +237,8 @@ impl Machine {
                 (driver, Some((plug, keeper)))
             }
         };
+        let generation = disk.as_ref().map_or(generation, |(plug, _)| plug.generation);
+        let actor = Actor { node: self.id, generation };
         self.process = Some(Process::compose(actor, driver, disk, (endpoint, socket), around, ids));
         Ok(())
     }

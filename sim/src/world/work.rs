@@ -63,35 +63,32 @@ struct Counted {
     before: BTreeMap<Lane, usize>,
 }
 
-/// All that was counted on one counter.
+/// All that was counted on one counter, by the life that counted, in order.
 #[derive(Debug, Default)]
-struct Counts {
-    all: Vec<Counted>,
-    /// Their places, by the life that counted, in order.
-    by_life: BTreeMap<Lane, Vec<usize>>,
-}
+struct Counts(BTreeMap<Lane, Vec<Counted>>);
 
 impl Counts {
     fn push(&mut self, counted: Counted) {
-        self.by_life.entry(counted.dot.lane.clone()).or_default().push(self.all.len());
-        self.all.push(counted);
+        self.0.entry(counted.dot.lane.clone()).or_default().push(counted);
     }
 
     /// The sum that a life has counted so far.
     fn sum(&self, life: &Lane) -> i128 {
-        let last = self.by_life.get(life).and_then(|places| places.last());
-        last.map_or(0, |place| self.all[*place].sum)
+        self.0.get(life).and_then(|all| all.last()).map_or(0, |last| last.sum)
     }
 
-    /// How far each life has come, by the places of its last write that is known to whoever has seen some of them. What a life
+    /// What lives have counted that have come so far, all together.
+    fn total(&self, lives: &BTreeMap<&Lane, usize>) -> i128 {
+        lives.iter().map(|(life, place)| self.0[*life][*place].sum).sum()
+    }
+
+    /// How far each life has come, by the place of its last write that is known to whoever has seen some of them. What a life
     /// knew of those before it only grows: its last write that was seen says all that any of them does.
     fn known(&self, seen: impl Fn(&Dot) -> bool) -> BTreeMap<&Lane, usize> {
         let mut lives = BTreeMap::new();
-        for (life, places) in &self.by_life {
-            let Some(&place) = places.iter().rev().find(|place| seen(&self.all[**place].dot)) else {
-                continue;
-            };
-            let before = self.all[place].before.iter().map(|(lane, place)| (lane, *place));
+        for (life, all) in &self.0 {
+            let Some(place) = all.iter().rposition(|counted| seen(&counted.dot)) else { continue };
+            let before = all[place].before.iter().map(|(lane, place)| (lane, *place));
             for (lane, place) in before.chain([(life, place)]) {
                 let last = lives.entry(lane).or_insert(place);
                 *last = place.max(*last);
@@ -229,7 +226,7 @@ impl World<'_> {
                 let lives = counts.known(|dot| process.seen.knows(&self.reference, dot));
                 // Of lives that are over somebody may have told what was told to nobody else.
                 let claimed = counts.known(|dot| process.seen.claims(&self.reference, dot));
-                let expected: i128 = lives.values().map(|place| counts.all[*place].sum).sum();
+                let expected = counts.total(&lives);
                 let found = process.mesh.replica().counter(key).unwrap_or(0);
                 let what = || format!("{key} is {found}, what was counted there comes to {expected}");
                 (found != expected && lives == claimed).then(|| (node, what()))

@@ -132,16 +132,12 @@ impl Arena<Mesh> {
         let mut healed = Healed::default();
         while healed.agreed_after.is_none() && self.net.now < healed_at + PATIENCE {
             self.rest(LOOK);
-            let (mesh, now) = (&self.protocol, self.net.now.since(healed_at));
-            if healed.one_after.is_none() && mesh.are_all_there(&self.net) {
-                healed.one_after = Some(now);
-            }
-            if healed.known_after.is_none() && mesh.has_all(&self.net) {
-                healed.known_after = Some(now);
-            }
-            if healed.one_after.is_some() && healed.known_after.is_some() && mesh.agrees(&self.net) {
-                healed.agreed_after = Some(now);
-            }
+            let (mesh, net) = (&self.protocol, &self.net);
+            let now = net.now.since(healed_at);
+            healed.one_after = healed.one_after.or_else(|| mesh.are_all_there(net).then_some(now));
+            healed.known_after = healed.known_after.or_else(|| mesh.has_all(net).then_some(now));
+            let is_whole = healed.one_after.is_some() && healed.known_after.is_some();
+            healed.agreed_after = (is_whole && mesh.agrees(net)).then_some(now);
         }
         healed
     }

@@ -96,12 +96,13 @@ fn differs(one: &Said, other: &Said) -> Option<String> {
 
 /// Everybody who runs is alive for everybody who runs, and nobody else is.
 fn misjudged(world: &World<'_>, said: &Said) -> Option<String> {
-    let mut others = world.machines.iter().enumerate().filter(|(node, _)| *node != said.node);
     // Who was a copy has the name of another one.
+    let mut others = world
+        .machines
+        .iter()
+        .enumerate()
+        .filter(|(node, machine)| *node != said.node && machine.double != Some(Double::Copy));
     others.find_map(|(node, machine)| {
-        if machine.double == Some(Double::Copy) {
-            return None;
-        }
         let (runs, state) = (machine.process.is_some(), said.members.get(&machine.id));
         let right = match state {
             Some(MemberState::Alive) => runs,
@@ -175,8 +176,9 @@ fn undecided(operations: &[Operation]) -> Vec<String> {
         let Some((end, _, _)) = writes.last() else { return false };
         let window = || writes.iter().rev().take_while(|(at, _, _)| end.saturating_sub(*at) < CROSSING);
         let several = window().any(|(_, node, _)| Some(node) != window().next().map(|(_, node, _)| node));
-        let at_once = writes.iter().filter(|(at, _, _)| end.saturating_sub(*at) < AT_ONCE).count();
-        at_once > 1 || (several && window().any(|(_, _, removes)| *removes))
+        let before = writes.iter().rev().nth(1);
+        let at_once = before.is_some_and(|(at, _, _)| end.saturating_sub(*at) < AT_ONCE);
+        at_once || (several && window().any(|(_, _, removes)| *removes))
     });
     crossed.map(|(key, _)| key).collect()
 }

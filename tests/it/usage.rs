@@ -1,5 +1,6 @@
 //! What the command line refuses, and with which exit code.
 
+use std::io::Read;
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -65,6 +66,22 @@ fn a_node_that_does_not_answer_is_not_waited_for() {
     let _silent = UnixListener::bind(&path).unwrap();
     let run = snomesh(&["--agent", path.to_str().unwrap(), "--timeout", "100ms", "status"]);
     refused(&run, 6, "within 100ms");
+}
+
+/// Whoever follows a node asks it again at any moment, that of its end included: nobody answers then either.
+#[test]
+fn a_node_that_ends_while_it_is_asked_does_not_answer() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+    let ending = UnixListener::bind(&path).unwrap();
+    let node = std::thread::spawn(move || {
+        let (mut asked, _) = ending.accept().unwrap();
+        asked.read_exact(&mut [0; 16]).unwrap();
+    });
+    let run = snomesh(&["--agent", path.to_str().unwrap(), "status"]);
+    node.join().unwrap();
+    refused(&run, 3, "broke off");
+    assert!(run.stderr.contains("snomesh status"), "{run:?}");
 }
 
 /// Failure 14 of the original: its keys could be read by everybody.

@@ -168,9 +168,13 @@ impl From<ClientError> for Failure {
             ClientError::TimedOut { .. } => {
                 Self::hinted(Exit::TimedOut, &error, Some("wait longer with --timeout".into()))
             }
-            ClientError::Broken(_) | ClientError::Unintelligible(_) => {
-                Self::hinted(Exit::Unexpected, &error, None)
-            }
+            // The node ended while it was asked.
+            ClientError::Broken(_) => Self::hinted(
+                Exit::NoAgent,
+                &error,
+                Some("whether it did what was asked is not known; see if it is back: snomesh status".into()),
+            ),
+            ClientError::Unintelligible(_) => Self::hinted(Exit::Unexpected, &error, None),
             ClientError::Refused(problem) => {
                 let exit = match problem.code {
                     Code::Invalid | Code::TooLarge | Code::MethodNotAllowed => Exit::Usage,

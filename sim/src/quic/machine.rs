@@ -12,7 +12,7 @@ use snomesh::clock::WallClock;
 use snomesh::crdt::Notary;
 use snomesh::daemon::{DaemonConfig, ModularDaemon, Peer, PeersView, RecvError, TunnelObserver};
 use snomesh::gossip::{Alarm, Config, Event, MemberState};
-use snomesh::id::{Actor, NodeId, TunnelId};
+use snomesh::id::{Actor, Generation, NodeId, TunnelId};
 use snomesh::mesh::{
     ConnectError, Connector, DaemonConnector, Driver, DriverConfig, MeshHandle, MeshRegistry,
 };
@@ -33,7 +33,6 @@ use crate::coverage::Point;
 use crate::node::{EPOCH_MILLIS, config_of};
 use crate::random::{Generator, Seed};
 use crate::scenario::{DiskFate, Durable, Scenario};
-use crate::world::Started;
 
 /// How long the other nodes have to take a good-bye, and the least that they get: as in the program.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -104,6 +103,12 @@ pub(super) struct Machine {
     pub(super) left: bool,
     /// Whether it was a copy of another one, or another one was a copy of it.
     pub(super) double: Option<Double>,
+    /// Whom its operator told it of, beside the seeds.
+    pub(super) told_of: Option<usize>,
+    /// How often it has been started.
+    pub(super) lives: u32,
+    /// As what the script, or its operator, started it the last time.
+    pub(super) generation: Generation,
 }
 
 /// Which of two machines with one name.
@@ -166,6 +171,9 @@ impl Machine {
             process: None,
             left: false,
             double: None,
+            told_of: None,
+            lives: 0,
+            generation: Generation(0),
         }
     }
 
@@ -187,13 +195,16 @@ impl Machine {
         self.clock.stopped_at_millis.store(millis, Ordering::Relaxed);
     }
 
-    /// Starts the daemon, with what its disk holds if it has one. Must be called in the runtime.
+    /// Starts the daemon, with what its disk holds if it has one, in no earlier life than this and in none that it has had.
+    /// Must be called in the runtime.
     ///
     /// # Errors
     ///
     /// What is wrong with the disk.
-    pub(super) fn start(&mut self, started: Started, around: &Surroundings<'_>) -> Result<(), String> {
-        let Started { life, generation, told_of, .. } = started;
+    pub(super) fn start(&mut self, earliest: Generation, around: &Surroundings<'_>) -> Result<(), String> {
+        self.lives += 1;
+        self.generation = earliest.max(Generation(self.generation.0 + 1));
+        let (life, generation) = (self.lives, self.generation);
         let clock = {
             let (began_at, clock) = (around.began_at, Arc::clone(&self.clock));
             let network = around.network.clone();
@@ -214,7 +225,7 @@ impl Machine {
             .expect("a simulated socket can be driven");
         let mut generator = around.seed.generator("process", &ids);
         let config = DriverConfig {
-            gossip: self.gossip(around.scenario, told_of, &mut generator),
+            gossip: self.gossip(around.scenario, &mut generator),
             actor: Actor { node: self.id, generation },
             seed: generator.next_u64(),
             event_capacity: self.ring,
@@ -243,14 +254,14 @@ impl Machine {
         Ok(())
     }
 
-    fn gossip(&self, scenario: &Scenario, told_of: Option<usize>, generator: &mut Generator) -> Config {
+    fn gossip(&self, scenario: &Scenario, generator: &mut Generator) -> Config {
         let address = |number| -> Address {
             address_of(number).to_string().parse().expect("a socket's address is one")
         };
         let seeds = usize::try_from(scenario.mesh.seeds).unwrap_or(usize::MAX);
         Config {
             addresses: vec![address(self.number)],
-            seeds: (0..seeds).chain(told_of).map(address).collect(),
+            seeds: (0..seeds).chain(self.told_of).map(address).collect(),
             ..config_of(self.number, scenario, generator)
         }
     }

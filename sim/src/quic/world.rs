@@ -1,15 +1,15 @@
 //! A run of this tier: the script of the first tier, carried out by daemons.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use snomesh::crdt::{Class, Dot, Lane, RangeSet};
 use snomesh::gossip::Mesh;
-use snomesh::id::{Actor, NodeId};
+use snomesh::id::{Actor, Generation, NodeId};
 use snomesh::mesh::{CommandError, MeshHandle, Written};
 use snomesh::replica::{Attributes, WriteError};
-use snomesh::time::Moment;
+use snomesh::time::{Moment, Timestamp, UnixMillis};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -22,7 +22,7 @@ use crate::coverage::Point;
 use crate::fault::Effect;
 use crate::scenario::{Action, DiskFate, Durable, Operation, value_of};
 use crate::trace::{Keep, Kind, Trace};
-use crate::world::{Outcome, Rehearsal, Started, header};
+use crate::world::{Outcome, Rehearsal, Started, Stranger, Times, header, strangers};
 
 /// How often it is looked whether the nodes agree.
 const SAMPLE: Duration = Duration::from_millis(50);
@@ -73,6 +73,10 @@ pub(super) struct World<'a> {
     pub(super) rehearsal: Rehearsal,
     agenda: BTreeMap<Moment, VecDeque<Step>>,
     agreed_at: Option<Moment>,
+    /// What is testified of lives that are over, wherever it is.
+    testified: BTreeSet<(NodeId, Timestamp)>,
+    /// Whether it has come to its end.
+    over: bool,
     /// Frames of state and of control that all nodes had sent at the deadline.
     frames: (u64, u64),
     /// How many packets were lost by then.
@@ -91,6 +95,8 @@ impl<'a> World<'a> {
             machines,
             agenda: BTreeMap::new(),
             agreed_at: None,
+            testified: BTreeSet::new(),
+            over: false,
             frames: (0, 0),
             lost: 0,
             violations: Vec::new(),
@@ -111,11 +117,15 @@ impl<'a> World<'a> {
         {
             world.plan(Moment(0) + at, Step::Act(node, action));
         }
-        let times = world.rehearsal.times;
-        world.plan(times.heal, Step::Heal);
-        world.plan(times.deadline, Step::Deadline);
-        world.plan(times.end, Step::End);
+        world.plan(world.rehearsal.times.heal, Step::Heal);
+        world.plan_rest();
         world
+    }
+
+    fn plan_rest(&mut self) {
+        let Times { deadline, end, .. } = self.rehearsal.times;
+        self.plan(deadline, Step::Deadline);
+        self.plan(end, Step::End);
     }
 
     fn plan(&mut self, at: Moment, step: Step) {
@@ -125,20 +135,18 @@ impl<'a> World<'a> {
     /// Runs to the end, or to the first thing that does not hold, and ends all daemons.
     pub(super) async fn run(mut self) -> Outcome {
         let carrier = tokio::spawn(self.around.network.clone().carry());
-        let mut over = false;
-        while !over && self.violations.is_empty() {
+        while !self.over && self.violations.is_empty() {
             let Some((at, steps)) = self.agenda.pop_first() else { break };
             // Timers are as fine as a millisecond; what is between two happens at the first of them.
             let millis = Duration::from_millis(at.0 / 1_000_000);
             sleep_until(self.around.began_at + millis).await;
             for step in steps {
-                over |= matches!(step, Step::End);
-                self.take(step).await;
+                self.take(at, step).await;
             }
             self.hear_answers().await;
             self.notice_panics();
         }
-        if over {
+        if self.over {
             for (node, broken) in rest::at_rest(&self).await {
                 self.violated(node, broken);
             }
@@ -153,9 +161,10 @@ impl<'a> World<'a> {
         self.finish(simulated)
     }
 
-    async fn take(&mut self, step: Step) {
+    /// Does what is planned for a moment, which may lie between two milliseconds.
+    async fn take(&mut self, at: Moment, step: Step) {
         match step {
-            Step::Start(started) => self.start(started).await,
+            Step::Start(Started { node, generation, .. }) => self.start(node, generation).await,
             Step::Act(node, action) => self.command(node, action),
             Step::FaultBegins(fault) => self.fault_begins(fault).await,
             Step::FaultEnds(fault) => {
@@ -170,27 +179,32 @@ impl<'a> World<'a> {
             Step::Heal => {
                 self.around.network.lock().healed = true;
                 self.record(None, Kind::Heal, 0, 0, b"");
+                self.tell_strangers().await;
                 self.sample().await;
             }
             Step::Sample => self.sample().await,
-            Step::Deadline => self.deadline().await,
-            Step::End => {}
+            Step::Deadline => {
+                self.hear_testimonies().await;
+                if at == self.rehearsal.times.deadline {
+                    self.deadline().await;
+                }
+            }
+            Step::End => {
+                self.hear_testimonies().await;
+                self.over = at == self.rehearsal.times.end;
+            }
         }
     }
 
-    async fn start(&mut self, started: Started) {
-        let Started { node, life, told_of, .. } = started;
-        if told_of.is_some() {
-            self.crash(node, DiskFate::Keep).await;
-        }
+    async fn start(&mut self, node: usize, earliest: Generation) {
         let machine = &mut self.machines[node];
         if machine.process.is_some() || machine.left {
             return;
         }
-        if let Err(what) = machine.start(started, &self.around) {
+        if let Err(what) = machine.start(earliest, &self.around) {
             return self.violated(Some(node), Broken::new(Checker::Durability, what));
         }
-        self.count_start(node, life);
+        self.count_start(node);
         let lost = self.machines[node].disk.lost();
         if let Some(dot) = self.ask(node, move |mesh| lost(mesh.replica().store())).await.flatten() {
             let what = format!("{dot} was confirmed by the disk and is not there after the restart");
@@ -234,7 +248,27 @@ impl<'a> World<'a> {
         }
     }
 
-    fn count_start(&self, node: usize, life: u32) {
+    /// An operator starts strangers again with the address of one that runs.
+    async fn tell_strangers(&mut self) {
+        let mut known = BTreeMap::new();
+        for node in 0..self.machines.len() {
+            let members = |mesh: &Mesh| mesh.members().map(|member| member.node).collect::<BTreeSet<_>>();
+            known.extend(self.ask(node, members).await.map(|members| (node, members)));
+        }
+        let seeds = usize::try_from(self.around.scenario.mesh.seeds).unwrap_or(usize::MAX);
+        let knows = |one: usize, other: usize| {
+            let members = known.get(&one);
+            other < seeds || members.is_some_and(|members| members.contains(&self.machines[other].id))
+        };
+        for Stranger { node, host } in strangers(known.keys().copied(), knows) {
+            self.crash(node, DiskFate::Keep).await;
+            self.machines[node].told_of = Some(host);
+            self.start(node, Generation(0)).await;
+        }
+    }
+
+    fn count_start(&self, node: usize) {
+        let life = self.machines[node].lives;
         let mut shared = self.around.network.lock();
         shared.record(Some(node), Kind::Start, u64::from(life), 0, b"");
         let joins = |effect: &Effect| matches!(effect, Effect::Join(nodes) if nodes.contains(&node));
@@ -366,7 +400,7 @@ impl<'a> World<'a> {
     /// A machine becomes a copy of another one. The script starts it, and it is switched off after a while.
     fn copy(&mut self, from: usize, to: usize, lives: Duration) {
         let [original, copy] = self.machines.get_disjoint_mut([from, to]).expect("they are two machines");
-        if copy.process.is_some() {
+        if copy.process.is_some() || original.lives == 0 {
             return;
         }
         copy.copy(original);
@@ -385,6 +419,7 @@ impl<'a> World<'a> {
 
     /// Do all nodes that run hold the same?
     async fn sample(&mut self) {
+        self.hear_testimonies().await;
         let mut digests = Vec::new();
         for node in 0..self.machines.len() {
             digests.extend(self.ask(node, Mesh::digest).await);
@@ -404,6 +439,21 @@ impl<'a> World<'a> {
         }
         let rests = now > self.rehearsal.times.deadline;
         self.plan(now + if rests { SAMPLE_AT_REST } else { SAMPLE }, Step::Sample);
+    }
+
+    /// Rest is put off whenever lives are told to be over, or that is taken back, as in the first tier.
+    async fn hear_testimonies(&mut self) {
+        let mut testified = BTreeSet::new();
+        for node in 0..self.machines.len() {
+            let known =
+                |mesh: &Mesh| -> Vec<_> { mesh.replica().testified_before(UnixMillis(u64::MAX)).collect() };
+            testified.extend(self.ask(node, known).await.into_iter().flatten());
+        }
+        let (now, within) = (self.now(), self.around.scenario.expect.converge_within.high());
+        if testified != self.testified && self.rehearsal.times.put_off(now, within) {
+            self.plan_rest();
+        }
+        self.testified = testified;
     }
 
     async fn deadline(&mut self) {

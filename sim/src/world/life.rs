@@ -18,6 +18,33 @@ use crate::trace::Kind;
 /// How long a node that said goodbye stays to be heard.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// A node that cannot find the others, nor they it, and one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stranger {
+    pub(crate) node: usize,
+    pub(crate) host: usize,
+}
+
+/// One of each group of nodes that know nobody else who runs and are known to nobody else, for their seeds have all gone for
+/// good; but of the largest, where the host of all is.
+pub(crate) fn strangers(
+    running: impl Iterator<Item = usize>,
+    knows: impl Fn(usize, usize) -> bool,
+) -> Vec<Stranger> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for node in running {
+        let is_related =
+            |group: &Vec<usize>| group.iter().any(|other| knows(node, *other) || knows(*other, node));
+        let (related, mut apart): (Vec<_>, Vec<_>) = groups.into_iter().partition(is_related);
+        apart.push(related.into_iter().flatten().chain([node]).collect());
+        groups = apart;
+    }
+    groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
+    let mut firsts = groups.iter().filter_map(|group| group.first().copied());
+    let Some(host) = firsts.next() else { return Vec::new() };
+    firsts.map(|node| Stranger { node, host }).collect()
+}
+
 impl World<'_> {
     pub(super) fn schedule_faults(&mut self) {
         for (fault, planned) in self.faults.planned().iter().enumerate() {
@@ -49,8 +76,7 @@ impl World<'_> {
         let life = self.nodes[node].life;
         if let Some(process) = &self.nodes[node].process {
             let generation = process.mesh.actor().generation;
-            let told_of = self.nodes[node].told_of;
-            self.starts.push(Started { at: self.now, node, life, generation, told_of });
+            self.starts.push(Started { at: self.now, node, life, generation });
         }
         self.record(Some(node), Kind::Start, u64::from(life), 0, b"");
         if life > 1 {
@@ -133,8 +159,7 @@ impl World<'_> {
         }
     }
 
-    /// Nodes whose seeds have all gone for good, and that know nobody who runs and are known to nobody, cannot find the
-    /// others, nor they them: an operator starts one of them again with the address of one that runs.
+    /// An operator starts strangers again with the address of one that runs.
     pub(super) fn tell_strangers(&mut self) {
         let seeds = usize::try_from(self.scenario.mesh.seeds).unwrap_or(usize::MAX);
         let knows = |one: usize, other: usize| {
@@ -142,21 +167,11 @@ impl World<'_> {
             let mut members = process.into_iter().flat_map(|process| process.mesh.members());
             other < seeds || members.any(|member| member.node == self.nodes[other].id)
         };
-        let mut groups: Vec<Vec<usize>> = Vec::new();
-        for (node, _) in self.running() {
-            let is_related =
-                |group: &Vec<usize>| group.iter().any(|other| knows(node, *other) || knows(*other, node));
-            let (related, mut apart): (Vec<_>, Vec<_>) = groups.into_iter().partition(is_related);
-            apart.push(related.into_iter().flatten().chain([node]).collect());
-            groups = apart;
-        }
-        groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
-        let firsts: Vec<usize> = groups.iter().filter_map(|group| group.first().copied()).collect();
-        let Some((host, strangers)) = firsts.split_first() else { return };
-        for node in strangers {
-            self.crash(*node, DiskFate::Keep);
-            self.nodes[*node].told_of = Some(*host);
-            self.start(*node);
+        let found = strangers(self.running().map(|(node, _)| node), knows);
+        for Stranger { node, host } in found {
+            self.crash(node, DiskFate::Keep);
+            self.nodes[node].told_of = Some(host);
+            self.start(node);
         }
     }
 

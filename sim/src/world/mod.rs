@@ -11,6 +11,9 @@ mod observe;
 mod transport;
 mod work;
 
+#[cfg(feature = "quic")]
+pub(crate) use life::{Stranger, strangers};
+
 use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -58,8 +61,6 @@ pub(crate) struct World<'a> {
     violations: Vec<Violation>,
     events: u64,
     times: Times,
-    /// No later than this all must agree, whatever is told of lives that are over.
-    latest_deadline: Moment,
     agreed_at: Option<Moment>,
     /// When it is to be noted next how many states there are.
     noted_at: Moment,
@@ -82,8 +83,6 @@ pub(crate) struct Started {
     pub(crate) life: u32,
     /// What it lives as.
     pub(crate) generation: Generation,
-    /// Whom its operator told it of, beside the seeds.
-    pub(crate) told_of: Option<usize>,
 }
 
 /// A run of this tier for another tier to repeat.
@@ -115,6 +114,27 @@ pub(crate) struct Times {
     pub(crate) deadline: Moment,
     /// Then it is over.
     pub(crate) end: Moment,
+    /// No later than this all must agree, whatever is told of lives that are over.
+    latest_deadline: Moment,
+}
+
+impl Times {
+    fn new(heal: Moment, within: Duration, quiet_for: Duration) -> Self {
+        let deadline = heal + within;
+        Self { heal, deadline, end: deadline + quiet_for, latest_deadline: deadline + MAX_PUT_OFF * within }
+    }
+
+    /// A node has told, or taken back, that lives are over. That is done long after they are, and so it is no sign of unrest;
+    /// but what follows from it has to come to rest. Says whether the deadline has moved.
+    pub(crate) fn put_off(&mut self, now: Moment, converge_within: Duration) -> bool {
+        let deadline = (now + converge_within / 2).min(self.latest_deadline);
+        let moves = now >= self.heal && deadline > self.deadline;
+        if moves {
+            self.end = deadline + self.end.since(self.deadline);
+            self.deadline = deadline;
+        }
+        moves
+    }
 }
 
 /// What a run came to.
@@ -154,9 +174,8 @@ impl<'a> World<'a> {
         let mut generator = seed.generator("scenario", &[]);
         let count = usize::try_from(scenario.nodes.draw(&mut generator)).unwrap_or(usize::MAX);
         let heal = Moment(0) + scenario.duration.draw(&mut generator);
-        let deadline = heal + scenario.expect.converge_within.draw(&mut generator);
-        let end = deadline + scenario.expect.quiet_for.draw(&mut generator);
-        let times = Times { heal, deadline, end };
+        let within = scenario.expect.converge_within.draw(&mut generator);
+        let times = Times::new(heal, within, scenario.expect.quiet_for.draw(&mut generator));
         let planned = plan(scenario, seed, count, heal)?;
         let trace = Trace::new(keep, || header(scenario, seed, count, times, &planned));
         let mut world = Self {
@@ -174,7 +193,6 @@ impl<'a> World<'a> {
             violations: Vec::new(),
             events: 0,
             times,
-            latest_deadline: deadline + MAX_PUT_OFF * deadline.since(heal),
             agreed_at: None,
             noted_at: Moment(0),
             feeding: None,
@@ -195,14 +213,9 @@ impl<'a> World<'a> {
         self.queue.push(end, Event::End);
     }
 
-    /// A node has told, or taken back, that lives are over. That is done long after they are, and so it is no sign of unrest;
-    /// but what follows from it has to come to rest.
+    /// A node has told, or taken back, that lives are over.
     fn put_rest_off(&mut self) {
-        let Times { heal, deadline, end } = self.times;
-        let within = self.scenario.expect.converge_within.high();
-        let put_off = (self.now + within / 2).min(self.latest_deadline);
-        if self.now >= heal && put_off > deadline {
-            self.times = Times { deadline: put_off, end: put_off + end.since(deadline), heal };
+        if self.times.put_off(self.now, self.scenario.expect.converge_within.high()) {
             self.noise = (0, String::new());
             self.schedule_rest();
         }
@@ -212,7 +225,7 @@ impl<'a> World<'a> {
     /// were told to do has to be added by whoever runs it.
     pub(crate) fn explicit(&self) -> Scenario {
         let mut explicit = self.scenario.clone();
-        let Times { heal, deadline, end } = self.times;
+        let Times { heal, deadline, end, .. } = self.times;
         explicit.seed = Some(self.seed);
         explicit.nodes = Drawn::fixed(self.nodes.len() as u64);
         explicit.duration = Drawn::fixed(heal.since(Moment(0)));
@@ -243,9 +256,11 @@ impl<'a> World<'a> {
         }
         let skew_millis = self.nodes.iter().map(|machine| machine.skew_millis).collect();
         let rings = self.nodes.iter().map(|machine| machine.ring).collect();
+        // Before this tier puts anything off.
+        let times = self.times;
         self.play();
         let view = self.running().next().map(|(_, process)| View::of(&process.mesh)).unwrap_or_default();
-        let (faults, times) = (self.faults.planned().to_vec(), self.times);
+        let faults = self.faults.planned().to_vec();
         let starts = std::mem::take(&mut self.starts);
         Rehearsal { outcome: self.finish(), starts, faults, skew_millis, rings, times, view }
     }

@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tracing_subscriber::EnvFilter;
+
 use crate::replica::{AttributeKey, NodeRecord};
 
 /// A duration: `500ms`, `10s`, `2m`, or seconds without a unit.
@@ -27,6 +29,20 @@ pub(super) fn shown(duration: Duration) -> String {
         millis if millis % 1_000 == 0 => format!("{}s", millis / 1_000),
         millis => format!("{millis}ms"),
     }
+}
+
+/// What is logged, as `tracing` writes it: a level, and `TARGET=LEVEL` for parts of the program. A target without a level, for
+/// which all levels would hold, is more often a slip.
+pub(super) fn log_filter(text: &str) -> Result<EnvFilter, String> {
+    let is_word = |part: &&str| !part.is_empty() && !part.contains(['=', '[']);
+    let is_level = |part: &str| part.parse::<tracing::level_filters::LevelFilter>().is_ok();
+    if let Some(part) = text.split(',').map(str::trim).filter(is_word).find(|part| !is_level(part)) {
+        return Err(format!(
+            "\"{}\" is no level (off, error, warn, info, debug or trace); for one part of the program: snomesh=debug",
+            part.escape_debug()
+        ));
+    }
+    EnvFilter::try_new(text).map_err(|error| error.to_string())
 }
 
 /// An address to listen on: `IP:PORT`, or a port of 127.0.0.1.

@@ -14,7 +14,7 @@ use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
-use crate::node::LogControl;
+use crate::node::{LogControl, parse};
 
 /// How often one place may speak.
 const MAX_PER_SECOND: u32 = 10;
@@ -40,13 +40,13 @@ pub(super) fn init_server(verbose: u8, quiet: bool) {
 }
 
 fn init_at(default: &str, verbose: u8, quiet: bool) {
-    let spec = std::env::var("SNOMESH_LOG").ok().filter(|spec| EnvFilter::try_new(spec).is_ok());
+    let spec = std::env::var("SNOMESH_LOG").ok().filter(|spec| parse::log_filter(spec).is_ok());
     start(&spec.unwrap_or_else(|| asked_for(verbose, quiet).unwrap_or(default).to_owned()), "auto");
 }
 
 /// Starts logging what a valid filter lets through, in one of the formats of the settings.
 pub(super) fn start(spec: &str, format: &str) -> Arc<dyn LogControl> {
-    let filter = EnvFilter::try_new(spec).unwrap_or_else(|_| EnvFilter::new("warn,snomesh=info"));
+    let filter = parse::log_filter(spec).unwrap_or_else(|_| EnvFilter::new("warn,snomesh=info"));
     let (filter, handle) = reload::Layer::<EnvFilter, Registry>::new(filter);
     let pretty = format == "pretty" || format == "auto" && stderr().is_terminal();
     let layer = tracing_subscriber::fmt::layer().with_writer(stderr);
@@ -78,7 +78,7 @@ impl LogControl for Control {
     }
 
     fn set(&self, spec: &str) -> Result<(), String> {
-        let filter = EnvFilter::try_new(spec).map_err(|error| error.to_string())?;
+        let filter = parse::log_filter(spec)?;
         self.handle.reload(filter).map_err(|error| error.to_string())?;
         spec.clone_into(&mut self.spec.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(())

@@ -163,11 +163,7 @@ fn settle(
         "" | "off" => Ok(None),
         text => loopback(text).map(Some),
     });
-    let log_level = values.one("log.level", |text| {
-        tracing_subscriber::EnvFilter::try_new(text)
-            .map(|_| text.to_owned())
-            .map_err(|error| error.to_string())
-    });
+    let log_level = values.one("log.level", |text| parse::log_filter(text).map(|_legal| text.to_owned()));
     let log_format = values.one("log.format", |text| Ok(text.to_owned()));
     let (seeds, advertise) = (values.all("mesh.seeds"), values.all("quic.advertise"));
     let store = values.one("registry.store", |text| Ok(text.to_owned()));

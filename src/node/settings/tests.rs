@@ -94,6 +94,7 @@ fn what_is_not_legal_is_said_with_its_place() {
         ("[limits]\ndrain_timeout = \"5d\"", "s.toml:2:17: limits.drain_timeout = \"5d\": "),
         ("[log]\nformat = \"jsno\"", "did you mean \"json\"?"),
         ("[log]\nlevel = \"a=b=c\"", "s.toml:2:9: log.level"),
+        ("[log]\nlevel = \"loud\"", "\"loud\" is no level"),
         ("[admin]\nhttp = \"0.0.0.0:1\"", "the admin API listens on loopback only"),
         ("[identity]\nca_key = \"k\"", "needs identity.ca beside it"),
         ("[tunnel]\nname = \"x\"", "s.toml:1:2: tunnel is a list of tables (write [[tunnel]])"),

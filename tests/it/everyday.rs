@@ -197,9 +197,22 @@ fn a_node_goes_into_the_background_once_it_serves() {
     let again = run(&["up", "--detach", "--listen", "127.0.0.1:0"]);
     assert_eq!(again.code, Some(7), "{again:?}");
     assert!(again.stderr.contains("another snomesh"), "{again:?}");
-    assert_eq!(run(&["down"]).code, Some(0));
-    assert_eq!(run(&["status"]).code, Some(3));
     assert!(directory.path().join("a.log").exists());
+    // And one that joins, in one command: it has used its invitation when it goes there.
+    let token = run(&["invite", "-o", "name"]).text();
+    let (token, other) = (token.trim(), directory.path().join("b.1"));
+    let other = ["--data-dir", other.to_str().unwrap()];
+    let as_b = |rest: &[&str]| snomesh(&[&other[..], rest].concat());
+    let unclear = as_b(&["join", token, "--detach"]);
+    assert_eq!(unclear.code, Some(2), "{unclear:?}");
+    assert!(unclear.stderr.contains("--up"), "{unclear:?}");
+    let joined = as_b(&["join", token, "--up", "--detach", "--name", "join", "--listen", "127.0.0.1:0"]);
+    assert_eq!(joined.code, Some(0), "{joined:?}");
+    assert_eq!(run(&["wait", "--nodes", "2"]).code, Some(0));
+    assert_eq!(as_b(&["status", "-o", "json"]).json()["name"], "join");
+    assert!(directory.path().join("b.1.log").exists());
+    assert_eq!((as_b(&["down"]).code, run(&["down"]).code), (Some(0), Some(0)));
+    assert_eq!(run(&["status"]).code, Some(3));
 }
 
 /// When `down` says that the node has ended, another one may have its directory.

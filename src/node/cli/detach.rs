@@ -1,24 +1,29 @@
 //! `snomesh up --detach`: the node goes on in the background, once it serves.
 
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::failure::{Exit, Failure};
 use super::screen::Screen;
 
-/// Starts this program again without `--detach`, and returns when it says that it serves.
-pub(super) fn detach(data_dir: &Path, screen: &mut Screen) -> Result<Exit, Failure> {
+/// Starts this program again with these arguments, in the foreground of nobody, and returns when it says that it serves.
+pub(super) fn detach(
+    data_dir: &Path,
+    arguments: Vec<OsString>,
+    screen: &mut Screen,
+) -> Result<Exit, Failure> {
     let data_dir = std::path::absolute(data_dir)?;
     std::fs::DirBuilder::new().recursive(true).create(data_dir.parent().unwrap_or(&data_dir))?;
-    let log = data_dir.with_extension("log");
+    let log = beside(&data_dir);
     let lines = OpenOptions::new().create(true).append(true).mode(0o600).open(&log)?;
     let already = lines.metadata()?.len();
     let mut child = Command::new(std::env::current_exe()?)
-        .args(arguments(std::env::args_os().skip(1)))
+        .args(arguments)
         .env("SNOMESH_OUTPUT", "json")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -48,21 +53,11 @@ pub(super) fn detach(data_dir: &Path, screen: &mut Screen) -> Result<Exit, Failu
     Ok(Exit::Success)
 }
 
-/// What the node itself is told: no `--detach`, and no format, which is ours to read.
-fn arguments(args: impl Iterator<Item = std::ffi::OsString>) -> Vec<std::ffi::OsString> {
-    let (mut kept, mut skip) = (Vec::new(), false);
-    for arg in args {
-        let text = arg.to_string_lossy();
-        if std::mem::take(&mut skip) || text == "--detach" {
-            continue;
-        }
-        if text == "-o" || text == "--output" {
-            skip = true;
-        } else if !(text.starts_with("--output=") || text.starts_with("-o") && !text.starts_with("--")) {
-            kept.push(arg);
-        }
-    }
-    kept
+/// The log of a node: its directory's name with an ending of its own.
+fn beside(data_dir: &Path) -> PathBuf {
+    let mut log = data_dir.as_os_str().to_owned();
+    log.push(".log");
+    log.into()
 }
 
 #[cfg(test)]
@@ -70,10 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_node_is_told_the_same_but_for_how_to_begin() {
-        let args =
-            ["--data-dir", "/d", "up", "--detach", "-o", "name", "--name", "a", "--output=json", "-ojson"];
-        let kept = arguments(args.iter().map(Into::into));
-        assert_eq!(kept, ["--data-dir", "/d", "up", "--name", "a"]);
+    fn directories_whose_names_differ_behind_a_dot_have_a_log_each() {
+        assert_eq!(beside(Path::new("/d/node.1")), Path::new("/d/node.1.log"));
     }
 }

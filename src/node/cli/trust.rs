@@ -164,9 +164,15 @@ pub(super) async fn cert(client: &Client, screen: &mut Screen, cert: Cert) -> Re
 
 /// Makes a node of this machine's directory.
 pub(super) fn join(global: &Global, join: &Join, screen: &mut Screen) -> Result<Exit, Failure> {
+    if !join.up && join.node.speaks_of_running(global) {
+        return Err(Failure::usage("nothing is run, and how to run is not remembered")
+            .hint("say --up too, or say it to `snomesh up`, or write it into the configuration"));
+    }
+    // What is wrong with the configuration is said before the invitation is used.
+    let (_, settings) = join.node.settings(global)?;
     up::harden();
     let token = read(&join.token)?;
-    let data_dir = DataDir::open(&std::path::absolute(global.data_dir()?)?)?;
+    let data_dir = DataDir::open(&std::path::absolute(&settings.data_dir)?)?;
     if let Some(mesh) = data_dir.known_mesh()?
         && Token::fingerprint(mesh) != token.mesh
     {
@@ -201,7 +207,8 @@ pub(super) fn join(global: &Global, join: &Join, screen: &mut Screen) -> Result<
         return up::run(global, &join.node, screen);
     }
     if screen.format().is_for_people() {
-        screen.next("Run it:  snomesh up")?;
+        let of = global.data_dir.as_ref().map(|given| format!(" --data-dir {}", given.display()));
+        screen.next(format!("Run it:  snomesh{} up", of.unwrap_or_default()))?;
     }
     Ok(Exit::Success)
 }

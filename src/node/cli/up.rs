@@ -1,6 +1,7 @@
 //! `snomesh up`: a node in the foreground.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -85,6 +86,12 @@ enum Store {
     Memory,
 }
 
+impl Store {
+    fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+}
+
 /// Where the settings come from, without the flags of `up`.
 pub(super) fn sources(global: &Global, files: &Files) -> Sources {
     let mut sources = Sources {
@@ -114,7 +121,7 @@ impl Up {
             ("admin.http", self.http.map(|listen| listen.to_string())),
             ("identity.ca", self.ca.as_ref().map(path)),
             ("identity.ca_key", self.ca_key.as_ref().map(path)),
-            ("registry.store", self.store.map(|store| format!("{store:?}").to_lowercase())),
+            ("registry.store", self.store.map(Store::name)),
         ];
         sources.flags.extend(flags.into_iter().filter_map(|(key, text)| Some((key, vec![text?]))));
         for (key, addresses) in [("mesh.seeds", &self.join), ("quic.advertise", &self.advertise)] {
@@ -124,13 +131,64 @@ impl Up {
         }
         sources
     }
+
+    /// What a node is to be started with.
+    pub(super) fn settings(&self, global: &Global) -> Result<(Sources, Settings), Failure> {
+        let sources = self.sources(global);
+        let settings = load(&sources, global.color)?;
+        Ok((sources, settings))
+    }
+
+    /// Whether anything is said here of how to run, which somebody has to do it for.
+    pub(super) fn speaks_of_running(&self, global: &Global) -> bool {
+        let of_all = sources(global, &self.files).flags;
+        let own = self.sources(global).flags;
+        self.detach || self.rebuild_from_mesh || own.keys().any(|key| !of_all.contains_key(key))
+    }
+
+    /// The same as arguments of this program, but for going into the background, and in the format that is read there.
+    fn in_foreground(&self, global: &Global) -> Vec<OsString> {
+        let Self {
+            files: Files { config },
+            name,
+            listen,
+            advertise,
+            join,
+            admin,
+            http,
+            ca,
+            ca_key,
+            store,
+            rebuild_from_mesh,
+            detach: _,
+        } = self;
+        let mut arguments: Vec<OsString> = vec!["up".into()];
+        let mut say = |flag: &str, value: Option<OsString>| {
+            arguments.extend(value.into_iter().flat_map(|value| [flag.into(), value]));
+        };
+        let path = |path: &PathBuf| path.clone().into_os_string();
+        say("--data-dir", global.data_dir.as_ref().map(path));
+        config.iter().for_each(|file| say("--config", Some(path(file))));
+        say("--name", name.as_ref().map(Into::into));
+        say("--listen", listen.map(|address| address.to_string().into()));
+        advertise.iter().for_each(|address| say("--advertise", Some(address.to_string().into())));
+        join.iter().for_each(|address| say("--join", Some(address.to_string().into())));
+        say("--admin", admin.as_ref().map(path));
+        say("--http", http.map(|address| address.to_string().into()));
+        say("--ca", ca.as_ref().map(path));
+        say("--ca-key", ca_key.as_ref().map(path));
+        say("--store", store.map(|store| store.name().into()));
+        arguments.extend(rebuild_from_mesh.then(|| "--rebuild-from-mesh".into()));
+        arguments.extend(global.quiet.then(|| "--quiet".into()));
+        arguments.extend((0..global.verbose).map(|_| "--verbose".into()));
+        arguments
+    }
 }
 
 pub(super) fn run(global: &Global, up: &Up, screen: &mut Screen) -> Result<Exit, Failure> {
-    let sources = up.sources(global);
-    let settings = load(&sources, global.color)?;
+    let (sources, settings) = up.settings(global)?;
     if up.detach {
-        return detach(&settings.data_dir, screen);
+        return detach(&settings.data_dir, up.in_foreground(global), screen);
     }
     let log = telemetry::start(&settings.log_level, &settings.log_format);
     harden();

@@ -426,6 +426,9 @@ fn storage_name(storage: &Storage) -> &'static str {
 
 /// Says what a refused certificate mostly means, which is not in the words of TLS.
 fn explained(error: &str) -> String {
+    if error.contains("invalid peer certificate: Revoked") {
+        return format!("this node was revoked, or the one that answers there ({error})");
+    }
     if error.contains("invalid peer certificate") {
         return format!("a node of another mesh answers there, or no node at all ({error})");
     }

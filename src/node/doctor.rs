@@ -19,6 +19,9 @@ const TARGET_TIMEOUT: Duration = Duration::from_secs(1);
 const UDP_BUFFER: u64 = 2 * 1024 * 1024;
 /// How many services are tried.
 const MAX_TARGETS: usize = 64;
+/// What is left to do for a node that was revoked.
+const REVOKED: &str =
+    "a revoked node does not come back: remove its identity.key, and join as another one with a new invitation";
 const DAY: f64 = 86_400.0;
 
 /// All checks.
@@ -56,8 +59,12 @@ fn readiness(status: &Status) -> Check {
     if status.ready {
         return check("ready", Verdict::Ok, "the node serves as it should");
     }
-    check("ready", Verdict::Fail, status.reasons.join("; "))
-        .hint("compare the line `mesh` of both nodes' status, and whether UDP gets through to the addresses")
+    let is_revoked = status.reasons.iter().any(|reason| reason.contains("revoked"));
+    check("ready", Verdict::Fail, status.reasons.join("; ")).hint(if is_revoked {
+        REVOKED
+    } else {
+        "compare the line `mesh` of both nodes' status, and whether UDP gets through to the addresses"
+    })
 }
 
 fn members(nodes: &[Node]) -> Check {

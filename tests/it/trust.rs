@@ -181,6 +181,10 @@ fn a_revoked_node_is_cut_off_everywhere_and_does_not_come_back() {
     until("it was refused", || c.status()["seeds"][0]["error"].is_string());
     until("the others are linked", || a.linked() == 1 && b.linked() == 1);
     assert_eq!(c.linked(), 0);
+    let status = c.run(&["status"]).text();
+    assert!(status.contains("this node was revoked") && !status.contains("--ca"), "{status}");
+    let doctor = c.run(&["doctor"]).text();
+    assert!(doctor.contains("remove its identity.key"), "{doctor}");
     c.stop();
     let again = join(directory.path(), "c", &invite(&a, &[]));
     assert_eq!(again.code, Some(5), "{again:?}");

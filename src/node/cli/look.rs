@@ -195,7 +195,7 @@ fn for_people(status: &Status, screen: &mut Screen) -> Result<(), Failure> {
         if status
             .seeds
             .iter()
-            .any(|seed| seed.error.as_ref().is_some_and(|error| error.contains("certificate")))
+            .any(|seed| seed.error.as_ref().is_some_and(|error| error.contains("another mesh")))
         {
             screen.next("The nodes of a mesh share one authority: compare the line `mesh` of both, and")?;
             screen.next("start this node with the other one's --ca and --ca-key, in a new --data-dir.")?;

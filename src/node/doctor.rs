@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::agent::Agent;
 use super::api::{Check, Convergence, Node, Status, Verdict};
+use super::forwards::Wish;
 use super::health::Reported;
 use crate::auth::Act;
 use crate::id::TunnelName;
@@ -20,8 +21,7 @@ const UDP_BUFFER: u64 = 2 * 1024 * 1024;
 /// How many services are tried.
 const MAX_TARGETS: usize = 64;
 /// What is left to do for a node that was revoked.
-const REVOKED: &str =
-    "a revoked node does not come back: remove its identity.key, and join as another one with a new invitation";
+const REVOKED: &str = "a revoked node does not come back: remove its identity.key, and join as another one with a new invitation";
 const DAY: f64 = 86_400.0;
 
 /// All checks.
@@ -41,6 +41,7 @@ pub(super) async fn examine(agent: &Agent) -> Result<Vec<Check>, Stopped> {
     checks.extend(draining(&status));
     checks.extend(targets(agent).await);
     checks.extend(binds(agent).await?);
+    checks.extend(agent.forwards.unmet().await.into_iter().map(unmet));
     checks.extend([udp_buffer(), descriptors()]);
     Ok(checks)
 }
@@ -269,6 +270,17 @@ async fn binds(agent: &Agent) -> Result<Vec<Check>, Stopped> {
         });
     }
     Ok(checks)
+}
+
+/// What was asked for and does not hold.
+fn unmet((wish, why): (Wish, String)) -> Check {
+    let undo = match &wish {
+        Wish::Tunnel(name) => format!("snomesh unexpose {name}"),
+        Wish::Bind(listen) => format!("snomesh unbind {listen}"),
+    };
+    check(&wish.to_string(), Verdict::Fail, format!("asked for, and does not hold: {why}")).hint(format!(
+        "when the reason is gone: snomesh config reload; if it is not wanted any more: {undo}, or change the configuration"
+    ))
 }
 
 fn udp_buffer() -> Check {

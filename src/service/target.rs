@@ -364,6 +364,21 @@ impl TargetTable {
         };
     }
 
+    /// Whether a target is never dialled, as far as that is known without resolving a name.
+    #[cfg(feature = "node")]
+    pub(crate) fn never_dials(&self, target: &Target) -> bool {
+        let own = self.own.read().unwrap_or_else(PoisonError::into_inner);
+        match target {
+            Target::Unix(path) => is_same_file(path, &own.paths),
+            Target::Program(_) => false,
+            Target::Tcp(host) | Target::Udp(host) => {
+                let ports = if target.kind() == Kind::Datagrams { &own.udp } else { &own.tcp };
+                let address = host.host.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, host.port));
+                address.is_some_and(|address| is_forbidden(address) || is_own(address, ports))
+            }
+        }
+    }
+
     /// Looks whether a target could be reached now. A stream is opened and closed again; of datagrams only the way is known,
     /// for nobody has to answer them; a program is looked at and not started.
     ///

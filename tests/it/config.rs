@@ -170,7 +170,7 @@ fn a_reload_changes_what_changed_and_nothing_else() {
     a.signal(Signal::HUP);
     until("the signal was heard", || exposed().len() == 2);
     until("its log says so", || {
-        a.log().contains("not bind 127.0.0.1:1") || a.status()["binds"][0].is_object()
+        a.log().contains("not made: cannot listen on 127.0.0.1:1") || a.status()["binds"][0].is_object()
     });
     assert_eq!(exposed()["kept"], before["kept"]);
 

@@ -433,6 +433,58 @@ fn a_full_disk_makes_a_node_read_only_until_there_is_room() {
     }
 }
 
+/// FEATURES P10: what was asked for is not forgotten because it does not hold at one start.
+#[test]
+fn a_bind_whose_port_is_taken_at_a_start_is_named_and_holds_when_it_is_free() {
+    let directory = tempfile::tempdir().unwrap();
+    let agent = Agent::start(directory.path(), "a", &[]);
+    agent.ok(&["expose", "web", "9"]);
+    let bound = agent.ok(&["bind", "0", "web", "-o", "json"]).json();
+    let listen = bound["listen"].as_str().unwrap().to_owned();
+    agent.stop();
+    let taken = std::net::TcpListener::bind(&listen).unwrap();
+    let agent = Agent::start(directory.path(), "a", &[]);
+    assert!(agent.status()["binds"].as_array().unwrap().is_empty());
+    let doctor = agent.run(&["doctor"]);
+    assert_eq!(doctor.code, Some(8), "{doctor:?}");
+    assert!(
+        doctor.text().contains(&format!("bind {listen}")) && doctor.text().contains("in use"),
+        "{doctor:?}"
+    );
+    assert!(doctor.text().contains("snomesh config reload"), "{doctor:?}");
+    // Another change is saved meanwhile, and another start does no better.
+    agent.ok(&["expose", "db", "9"]);
+    agent.stop();
+    let agent = Agent::start(directory.path(), "a", &[]);
+    drop(taken);
+    agent.ok(&["config", "reload"]);
+    assert_eq!(agent.status()["binds"][0]["listen"], listen.as_str());
+    agent.stop();
+    let taken = std::net::TcpListener::bind(&listen).unwrap();
+    let agent = Agent::start(directory.path(), "a", &[]);
+    agent.ok(&["unbind", &listen]);
+    assert!(!agent.run(&["doctor"]).text().contains("bind "));
+    agent.stop();
+    drop(taken);
+    let agent = Agent::start(directory.path(), "a", &[]);
+    assert!(agent.status()["binds"].as_array().unwrap().is_empty(), "it was taken back");
+}
+
+/// HARDENING: peers must not come to the commands of the node's owner, and what is never dialled is said at once.
+#[test]
+fn what_is_never_dialled_is_not_offered() {
+    let directory = tempfile::tempdir().unwrap();
+    let agent = Agent::start(directory.path(), "a", &["--http", "0"]);
+    let http = agent.status()["http"].as_str().unwrap().to_owned();
+    let socket = format!("unix:{}", agent.data_dir.join("admin.sock").display());
+    for target in [http.as_str(), &socket, "169.254.169.254:80", "0.0.0.0:80", "udp:[ff02::1]:53"] {
+        let refused = agent.run(&["expose", "web", target]);
+        assert_eq!(refused.code, Some(2), "{target}: {refused:?}");
+        assert!(refused.stderr.contains("never dialled"), "{refused:?}");
+    }
+    assert!(agent.status()["exposed"].as_array().unwrap().is_empty());
+}
+
 /// FEATURES P10: however many tunnels a node offers, it offers them again; and what cannot be read is not lost.
 #[test]
 fn thousands_of_offers_hold_after_a_restart_and_a_damaged_file_of_them_is_kept() {

@@ -115,6 +115,7 @@ impl Http {
         let failed = |source| HttpError::Listen { listen, source };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
+        agent.forwards.targets().keep_from_tcp(bound.port(), true);
         let state = (Arc::clone(&self.guard), bound);
         let router = router(Arc::clone(agent)).layer(middleware::from_fn_with_state(state, guard));
         self.tasks.spawn(server::serve(listener, super::numbered(router), self.stop.clone()));

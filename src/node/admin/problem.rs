@@ -203,7 +203,12 @@ impl From<ForwardError> for Problem {
             ForwardError::Listen { .. } => Self::invalid(title),
             ForwardError::Bound { listen, .. } => Self::new(StatusCode::CONFLICT, Code::Conflict, title)
                 .hint(format!("snomesh unbind {listen}")),
-            ForwardError::Reserved(_) | ForwardError::Attributes(_) => Self::invalid(title),
+            ForwardError::Forbidden { .. } => {
+                Self::invalid(title).hint("name where a service of yours listens")
+            }
+            ForwardError::Reserved(_) | ForwardError::Attributes(_) | ForwardError::Illegal => {
+                Self::invalid(title)
+            }
             ForwardError::Configured { .. } => Self::new(StatusCode::CONFLICT, Code::Conflict, title)
                 .hint("change it there, then: snomesh config reload"),
             ForwardError::Save(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, title),

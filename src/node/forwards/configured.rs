@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Binding, Exposure, ForwardError, Forwards, Keeper, Offer};
+use super::unmet::{Unmet, Wish};
+use super::{Binding, Exposure, ForwardError, Forwards, Keeper, Offer, State};
 use crate::id::TunnelName;
 use crate::mesh::{Destination, Policy};
 use crate::service::Listen;
@@ -26,16 +27,21 @@ impl Forwards {
     /// Makes what the configuration wants hold, by difference: what is as it was is not touched.
     pub(in crate::node) async fn configure(&self, wanted: &Wanted) -> Applied {
         let mut applied = Applied::default();
-        let mut note = |done: String, outcome: Result<(), ForwardError>| match outcome {
-            Ok(()) => applied.done.push(done),
-            Err(error) => applied.failed.push(format!("not {done}: {error}")),
+        let mut note = |what: &str, done: &str, outcome: Result<(), String>| match outcome {
+            Ok(()) => applied.done.push(format!("{what} {done}")),
+            Err(why) => applied.failed.push(format!("{what} not {done}: {why}")),
         };
         let mut state = self.state.lock().await;
+        let unmet = std::mem::take(&mut state.unmet).into_iter();
+        for (wish, saved) in unmet.filter_map(|(wish, unmet)| Some((wish, unmet.saved?))) {
+            note(&wish.to_string(), "taken up", self.take_up(&mut state, saved).await);
+        }
         let configured = |keeper: &Keeper| *keeper == Keeper::Configuration;
         let gone = state.exposed.iter().filter(|(_, exposure)| configured(&exposure.keeper));
         let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
         for name in gone.iter().filter(|name| !wanted.tunnels.contains_key(*name)) {
-            note(format!("tunnel \"{name}\" taken back"), self.withdraw(&mut state, name).await);
+            let outcome = self.withdraw(&mut state, name).await;
+            note(&format!("tunnel \"{name}\""), "taken back", outcome.map_err(|error| error.to_string()));
         }
         let gone = state.binds.iter().filter(|(_, binding)| configured(&binding.keeper));
         let gone = gone.filter(|(_, binding)| {
@@ -47,7 +53,7 @@ impl Forwards {
             if let Some(binding) = state.binds.remove(listen) {
                 self.close(&binding).await;
                 state.changes += 1;
-                note(format!("bind {listen} taken back"), Ok(()));
+                note(&format!("bind {listen}"), "taken back", Ok(()));
             }
         }
         for (name, offer) in &wanted.tunnels {
@@ -55,7 +61,8 @@ impl Forwards {
             if !state.exposed.get(name).is_some_and(same) {
                 let outcome =
                     self.offer(&mut state, name.clone(), offer.clone(), Keeper::Configuration).await;
-                note(format!("tunnel \"{name}\" offered at {}", offer.target), outcome.map(drop));
+                let outcome = state.keep_in_mind(Wish::tunnel(name), outcome);
+                note(&format!("tunnel \"{name}\""), &format!("offered at {}", offer.target), outcome);
             }
         }
         for (listen, destination, policy) in wanted.binds.values() {
@@ -63,7 +70,8 @@ impl Forwards {
             if !state.binds.values().any(holds) {
                 let route = (destination.clone(), *policy);
                 let outcome = self.listen(&mut state, listen.clone(), route, Keeper::Configuration).await;
-                note(format!("bind {listen} to \"{destination}\" made"), outcome.map(drop));
+                let outcome = state.keep_in_mind(Wish::bind(listen), outcome);
+                note(&format!("bind {listen} to \"{destination}\""), "made", outcome);
             }
         }
         let change = state.changes;
@@ -72,5 +80,16 @@ impl Forwards {
             applied.failed.push(format!("not saved: {error}"));
         }
         applied
+    }
+}
+
+impl State {
+    /// Remembers of what the configuration wants that it does not hold, and why.
+    fn keep_in_mind<T>(&mut self, wish: Wish, outcome: Result<T, ForwardError>) -> Result<(), String> {
+        outcome.map(drop).map_err(|error| {
+            let why = error.to_string();
+            self.unmet.insert(wish, Unmet { why: why.clone(), saved: None });
+            why
+        })
     }
 }

@@ -5,6 +5,7 @@
 mod configured;
 mod offer;
 mod saved;
+mod unmet;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -28,8 +29,10 @@ use crate::service::{
     Listen, ListenerProxy, OpenError, Refusal, Target, TargetTable, UdpListenerProxy, bind_lowest,
 };
 use crate::tunnel::{CloseReason, Closed, TunnelStream};
+use unmet::Unmet;
 
 pub(super) use configured::{Applied, Wanted};
+pub(super) use unmet::Wish;
 
 /// Health checks that a node makes at a time; the others wait for their turn, which no check counts as its own time.
 const MAX_CHECKS: usize = 64;
@@ -100,6 +103,8 @@ struct State {
     exposed: BTreeMap<TunnelName, Exposure>,
     /// By where they listen, as text.
     binds: BTreeMap<String, Binding>,
+    /// What was asked for and does not hold.
+    unmet: BTreeMap<Wish, Unmet>,
     /// How often any of that has changed.
     changes: u64,
     /// Nothing of it is to be picked. Ends with the node.
@@ -212,6 +217,15 @@ pub(super) enum ForwardError {
         /// Which tunnel or bind.
         what: String,
     },
+    /// What was saved of it is nothing that this version can read.
+    #[error("what was saved of it is not legal")]
+    Illegal,
+    /// Nothing is ever dialled there.
+    #[error("{target} is never dialled: it is this node itself, or an address that is no service of anybody")]
+    Forbidden {
+        /// Where.
+        target: Target,
+    },
     /// It holds, but will not after a restart.
     #[error("the change holds only until the node stops: {0}")]
     Save(#[from] FileError),
@@ -234,7 +248,9 @@ impl Forwards {
         policy: Policy,
     ) -> Result<Listen, ForwardError> {
         let mut state = self.state.lock().await;
+        let wish = Wish::bind(&listen);
         let bound = self.listen(&mut state, listen, (destination, policy), Keeper::Forwards).await?;
+        state.withdraw_wish(&wish);
         let change = state.changes;
         drop(state);
         self.save(change).await?;
@@ -318,9 +334,14 @@ impl Forwards {
         let mut state = self.state.lock().await;
         let keeper = state.binds.get(&listen.to_string()).map(|binding| binding.keeper);
         refuse_configured(keeper, || format!("the bind of {listen}"))?;
-        let Some(binding) = state.binds.remove(&listen.to_string()) else { return Ok(false) };
-        self.close(&binding).await;
-        state.changes += 1;
+        match state.binds.remove(&listen.to_string()) {
+            Some(binding) => {
+                self.close(&binding).await;
+                state.changes += 1;
+            }
+            None if state.withdraw_wish(&Wish::bind(listen)) => {}
+            None => return Ok(false),
+        }
         let change = state.changes;
         drop(state);
         self.save(change).await?;

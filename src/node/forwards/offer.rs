@@ -8,7 +8,9 @@ use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exposed, Exposure, ForwardError, Forwards, Keeper, Offer, Opener, State, refuse_configured};
+use super::{
+    Exposed, Exposure, ForwardError, Forwards, Keeper, Offer, Opener, State, Wish, refuse_configured,
+};
 use crate::id::{TunnelId, TunnelName};
 use crate::mesh::Health;
 use crate::mesh::health::check_reserved;
@@ -34,6 +36,7 @@ impl Forwards {
             format!("tunnel \"{name}\"")
         })?;
         let tunnel = self.offer(&mut state, name.clone(), offer.clone(), Keeper::Forwards).await?;
+        state.withdraw_wish(&Wish::tunnel(&name));
         let monitor = state.exposed.get(&name).and_then(|exposure| exposure.monitor.as_ref());
         let reported = monitor.map(Monitor::follow);
         let change = state.changes;
@@ -75,6 +78,9 @@ impl Forwards {
         keeper: Keeper,
     ) -> Result<TunnelId, ForwardError> {
         check_reserved(&offer.attributes)?;
+        if self.opener.targets.never_dials(&offer.target) {
+            return Err(ForwardError::Forbidden { target: offer.target });
+        }
         let health = if offer.health.is_some() { Health::Starting } else { Health::Healthy };
         // Whatever it will have to say later has room, too.
         offer.marked(Health::Draining)?;
@@ -101,8 +107,12 @@ impl Forwards {
     /// Takes an offer back; streams that are open go on. Says whether there was one.
     pub(in crate::node) async fn unexpose(&self, name: &TunnelName) -> Result<bool, ForwardError> {
         let mut state = self.state.lock().await;
-        let Some(exposure) = state.exposed.get(name) else { return Ok(false) };
-        refuse_configured(Some(exposure.keeper), || format!("tunnel \"{name}\""))?;
+        let keeper = state.exposed.get(name).map(|exposure| exposure.keeper);
+        refuse_configured(keeper, || format!("tunnel \"{name}\""))?;
+        let was_unmet = state.withdraw_wish(&Wish::tunnel(name));
+        if keeper.is_none() && !was_unmet {
+            return Ok(false);
+        }
         self.withdraw(&mut state, name).await?;
         let change = state.changes;
         drop(state);

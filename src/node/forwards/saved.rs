@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Forwards, Keeper, Offer, State};
+use super::{Forwards, Keeper, Offer, State, unmet};
 use crate::id::TunnelName;
-use crate::mesh::{Policy, Weight};
+use crate::mesh::{Destination, Policy, Weight};
 use crate::node::api;
 use crate::node::files::{self, FileError};
 use crate::node::health::HealthCheck;
@@ -24,9 +24,9 @@ struct Saved {
     binds: Vec<SavedBind>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct SavedExposure {
-    name: String,
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct SavedExposure {
+    pub(super) name: String,
     target: String,
     attributes: BTreeMap<String, Vec<u8>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,9 +35,9 @@ struct SavedExposure {
     weight: Option<u16>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct SavedBind {
-    listen: String,
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct SavedBind {
+    pub(super) listen: String,
     /// A destination; older files have names here, which are destinations too.
     tunnel: String,
     #[serde(default)]
@@ -45,17 +45,24 @@ struct SavedBind {
 }
 
 impl SavedExposure {
-    fn read(self) -> Option<(TunnelName, Offer)> {
+    pub(super) fn read(&self) -> Option<(TunnelName, Offer)> {
         let target = self.target.parse().ok()?;
-        let health = self.health.map(|words| HealthCheck::new(&words, &target)).transpose().ok()?;
-        let attributes = Attributes::new(self.attributes).ok()?;
+        let health = self.health.as_ref().map(|words| HealthCheck::new(words, &target)).transpose().ok()?;
+        let attributes = Attributes::new(self.attributes.clone()).ok()?;
         let weight = self.weight.map_or_else(|| Ok(Weight::default()), Weight::try_from).ok()?;
         Some((self.name.parse().ok()?, Offer { target, attributes, health, weight }))
     }
 }
 
+impl SavedBind {
+    pub(super) fn read(&self) -> Option<(Listen, (Destination, Policy))> {
+        let policy = self.policy.as_ref().map_or_else(|| Ok(Policy::default()), |policy| policy.parse());
+        Some((self.listen.parse().ok()?, (self.tunnel.parse().ok()?, policy.ok()?)))
+    }
+}
+
 impl Forwards {
-    /// Takes up again what held when the node stopped. What does not hold any more is said and left out.
+    /// Takes up again what was asked for. What does not hold now is said, and stays asked for.
     pub(in crate::node) async fn restore(&self) {
         let saved: Saved = match files::read_up_to(&self.file, MAX_FILE) {
             Ok(None) => return,
@@ -65,28 +72,11 @@ impl Forwards {
             },
             Err(error) => return self.set_aside(&error),
         };
-        for exposure in saved.exposed {
-            let shown = exposure.name.clone();
-            let Some((name, offer)) = exposure.read() else {
-                tracing::warn!(name = ?shown, "a saved exposure is not legal and not taken up");
-                continue;
-            };
+        let exposed = saved.exposed.into_iter().map(unmet::Saved::Exposure);
+        for saved in exposed.chain(saved.binds.into_iter().map(unmet::Saved::Bind)) {
             let mut state = self.state.lock().await;
-            if let Err(error) = self.offer(&mut state, name, offer, Keeper::Forwards).await {
-                tracing::warn!(%error, "a service is not exposed again");
-            }
-        }
-        for SavedBind { listen, tunnel, policy } in saved.binds {
-            let policy = policy.map_or_else(|| Ok(Policy::default()), |policy| policy.parse());
-            let (Ok(listen), Ok(destination), Ok(policy)) = (listen.parse(), tunnel.parse(), policy) else {
-                tracing::warn!(?listen, "a saved bind is not legal and not taken up");
-                continue;
-            };
-            let mut state = self.state.lock().await;
-            if let Err(error) = self.listen(&mut state, listen, (destination, policy), Keeper::Forwards).await
-            {
-                tracing::warn!(%error, "a tunnel is not bound again");
-            }
+            // The reason is noted, and the configuration, which is made to hold next, tries it once more and says it.
+            let _unmet = self.take_up(&mut state, saved).await;
         }
     }
 
@@ -149,7 +139,13 @@ impl State {
             tunnel: binding.route.destination.to_string(),
             policy: Some(binding.route.policy.to_string()),
         });
-        let saved = Saved { exposed: exposed.collect(), binds: binds.collect() };
+        let mut saved = Saved { exposed: exposed.collect(), binds: binds.collect() };
+        for unmet in self.unmet.values().filter_map(|unmet| unmet.saved.clone()) {
+            match unmet {
+                unmet::Saved::Exposure(exposure) => saved.exposed.push(exposure),
+                unmet::Saved::Bind(bind) => saved.binds.push(bind),
+            }
+        }
         serde_json::to_string(&saved).expect("texts and numbers are JSON")
     }
 }

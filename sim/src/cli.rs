@@ -1,6 +1,7 @@
 //! The command line.
 
 mod args;
+mod place;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ use crate::trace::{Filter, Keep};
 use crate::verify::{VerifyError, verify};
 use crate::world::catch_panics;
 use args::{Changes, Cli, Command, ModelArgs, ReplayArgs, RunArgs, ShrinkArgs, TimelineArgs};
+use place::{writable, write_whole};
 
 /// How many seeds the plain command runs each scenario with.
 const PLAIN_SEEDS: u64 = 2;
@@ -52,7 +54,7 @@ enum CliError {
     NotForTier { label: String, why: String },
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}: {source}; name another place", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error("{option} needs exactly one scenario and one seed, this would be {runs} runs")]
     OneRun { option: &'static str, runs: usize },
@@ -456,34 +458,6 @@ fn table_into(
         None => write!(io::stdout(), "{table}")?,
     }
     Ok(HELD)
-}
-
-/// Says whether a file can be written, by writing the one beside it from which it will be renamed.
-fn writable(path: &Path) -> Result<(), CliError> {
-    if path.as_os_str() == "-" {
-        return Ok(());
-    }
-    let beside = beside(path);
-    let written = std::fs::write(&beside, b"").and_then(|()| std::fs::remove_file(&beside));
-    let taken = || io::Error::new(io::ErrorKind::IsADirectory, "it is a directory; name a file in it");
-    let written = if path.is_dir() { Err(taken()) } else { written };
-    written.map_err(|source| CliError::Write { path: path.to_owned(), source })
-}
-
-fn beside(path: &Path) -> PathBuf {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".part");
-    PathBuf::from(beside)
-}
-
-/// Writes a file as a whole or not at all.
-fn write_whole(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), CliError> {
-    let failed = |source| CliError::Write { path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    content(&mut bytes).map_err(failed)?;
-    let beside = beside(path);
-    let written = std::fs::write(&beside, &bytes).and_then(|()| std::fs::rename(&beside, path));
-    written.inspect_err(|_| drop(std::fs::remove_file(&beside))).map_err(failed)
 }
 
 fn processors() -> usize {

@@ -208,6 +208,67 @@ fn a_report_that_finds_no_place_is_2_before_anything_is_run() {
     assert!(text(&output.stderr).contains("cannot write"));
 }
 
+/// A directory of one test's own, with nothing in it.
+fn empty_directory(name: &str) -> PathBuf {
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    // Left by the last time, if it is there.
+    std::fs::remove_dir_all(&directory).ok();
+    std::fs::create_dir(&directory).expect("the directory is cargo's");
+    directory
+}
+
+#[cfg(unix)]
+#[test]
+fn a_report_goes_to_the_file_that_a_link_leads_to_and_leaves_the_files_of_others_alone() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    let directory = empty_directory("linked");
+    let file = |name: &str| directory.join(name);
+    std::fs::write(file("target.json"), "old").unwrap();
+    std::fs::set_permissions(file("target.json"), std::fs::Permissions::from_mode(0o640)).unwrap();
+    std::fs::write(file("link.json.part"), "somebody else's").unwrap();
+    symlink("target.json", file("link.json")).unwrap();
+    symlink("not-yet.json", file("dangling.json")).unwrap();
+    symlink("circle.json", file("circle.json")).unwrap();
+    for (link, target) in [("link.json", "target.json"), ("dangling.json", "not-yet.json")] {
+        let output = sim(&["run", "three-node-partition", "--json", file(link).to_str().unwrap()]);
+        assert_eq!(status(&output), 0, "{}", text(&output.stderr));
+        assert!(file(link).is_symlink(), "{link} is no link any more");
+        assert!(std::fs::read_to_string(file(target)).unwrap().contains("\"trace_hash\""));
+    }
+    assert_eq!(std::fs::metadata(file("target.json")).unwrap().permissions().mode() & 0o777, 0o640);
+    assert_eq!(std::fs::read_to_string(file("link.json.part")).unwrap(), "somebody else's");
+    let output = sim(&["run", "three-node-partition", "--json", file("circle.json").to_str().unwrap()]);
+    assert_eq!(status(&output), 2);
+    assert!(text(&output.stderr).contains("circle.json: its links lead nowhere; name another place"));
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 6);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_report_is_written_into_a_pipe_which_stays_one() {
+    use std::io::Read as _;
+    use std::os::unix::fs::{FileTypeExt as _, symlink};
+
+    let directory = empty_directory("piped");
+    let (pipe, link) = (directory.join("pipe"), directory.join("link"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    symlink("pipe", &link).unwrap();
+    // For reading and writing, so that neither end waits for the other.
+    let mut end = std::fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+    for path in [&pipe, &link] {
+        let output = sim(&["run", "three-node-partition", "--json", path.to_str().unwrap()]);
+        assert_eq!(status(&output), 0, "{}", text(&output.stderr));
+        assert!(std::fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
+        assert!(link.is_symlink());
+        let mut report = vec![0; 1 << 16];
+        let len = end.read(&mut report).unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&report[..len]).unwrap();
+        assert_eq!(report["runs"].as_array().unwrap().len(), 1);
+    }
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 2);
+}
+
 #[test]
 fn several_scenarios_and_a_range_of_seeds_are_run_at_once() {
     let output = sim(&["run", "calm", "three-node-partition", "--seeds", "3..4", "--json", "-"]);

@@ -34,7 +34,7 @@ use crate::trace::{Filter, Keep};
 use crate::verify::{VerifyError, verify};
 use crate::world::catch_panics;
 use args::{Changes, Cli, Command, ModelArgs, ReplayArgs, RunArgs, ShrinkArgs, TimelineArgs};
-use place::{writable, write_whole};
+use place::{distinct, writable, write_whole};
 
 /// How many seeds the plain command runs each scenario with.
 const PLAIN_SEEDS: u64 = 2;
@@ -56,6 +56,8 @@ enum CliError {
     Read { path: PathBuf, source: io::Error },
     #[error("cannot write {}: {source}; name another place", path.display())]
     Write { path: PathBuf, source: io::Error },
+    #[error("{} and {} both name {}; give each its own", names[0], names[1], path.display())]
+    SamePlace { names: [&'static str; 2], path: PathBuf },
     #[error("{option} needs exactly one scenario and one seed, this would be {runs} runs")]
     OneRun { option: &'static str, runs: usize },
     #[error(
@@ -188,11 +190,7 @@ fn run_scenarios(args: &RunArgs) -> Result<u8, CliError> {
         let runs = chosen.len() * usize::try_from(seeds.unwrap_or(2)).unwrap_or(usize::MAX);
         return Err(CliError::OneRun { option, runs });
     }
-    // Before anything is run whose report would find no place.
-    [&args.json, &args.trace, &args.html, &args.svg]
-        .into_iter()
-        .flatten()
-        .try_for_each(|path| writable(path))?;
+    check_places(args)?;
     let until = args.lasts.map(|lasts| begun + lasts);
     let threads = args.jobs.map_or_else(processors, usize::from);
     let effort = Effort { threads, fail_fast: args.fail_fast, until, sought: args.seek };
@@ -225,6 +223,14 @@ fn run_scenarios(args: &RunArgs) -> Result<u8, CliError> {
         return Ok(TIME_UP);
     }
     Ok(status)
+}
+
+/// Says what is wrong with the places of the reports, before anything is run whose report would find none.
+fn check_places(args: &RunArgs) -> Result<(), CliError> {
+    let RunArgs { json, trace, html, svg, .. } = args;
+    let reports = [("--json", json), ("--trace", trace), ("--html", html), ("--svg", svg)];
+    distinct(&reports.map(|(option, path)| (option, path.as_deref())))?;
+    reports.into_iter().filter_map(|(_, path)| path.as_deref()).try_for_each(writable)
 }
 
 /// All scenarios that are named, and the seed, if a token has one.
@@ -356,11 +362,13 @@ fn draw(timeline: &Timeline, page: Option<&Path>, picture: Option<&Path>) -> Res
 
 fn draw_trace(args: &TimelineArgs) -> Result<u8, CliError> {
     let path = &args.trace;
-    let file = std::fs::File::open(path).map_err(|source| CliError::Read { path: path.clone(), source })?;
-    let timeline = Timeline::read(&path.display().to_string(), io::BufReader::new(file))?;
     let beside = path.with_extension("html");
     let page = args.html.as_deref().or_else(|| args.svg.is_none().then_some(beside.as_path()));
-    draw(&timeline, page, args.svg.as_deref())?;
+    let picture = args.svg.as_deref();
+    distinct(&[("the trace", Some(path.as_path())), ("--html", page), ("--svg", picture)])?;
+    let file = std::fs::File::open(path).map_err(|source| CliError::Read { path: path.clone(), source })?;
+    let timeline = Timeline::read(&path.display().to_string(), io::BufReader::new(file))?;
+    draw(&timeline, page, picture)?;
     Ok(HELD)
 }
 

@@ -115,7 +115,7 @@ fn a_trace_is_drawn_later_as_its_run_was_at_once() {
     let read = |path: &str| std::fs::read_to_string(path).unwrap();
     assert!(read(&page) == read(&again), "the pages differ");
     assert!(read(&page).contains("everything held") && read(&picture).starts_with("<svg "));
-    let none = sim(&["timeline", &page]);
+    let none = sim(&["timeline", &page, "--svg", &picture]);
     assert_eq!(status(&none), 2);
     assert!(text(&none.stderr).contains("drawn.html:1: this is no trace"), "{}", text(&none.stderr));
 }
@@ -179,6 +179,7 @@ fn arguments_that_make_no_sense_are_2_and_nothing_is_written() {
         &["run", "three-node-partition", "--set", "workload.writes_per_s=-1.0", "--json", report],
         &["run", "three-node-partition@1", "calm@2", "--json", report],
         &["run", "three-node-partition", "--seek", "luck", "--json", report],
+        &["run", "three-node-partition", "--json", report, "--trace", report],
         &["run", "--json", report],
         &["dance"],
     ] {
@@ -267,6 +268,24 @@ fn a_report_is_written_into_a_pipe_which_stays_one() {
         assert_eq!(report["runs"].as_array().unwrap().len(), 1);
     }
     assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 2);
+}
+
+#[test]
+fn two_reports_in_one_place_are_2_before_anything_is_run() {
+    let directory = empty_directory("shared");
+    let file = |name: &str| directory.join(name).to_str().unwrap().to_owned();
+    let (one, same) = (file("one.html"), file("./one.html"));
+    let output = sim(&["run", "three-node-partition", "--html", &one, "--svg", &same]);
+    assert_eq!(status(&output), 2);
+    let error = text(&output.stderr);
+    assert!(error.contains("--html and --svg both name ") && error.contains("give each its own"), "{error}");
+    assert!(output.stdout.is_empty());
+    // The page beside a trace would be the trace itself.
+    std::fs::write(&one, "a trace").unwrap();
+    let output = sim(&["timeline", &one]);
+    assert_eq!(status(&output), 2);
+    assert!(text(&output.stderr).contains("the trace and --html both"), "{}", text(&output.stderr));
+    assert_eq!(std::fs::read_to_string(&one).unwrap(), "a trace");
 }
 
 #[test]

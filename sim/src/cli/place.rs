@@ -24,6 +24,21 @@ pub(super) fn writable(path: &Path) -> Result<(), CliError> {
     draft.map(drop).map_err(|source| CliError::Write { path: path.to_owned(), source })
 }
 
+/// Says whether two of a command's files are one, of which only what is written last would be left.
+pub(super) fn distinct(files: &[(&'static str, Option<&Path>)]) -> Result<(), CliError> {
+    let mut taken: Vec<(&'static str, PathBuf)> = Vec::new();
+    for &(name, path) in files {
+        // A pipe takes one after the other. What leads nowhere is told when it is to be written.
+        let path = path.filter(|path| path.as_os_str() != "-" && !is_special(path));
+        let Some(target) = path.and_then(|path| target(path).ok()) else { continue };
+        if let Some((other, path)) = taken.iter().find(|(_, other)| *other == target) {
+            return Err(CliError::SamePlace { names: [*other, name], path: path.clone() });
+        }
+        taken.push((name, target));
+    }
+    Ok(())
+}
+
 /// Writes a file as a whole or not at all; what is no file is written straight.
 pub(super) fn write_whole(
     path: &Path,

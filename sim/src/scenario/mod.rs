@@ -5,6 +5,7 @@
 //! and column, because a fault that was never installed makes every run pass.
 
 mod builtin;
+mod check;
 mod fault;
 mod mixture;
 mod schedule;
@@ -393,49 +394,11 @@ impl Scenario {
     ///
     /// [`ScenarioError`] with the place and what to do; the author's fault.
     pub(crate) fn parse(file: &str, text: &str) -> Result<Self, ScenarioError> {
-        let place = |span: Option<std::ops::Range<usize>>, message: String| {
-            let before = text.get(..span.map_or(0, |span| span.start)).unwrap_or(text);
-            let line = before.matches('\n').count() + 1;
-            let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-            ScenarioError { file: file.to_owned(), line, column, message }
-        };
-        let scenario: Self =
-            toml::from_str(text).map_err(|error| place(error.span(), error.message().to_owned()))?;
-        if scenario.schema != Self::SCHEMA {
-            return Err(place(None, format!("schema {} is unknown, write schema = 1", scenario.schema)));
-        }
-        if scenario.nodes.low() == 0 {
-            return Err(place(None, "a mesh has at least one node, write nodes = 3 or so".to_owned()));
-        }
-        if let Some(mixture) = scenario.mixture {
-            mixture.check().map_err(|message| place(None, message))?;
-        }
-        let rates = [
-            ("writes_per_s", scenario.workload.writes_per_s),
-            ("registrations_per_s", scenario.workload.registrations_per_s),
-            ("counts_per_s", scenario.workload.counts_per_s),
-            ("elements_per_s", scenario.workload.elements_per_s),
-        ];
-        if let Some((name, rate)) = rates.iter().find(|(_, rate)| !rate.is_finite() || *rate < 0.0) {
-            return Err(place(
-                None,
-                format!("workload.{name} is {rate}: write how many per second, 0.0 or more"),
-            ));
-        }
-        if scenario.mesh.seeds == 0 && scenario.nodes.high() > 1 {
-            return Err(place(None, "nobody knows anybody: write mesh.seeds = 1 or more".to_owned()));
-        }
-        let regions = scenario.net.regions.len();
-        let square = scenario.net.between.len() == regions
-            && scenario.net.between.iter().all(|row| row.len() == regions);
-        if !square {
-            let message =
-                format!("net.between needs {regions} rows of {regions} delays, one for each of net.regions");
-            return Err(place(None, message));
-        }
-        for fault in &scenario.faults {
-            fault.check().map_err(|message| place(Some(fault.kind.span()), message))?;
-        }
+        let scenario: Self = toml::from_str(text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start);
+            ScenarioError::new(file, text, start, error.message().to_owned())
+        })?;
+        scenario.check().map_err(|wrong| wrong.within(file, text))?;
         Ok(scenario)
     }
 
@@ -479,6 +442,14 @@ pub(crate) struct ScenarioError {
 }
 
 impl ScenarioError {
+    /// An error at a byte of a file's text.
+    fn new(file: &str, text: &str, start: usize, message: String) -> Self {
+        let before = text.get(..start).unwrap_or(text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        Self { file: file.to_owned(), line, column, message }
+    }
+
     /// What is wrong, without its place.
     pub(crate) fn message(&self) -> &str {
         self.message.trim_end()
@@ -534,12 +505,6 @@ converge_within = "10s"
         let fault = error("[[fault]]\nkind = \"crash\"\nat = \"1s\"\ngroups = \"halves\"\nnodes = 1\n");
         assert!(fault.starts_with("x.toml:10:8: "), "{fault}");
         assert!(fault.contains("`crash`") && fault.contains("`groups`"), "{fault}");
-    }
-
-    #[test]
-    fn regions_need_a_delay_from_each_to_each() {
-        let net = error("[net]\nregions = [0, 1]\nbetween = [[\"1ms\", \"80ms\"]]\n");
-        assert!(net.contains("net.between needs 2 rows of 2 delays"), "{net}");
     }
 
     #[test]

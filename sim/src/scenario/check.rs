@@ -69,7 +69,8 @@ impl Scenario {
         for (number, fault) in self.faults.iter().enumerate() {
             fault.check().map_err(|message| Wrong::new(&format!("fault.{number}.kind"), message))?;
         }
-        self.check_rates()
+        self.check_rates()?;
+        self.check_pauses()
     }
 
     fn check_rates(&self) -> Result<(), Wrong> {
@@ -82,6 +83,23 @@ impl Scenario {
         match rates.iter().find(|(_, rate)| !rate.is_finite() || *rate < 0.0) {
             Some((path, rate)) => {
                 let message = format!("{path} is {rate}: write how many per second, 0.0 or more");
+                Err(Wrong::new(path, message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Time stands still between two that come at once.
+    fn check_pauses(&self) -> Result<(), Wrong> {
+        let burst = self.workload.burst.as_ref().map(|burst| burst.every);
+        let rewrite = self.workload.rewrite.as_ref().map(|rewrite| rewrite.every);
+        let mut pauses =
+            vec![("workload.burst.every".to_owned(), burst), ("workload.rewrite.every".to_owned(), rewrite)];
+        let faults = self.faults.iter().enumerate();
+        pauses.extend(faults.map(|(number, fault)| (format!("fault.{number}.every"), fault.every)));
+        match pauses.iter().find(|(_, every)| every.is_some_and(|every| every.low().is_zero())) {
+            Some((path, _)) => {
+                let message = format!("{path} must not be zero, or it would never end; write \"3s\" or so");
                 Err(Wrong::new(path, message))
             }
             None => Ok(()),
@@ -120,5 +138,14 @@ converge_within = "10s"
     fn a_rate_below_nothing_is_an_error_in_its_line() {
         assert_error("[workload]\nkeys = 3\ncounts_per_s = -1.0\n", "11:16", "workload.counts_per_s is -1");
         assert_error("[mesh]\nseeds = 0\n", "10:9", "write mesh.seeds = 1 or more");
+    }
+
+    #[test]
+    fn what_comes_again_at_once_is_an_error() {
+        let wanted = "must not be zero, or it would never end";
+        assert_error("[workload]\nburst = { every = \"0s\", size = 5 }\n", "10:19", wanted);
+        assert_error("[workload.rewrite]\nevery = \"0s..1s\"\n", "10:9", wanted);
+        let crash = "[[fault]]\nkind = \"crash\"\nat = \"1s\"\nnodes = 0\nevery = \"0s\"\n";
+        assert_error(crash, "13:9", wanted);
     }
 }

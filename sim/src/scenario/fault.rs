@@ -289,9 +289,6 @@ impl Fault {
                 "the fault `{name}` has no `{parameter}`; it has `{legal}`, `at`, `every` and `chance`"
             ));
         }
-        if self.every.is_some_and(|every| every.low().is_zero()) {
-            return Err("`every` must not be zero".to_owned());
-        }
         Ok(())
     }
 

@@ -170,7 +170,8 @@ impl<F: Fn(&Scenario) -> Option<Violation>> Reducer<F> {
 
     /// Takes a smaller scenario if it still fails.
     fn take(&mut self, candidate: Scenario) -> bool {
-        if Instant::now() >= self.until {
+        // What could not be read again could not be replayed.
+        if Instant::now() >= self.until || candidate.check_reach().is_err() {
             return false;
         }
         self.runs += 1;

@@ -183,8 +183,13 @@ impl Overrides {
                 toml::from_str(&scenario.text()).map_err(|error| makes(error.message().to_owned()))?;
             change.place(&mut table).map_err(makes)?;
             let text = toml::to_string(&table).map_err(|error| makes(error.to_string()))?;
-            scenario = Scenario::parse(file, &text).map_err(|error| makes(error.message().to_owned()))?;
+            scenario = Scenario::read(file, &text).map_err(|error| makes(error.message().to_owned()))?;
         }
+        // Of all together: one may make room for another.
+        scenario.check_reach_of_some().map_err(|wrong| OverrideError::Makes {
+            change: self.to_string().trim_start_matches('+').to_owned(),
+            message: wrong.message,
+        })?;
         Ok(scenario)
     }
 }
@@ -236,6 +241,13 @@ mod tests {
             let error = changed(change).unwrap_err().to_string();
             assert!(error.contains(wanted), "{error}");
         }
+    }
+
+    #[test]
+    fn changes_make_sense_together_or_not_at_all() {
+        let error = changed("duration=1s+net.loss=0.1").unwrap_err().to_string();
+        assert!(error.starts_with("duration=1s+net.loss=0.1: ") && error.contains("begins at "), "{error}");
+        assert!(changed("duration=1s+workload.from=0s+faults=none").is_ok());
     }
 
     #[test]

@@ -179,6 +179,7 @@ fn arguments_that_make_no_sense_are_2_and_nothing_is_written() {
         &["run", "three-node-partition", "--set", "workload.writes_per_s=-1.0", "--json", report],
         &["run", "three-node-partition@1", "calm@2", "--json", report],
         &["run", "three-node-partition", "--seek", "luck", "--json", report],
+        &["run", "three-node-partition", "--duration", "1s", "--json", report],
         &["run", "three-node-partition", "--json", report, "--trace", report],
         &["run", "--json", report],
         &["dance"],

@@ -1,16 +1,19 @@
 //! What makes no sense in a scenario although every field of it can be read, and where it stands.
 
+use std::time::Duration;
+
 use toml::de::{DeTable, DeValue};
 
-use super::{Scenario, ScenarioError};
+use super::value::Quantity as _;
+use super::{Groups, NodeSet, Scenario, ScenarioError};
 
 /// A field that makes no sense.
 #[derive(Debug)]
-pub(super) struct Wrong {
+pub(crate) struct Wrong {
     /// Which, as `--set` takes it.
     path: String,
     /// What is wrong, and what to write.
-    message: String,
+    pub(crate) message: String,
 }
 
 impl Wrong {
@@ -105,6 +108,102 @@ impl Scenario {
             None => Ok(()),
         }
     }
+
+    /// Says which field no seed can reach with the others as they are, so that a run would test nothing of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Wrong`].
+    pub(crate) fn check_reach(&self) -> Result<(), Wrong> {
+        self.check_faults()?;
+        self.check_others()
+    }
+
+    /// The same of a scenario that was changed: who makes it shorter leaves out what comes later, but not all of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Wrong`].
+    pub(crate) fn check_reach_of_some(&self) -> Result<(), Wrong> {
+        if self.faults.iter().any(|fault| fault.at.low() < self.duration.high()) {
+            return self.check_others();
+        }
+        self.check_reach()
+    }
+
+    fn check_faults(&self) -> Result<(), Wrong> {
+        let end = self.duration.high();
+        match self.faults.iter().enumerate().find(|(_, fault)| fault.at.low() >= end) {
+            Some((number, fault)) => {
+                let what = format!("the fault `{}` begins at", fault.kind.get_ref().name());
+                Err(late(&format!("fault.{number}.at"), &what, fault.at.low(), "everything heals at", end))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn check_others(&self) -> Result<(), Wrong> {
+        self.check_times()?;
+        self.check_draws()?;
+        self.check_groups()
+    }
+
+    fn check_times(&self) -> Result<(), Wrong> {
+        let (start, end) = (self.mesh.start.low(), self.duration.high());
+        if start > end {
+            return Err(late("mesh.start", "mesh.start is", start, "everything heals at", end));
+        }
+        let until = self.workload.until.map_or(end, |until| until.high());
+        let from = self.workload.from.low();
+        if !self.workload.is_none() && from >= until {
+            return Err(late("workload.from", "workload.from is", from, "writing ends at", until));
+        }
+        Ok(())
+    }
+
+    fn check_draws(&self) -> Result<(), Wrong> {
+        let mut sets = vec![
+            ("workload.writers".to_owned(), Some(&self.workload.writers)),
+            ("mesh.absent".to_owned(), Some(&self.mesh.absent)),
+        ];
+        let regions = self.net.regions.iter().enumerate();
+        sets.extend(regions.map(|(number, set)| (format!("net.regions.{number}"), Some(set))));
+        for (number, fault) in self.faults.iter().enumerate() {
+            let of_fault = [("nodes", &fault.nodes), ("from", &fault.from), ("to", &fault.to)];
+            sets.extend(of_fault.map(|(name, set)| (format!("fault.{number}.{name}"), set.as_ref())));
+        }
+        let most = self.nodes.high();
+        for (path, set) in sets {
+            let drawn = set.map_or(0, NodeSet::most_drawn);
+            if drawn as u64 > most {
+                let message = format!("{path} has any {drawn} nodes, but there are {most} at most");
+                return Err(Wrong::new(&path, message));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_groups(&self) -> Result<(), Wrong> {
+        for (number, fault) in self.faults.iter().enumerate() {
+            let Some(Groups::Listed(groups)) = &fault.groups else { continue };
+            for (place, group) in groups.iter().enumerate() {
+                if let Some(node) = groups[..place].iter().find_map(|before| group.shared_with(before)) {
+                    let path = format!("fault.{number}.groups");
+                    let message = format!("node {node} is in two groups of {path}: name each node once");
+                    return Err(Wrong::new(&path, message));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn late(path: &str, what: &str, at: Duration, limit: &str, end: Duration) -> Wrong {
+    let (at, end) = (at.text(), end.text());
+    let message = format!(
+        "{what} {at} at the earliest, but {limit} {end} at the latest: make it earlier, or that later"
+    );
+    Wrong::new(path, message)
 }
 
 #[cfg(test)]
@@ -147,5 +246,54 @@ converge_within = "10s"
         assert_error("[workload.rewrite]\nevery = \"0s..1s\"\n", "10:9", wanted);
         let crash = "[[fault]]\nkind = \"crash\"\nat = \"1s\"\nnodes = 0\nevery = \"0s\"\n";
         assert_error(crash, "13:9", wanted);
+    }
+
+    #[test]
+    fn what_no_seed_can_reach_is_an_error() {
+        let reset = |at: &str| format!("[[fault]]\nkind = \"reset\"\nnodes = 0\nat = \"{at}\"\n");
+        assert_error(
+            &reset("5s"),
+            "12:6",
+            "begins at 5s at the earliest, but everything heals at 5s at the latest",
+        );
+        assert_error(&reset("6s..9s"), "12:6", "begins at 6s at the earliest");
+        assert_error("[mesh]\nstart = \"6s\"\n", "10:9", "mesh.start is 6s at the earliest");
+        let late = "[workload]\nwrites_per_s = 1.0\nfrom = \"3s..4s\"\nuntil = \"1s..3s\"\n";
+        assert_error(
+            late,
+            "11:8",
+            "workload.from is 3s at the earliest, but writing ends at 3s at the latest",
+        );
+        let late = "[workload]\nwrites_per_s = 1.0\nfrom = \"5s\"\n";
+        assert_error(
+            late,
+            "11:8",
+            "workload.from is 5s at the earliest, but writing ends at 5s at the latest",
+        );
+        let any = "[workload]\nwriters = [0, \"any 3\"]\n";
+        assert_error(any, "10:11", "workload.writers has any 3 nodes, but there are 2 at most");
+        let any = "[[fault]]\nkind = \"cut\"\nat = \"1s\"\nfor = \"1s\"\nfrom = 0\nto = \"any 9\"\n";
+        assert_error(any, "14:6", "fault.0.to has any 9 nodes, but there are 2 at most");
+    }
+
+    #[test]
+    fn what_some_seeds_reach_is_no_error() {
+        let reset = "[[fault]]\nkind = \"reset\"\nnodes = \"any 2\"\nat = \"4s..9s\"\n";
+        let work = "[workload]\nwrites_per_s = 1.0\nfrom = \"1s..9s\"\nuntil = \"2s..3s\"\n";
+        let text = format!("{SMALL}[mesh]\nstart = \"0s..9s\"\n{work}{reset}");
+        Scenario::parse("x.toml", &text).unwrap_or_else(|error| panic!("{error}"));
+        // Nobody writes, so that nothing comes too late.
+        Scenario::parse("x.toml", &SMALL.replace("5s", "1s")).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    #[test]
+    fn a_node_in_two_groups_is_an_error() {
+        let split = |groups: &str| {
+            format!("[[fault]]\nkind = \"partition\"\nat = \"1s\"\nfor = \"1s\"\ngroups = {groups}\n")
+        };
+        let wanted = "node 1 is in two groups of fault.0.groups: name each node once";
+        assert_error(&split("[[0, 1], [1]]"), "13:10", wanted);
+        assert_error(&split("[\"1..\", \"all\"]"), "13:10", wanted);
+        Scenario::parse("x.toml", &format!("{SMALL}{}", split("[[0, 0], \"any\"]"))).unwrap();
     }
 }

@@ -446,6 +446,27 @@ impl NodeSet {
         self.0.iter().flat_map(range).collect()
     }
 
+    /// The most nodes that are drawn at once for it.
+    pub(super) fn most_drawn(&self) -> usize {
+        let drawn = |pick: &Pick| if let Pick::Any(count) = *pick { count } else { 0 };
+        self.0.iter().map(drawn).max().unwrap_or(0)
+    }
+
+    /// The first node that is in both, whatever is drawn.
+    pub(super) fn shared_with(&self, other: &Self) -> Option<usize> {
+        let certain = |pick: &Pick| match *pick {
+            Pick::All => Some((0, usize::MAX)),
+            Pick::Any(_) => None,
+            Pick::Range(first, last) => Some((first, last.unwrap_or(usize::MAX))),
+        };
+        let others: Vec<_> = other.0.iter().filter_map(certain).collect();
+        let shared = |(first, last): (usize, usize)| {
+            let both = others.iter().map(move |other| (first.max(other.0), last.min(other.1)));
+            both.filter(|(first, last)| first <= last).map(|(first, _)| first).min()
+        };
+        self.0.iter().filter_map(certain).filter_map(shared).min()
+    }
+
     /// Changes the nodes that it names by number; those that become none are gone.
     fn map(&mut self, number: impl Fn(usize) -> Option<usize>) {
         *self = Self::of(self.listed().into_iter().filter_map(number));

@@ -394,6 +394,17 @@ impl Scenario {
     ///
     /// [`ScenarioError`] with the place and what to do; the author's fault.
     pub(crate) fn parse(file: &str, text: &str) -> Result<Self, ScenarioError> {
+        let scenario = Self::read(file, text)?;
+        scenario.check_reach().map_err(|wrong| wrong.within(file, text))?;
+        Ok(scenario)
+    }
+
+    /// Reads a scenario that will be changed: its parts may still be out of each other's reach.
+    ///
+    /// # Errors
+    ///
+    /// [`ScenarioError`] with the place and what to do; the author's fault.
+    pub(crate) fn read(file: &str, text: &str) -> Result<Self, ScenarioError> {
         let scenario: Self = toml::from_str(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start);
             ScenarioError::new(file, text, start, error.message().to_owned())

@@ -58,6 +58,8 @@ enum CliError {
     Write { path: PathBuf, source: io::Error },
     #[error("{} and {} both name {}; give each its own", names[0], names[1], path.display())]
     SamePlace { names: [&'static str; 2], path: PathBuf },
+    #[error("there is no node {node}, this run has nodes 0 to {last}")]
+    NotOfRun { node: usize, last: usize },
     #[error("{option} needs exactly one scenario and one seed, this would be {runs} runs")]
     OneRun { option: &'static str, runs: usize },
     #[error(
@@ -302,9 +304,16 @@ fn replay(args: &ReplayArgs) -> Result<u8, CliError> {
     let begun = Instant::now();
     let finished = [run(chosen.job(seed, &keep))?];
     let batch = Batch { finished: &finished, took: begun.elapsed(), required: &[] };
-    let mut out = io::stdout().lock();
     let [Finished { outcome, .. }] = &finished;
-    out.write_all(outcome.kept.log.as_deref().unwrap_or_default())?;
+    if let Some(node) = args.node.filter(|node| *node >= outcome.nodes) {
+        return Err(CliError::NotOfRun { node, last: outcome.nodes - 1 });
+    }
+    let log = outcome.kept.log.as_deref().unwrap_or_default();
+    if log.is_empty() {
+        writeln!(io::stderr(), "sim: nothing in the log is of {}", args.filter())?;
+    }
+    let mut out = io::stdout().lock();
+    out.write_all(log)?;
     writeln!(out)?;
     batch.print(&mut out)?;
     Ok(status(&batch))

@@ -181,6 +181,7 @@ fn arguments_that_make_no_sense_are_2_and_nothing_is_written() {
         &["run", "three-node-partition", "--seek", "luck", "--json", report],
         &["run", "three-node-partition", "--duration", "1s", "--json", report],
         &["run", "three-node-partition", "--json", report, "--trace", report],
+        &["replay", "three-node-partition@1", "--node", "3"],
         &["run", "--json", report],
         &["dance"],
     ] {
@@ -287,6 +288,22 @@ fn two_reports_in_one_place_are_2_before_anything_is_run() {
     assert_eq!(status(&output), 2);
     assert!(text(&output.stderr).contains("the trace and --html both"), "{}", text(&output.stderr));
     assert_eq!(std::fs::read_to_string(&one).unwrap(), "a trace");
+}
+
+#[test]
+fn a_replay_whose_filter_nothing_passes_says_so() {
+    let strange = sim(&["replay", "three-node-partition@1", "--node", "99"]);
+    assert_eq!(status(&strange), 2);
+    let error = text(&strange.stderr);
+    assert!(error.contains("there is no node 99, this run has nodes 0 to 2"), "{error}");
+    assert!(strange.stdout.is_empty());
+    let nothing = sim(&["replay", "three-node-partition@1", "--key", "nosuch"]);
+    assert_eq!(status(&nothing), 0);
+    assert!(
+        text(&nothing.stderr).contains("nothing in the log is of --key nosuch"),
+        "{}",
+        text(&nothing.stderr)
+    );
 }
 
 #[test]

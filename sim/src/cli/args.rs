@@ -196,6 +196,16 @@ pub(super) struct ReplayArgs {
     pub(super) key: Option<String>,
 }
 
+impl ReplayArgs {
+    /// What the log is limited to, as it was written.
+    pub(super) fn filter(&self) -> String {
+        let until = self.until.map(|until| format!("--until {}", until.text()));
+        let node = self.node.map(|node| format!("--node {node}"));
+        let key = self.key.as_ref().map(|key| format!("--key {key}"));
+        until.into_iter().chain(node).chain(key).collect::<Vec<_>>().join(" ")
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct TimelineArgs {
     /// The trace.

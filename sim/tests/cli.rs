@@ -180,6 +180,9 @@ fn arguments_that_make_no_sense_are_2_and_nothing_is_written() {
         &["run", "three-node-partition@1", "calm@2", "--json", report],
         &["run", "three-node-partition", "--seek", "luck", "--json", report],
         &["run", "three-node-partition", "--duration", "1s", "--json", report],
+        &["run", "three-node-partition", "--nodes", "4..x", "--json", report],
+        &["run", "three-node-partition", "--nodes", "0", "--json", report],
+        &["run", "three-node-partition", "--nodes", "1..10001", "--json", report],
         &["run", "three-node-partition", "--json", report, "--trace", report],
         &["replay", "three-node-partition@1", "--node", "3"],
         &["run", "--json", report],
@@ -288,6 +291,14 @@ fn two_reports_in_one_place_are_2_before_anything_is_run() {
     assert_eq!(status(&output), 2);
     assert!(text(&output.stderr).contains("the trace and --html both"), "{}", text(&output.stderr));
     assert_eq!(std::fs::read_to_string(&one).unwrap(), "a trace");
+}
+
+#[test]
+fn nodes_may_be_a_range_as_in_a_scenario() {
+    let output = sim(&["run", "calm", "--nodes", "4..6"]);
+    assert_eq!(status(&output), 0, "{}", text(&output.stderr));
+    let error = text(&sim(&["run", "calm", "--nodes", "many"]).stderr);
+    assert!(error.contains("write how many, such as 5, or a range, such as 4..6"), "{error}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::checker::Checker;
 use crate::random::Seed;
-use crate::scenario::{Quantity as _, Tier};
+use crate::scenario::{Drawn, Quantity as _, Tier};
 use crate::token::{Override, Overrides};
 
 /// Simulates meshes of many nodes and everything that goes wrong between them: same seed, same run.
@@ -151,9 +151,9 @@ pub(super) struct Changes {
     /// How much of the product runs, if not as much as the scenario says.
     #[arg(long, value_enum)]
     pub(super) tier: Option<Tier>,
-    /// How many nodes, if not as many as the scenario says.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=10_000))]
-    pub(super) nodes: Option<u16>,
+    /// How many nodes, if not as many as the scenario says; or a range that is drawn per seed, such as 4..6.
+    #[arg(long, value_name = "N|A..B", value_parser = parse_nodes)]
+    pub(super) nodes: Option<Drawn<u64>>,
     /// How long faults and writes may happen, if not as long as the scenario says, such as 60s.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(super) duration: Option<Duration>,
@@ -169,7 +169,7 @@ impl Changes {
     pub(super) fn overrides(&self, of_token: Overrides) -> Overrides {
         let mut all = of_token;
         let tier = self.tier.map(|tier| Override::new("tier", tier.name()));
-        let nodes = self.nodes.map(|nodes| Override::new("nodes", &nodes.to_string()));
+        let nodes = self.nodes.map(|nodes| Override::new("nodes", &nodes.text()));
         let duration = self.duration.map(|duration| Override::new("duration", &duration.text()));
         let faults = self.faults.as_deref().map(|faults| Override::new("faults", faults));
         all.0.extend(
@@ -260,6 +260,16 @@ fn parse_seeds(text: &str) -> Result<Seeds, String> {
     }
     let count = (last.0 - first.0).checked_add(1).filter(|count| *count <= MAX_SEEDS);
     Ok(Seeds { first: Some(first), count: count.ok_or(()).map_err(expected)? })
+}
+
+/// The most nodes of one run.
+const MAX_NODES: u64 = 10_000;
+
+fn parse_nodes(text: &str) -> Result<Drawn<u64>, String> {
+    let nodes = Drawn::parse(text).filter(|nodes: &Drawn<u64>| nodes.low() >= 1 && nodes.high() <= MAX_NODES);
+    nodes.ok_or_else(|| {
+        format!("write how many, such as 5, or a range, such as 4..6; at least 1, at most {MAX_NODES}")
+    })
 }
 
 fn parse_check(text: &str) -> Result<Checker, String> {

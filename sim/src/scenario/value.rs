@@ -69,7 +69,13 @@ impl<T: Quantity> Drawn<T> {
         self.high
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Writes it so that [`parse`](Self::parse) reads exactly it again.
+    pub(crate) fn text(&self) -> String {
+        if self.is_fixed() { self.low.text() } else { format!("{}..{}", self.low.text(), self.high.text()) }
+    }
+
+    /// Reads one value or a range.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let Some((low, high)) = text.split_once("..") else { return T::parse(text).map(Self::fixed) };
         let (low, high) = (T::parse(low.trim())?, T::parse(high.trim())?);
         (low <= high).then_some(Self { low, high })
@@ -86,8 +92,7 @@ impl<T: Quantity> Serialize for Drawn<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.low.number() {
             Some(number) if self.is_fixed() => serializer.serialize_i64(number),
-            None if self.is_fixed() => serializer.serialize_str(&self.low.text()),
-            _ => serializer.serialize_str(&format!("{}..{}", self.low.text(), self.high.text())),
+            _ => serializer.serialize_str(&self.text()),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The command line.
 
 mod args;
+// Of the product, which keeps it to itself.
+#[path = "../../src/node/nearest.rs"]
+mod nearest;
 mod place;
 
 use std::io::{self, Write};
@@ -34,6 +37,7 @@ use crate::trace::{Filter, Keep};
 use crate::verify::{VerifyError, verify};
 use crate::world::catch_panics;
 use args::{Changes, Cli, Command, ModelArgs, ReplayArgs, RunArgs, ShrinkArgs, TimelineArgs};
+use nearest::nearest;
 use place::{distinct, writable, write_whole};
 
 /// How many seeds the plain command runs each scenario with.
@@ -48,8 +52,8 @@ enum CliError {
     NoSuchNode(#[from] NoSuchNode),
     #[error("{} has no marks to put a table between: <!-- sim {command}: begin --> and <!-- sim {command}: end -->, each on a line", path.display())]
     NoMarks { path: PathBuf, command: &'static str },
-    #[error("there is no scenario and no file {name}; `sim list` names the scenarios")]
-    NoSuchScenario { name: String },
+    #[error("there is no scenario and no file {name}; {hint}")]
+    NoSuchScenario { name: String, hint: String },
     #[error("{label} is not for this tier: {why}")]
     NotForTier { label: String, why: String },
     #[error("cannot read {}: {source}", path.display())]
@@ -441,7 +445,12 @@ fn choose(wanted: &str, overrides: &Overrides) -> Result<Vec<Chosen>, CliError> 
     }
     let path = Path::new(wanted);
     if !path.exists() {
-        return Err(CliError::NoSuchScenario { name: wanted.to_owned() });
+        let near = nearest(wanted, BUILTIN.iter().map(|found| found.name));
+        let hint = near.map_or_else(
+            || "`sim list` names the scenarios".to_owned(),
+            |near| format!("did you mean {near}?"),
+        );
+        return Err(CliError::NoSuchScenario { name: wanted.to_owned(), hint });
     }
     let read = std::fs::read_to_string(path);
     let text = read.map_err(|source| CliError::Read { path: path.to_owned(), source })?;

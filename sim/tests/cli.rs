@@ -294,6 +294,19 @@ fn two_reports_in_one_place_are_2_before_anything_is_run() {
 }
 
 #[test]
+fn a_name_that_is_nearly_one_is_told_the_one() {
+    let output = sim(&["run", "tree-node-partiton"]);
+    assert_eq!(status(&output), 2);
+    let error = text(&output.stderr);
+    assert!(error.contains("tree-node-partiton; did you mean three-node-partition?"), "{error}");
+    let strange = text(&sim(&["run", "quux"]).stderr);
+    assert!(
+        strange.contains("`sim list` names the scenarios") && !strange.contains("did you mean"),
+        "{strange}"
+    );
+}
+
+#[test]
 fn nodes_may_be_a_range_as_in_a_scenario() {
     let output = sim(&["run", "calm", "--nodes", "4..6"]);
     assert_eq!(status(&output), 0, "{}", text(&output.stderr));

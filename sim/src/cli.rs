@@ -382,6 +382,9 @@ fn draw_trace(args: &TimelineArgs) -> Result<u8, CliError> {
     let file = std::fs::File::open(path).map_err(|source| CliError::Read { path: path.clone(), source })?;
     let timeline = Timeline::read(&path.display().to_string(), io::BufReader::new(file))?;
     draw(&timeline, page, picture)?;
+    for path in [page, picture].into_iter().flatten() {
+        writeln!(io::stdout(), "wrote {}", path.display())?;
+    }
     Ok(HELD)
 }
 

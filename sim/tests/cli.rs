@@ -115,6 +115,7 @@ fn a_trace_is_drawn_later_as_its_run_was_at_once() {
     let read = |path: &str| std::fs::read_to_string(path).unwrap();
     assert!(read(&page) == read(&again), "the pages differ");
     assert!(read(&page).contains("everything held") && read(&picture).starts_with("<svg "));
+    assert_eq!(text(&drawn.stdout), format!("wrote {again}\n"));
     let none = sim(&["timeline", &page, "--svg", &picture]);
     assert_eq!(status(&none), 2);
     assert!(text(&none.stderr).contains("drawn.html:1: this is no trace"), "{}", text(&none.stderr));

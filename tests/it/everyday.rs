@@ -211,7 +211,11 @@ fn a_node_goes_into_the_background_once_it_serves() {
     assert_eq!(run(&["wait", "--nodes", "2"]).code, Some(0));
     assert_eq!(as_b(&["status", "-o", "json"]).json()["name"], "join");
     assert!(directory.path().join("b.1.log").exists());
-    assert_eq!((as_b(&["down"]).code, run(&["down"]).code), (Some(0), Some(0)));
+    as_b(&["down"]);
+    let again = as_b(&["join", token]);
+    assert_eq!(again.code, Some(5), "{again:?}");
+    assert!(again.stderr.contains("snomesh up"), "{again:?}");
+    assert_eq!(run(&["down"]).code, Some(0));
     assert_eq!(run(&["status"]).code, Some(3));
 }
 

@@ -173,9 +173,8 @@ pub(super) fn join(global: &Global, join: &Join, screen: &mut Screen) -> Result<
     up::harden();
     let token = read(&join.token)?;
     let data_dir = DataDir::open(&std::path::absolute(&settings.data_dir)?)?;
-    if let Some(mesh) = data_dir.known_mesh()?
-        && Token::fingerprint(mesh) != token.mesh
-    {
+    let known = data_dir.known_mesh()?;
+    if known.is_some_and(|mesh| Token::fingerprint(mesh) != token.mesh) {
         let what = format!("{} belongs to another mesh already", data_dir.path().display());
         return Err(
             Failure::new(Exit::Conflict, what).hint("give this node a directory of its own: --data-dir DIR")
@@ -191,6 +190,9 @@ pub(super) fn join(global: &Global, join: &Join, screen: &mut Screen) -> Result<
         Ok(JoinAnswer::Granted { certificate, authority, addresses }) => {
             let addresses = if addresses.is_empty() { token.addresses } else { addresses };
             data_dir.enrol(&identity, &certificate, &authority, &addresses)?;
+        }
+        Ok(JoinAnswer::Refused(why)) if known.is_some() && why != JoinRefusal::Revoked => {
+            return Err(refused(why).hint("this directory belongs to the mesh already: snomesh up"));
         }
         Ok(JoinAnswer::Refused(why)) => return Err(refused(why)),
         Err(error) => {

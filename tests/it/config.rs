@@ -1,6 +1,8 @@
 //! The configuration: what is checked, what wins, and what a reload does and leaves alone.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
@@ -56,6 +58,28 @@ fn what_holds_is_shown_with_where_it_comes_from() {
     assert_eq!(schema["properties"]["quic"]["properties"]["listen"]["type"], "string");
     let path = snomesh(&["config", "path", "-c", file.to_str().unwrap()]);
     assert_eq!(path.text().trim(), file.to_str().unwrap());
+}
+
+/// What is told as the next command finds the node where a file has put it.
+#[test]
+fn the_next_commands_lead_to_the_node_that_a_file_describes() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, data) = (directory.path().join("s.toml"), directory.path().join("my node"));
+    write(&file, &format!("[node]\ndata_dir = \"{}\"\n[quic]\nlisten = \"127.0.0.1:0\"\n", data.display()));
+    let mut up = Command::new(env!("CARGO_BIN_EXE_snomesh"))
+        .args(["up", "-c", file.to_str().unwrap()])
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(up.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let told = lines.find(|line| line.contains("What it does:"));
+    up.kill().unwrap();
+    up.wait().unwrap();
+    let command = format!("snomesh --data-dir '{}' status", data.display());
+    assert!(told.as_ref().is_some_and(|told| told.contains(&command)), "{told:?}");
 }
 
 /// FEATURES P1, P5: a node that is given the authority's key while it runs can invite, and one of another mesh is refused by

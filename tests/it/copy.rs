@@ -59,6 +59,9 @@ fn a_copy_of_one_mesh_is_put_into_another() {
     let dry = b.ok(&["state", "import", "--dry-run", file, "-o", "json"]).json();
     assert_eq!((dry["written"].as_u64(), dry["leftOut"].as_u64()), (Some(6), Some(1)), "{dry}");
     assert_eq!(b.digest(), before);
+    let options = ["state", "import", "--keep", "--dry-run", file];
+    let (agent, told) = (b.admin.display().to_string(), b.ok(&options).text());
+    assert!(told.contains(&format!("Do it:  snomesh --agent {agent} state import --keep {file}")), "{told}");
     let keep = b.ok(&["state", "import", "--keep", file, "-o", "json"]).json();
     assert_eq!((keep["written"].as_u64(), keep["kept"].as_u64()), (Some(5), Some(1)), "{keep}");
     assert_eq!(b.ok(&["attr", "get", "name"]).text(), "other");
@@ -81,6 +84,13 @@ fn a_copy_of_one_mesh_is_put_into_another() {
     assert_eq!(b.end(Signal::TERM), Some(143));
     let told = offline(&data_dir);
     assert_eq!((told.code, kept(&told.text())), (Some(0), expected), "{told:?}");
+    let options = ["--data-dir", &data_dir, "state", "import", "--offline", "--dry-run", file];
+    let told = snomesh(&options).text();
+    assert!(told.contains(&format!("snomesh --data-dir {data_dir} state import --offline {file}")), "{told}");
+    let other = format!("{file}.2");
+    let told = snomesh(&["--data-dir", &data_dir, "state", "export", "--offline", &other]).text();
+    let again = format!("snomesh --data-dir {data_dir} state import --dry-run --offline {other}");
+    assert!(told.contains(&again), "{told}");
     assert_eq!(offline(directory.path().join("nowhere").to_str().unwrap()).code, Some(4));
     assert!(!directory.path().join("nowhere").exists());
 }

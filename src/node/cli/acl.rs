@@ -146,7 +146,7 @@ async fn set(
         "policy {} holds here, and on every node as soon as it hears of it",
         document.serial
     ))?;
-    Ok(screen.next("Look at it:  snomesh acl show")?)
+    Ok(screen.next(format!("Look at it:  {} acl show", screen.snomesh()))?)
 }
 
 async fn check(

@@ -136,9 +136,8 @@ async fn rm(client: &Client, screen: &mut Screen, key: &AttributeKey) -> Result<
         Failure::new(Exit::Unexpected, format!("the node's answer makes no sense: {error}"))
     })?;
     if !write.changed {
-        return Err(
-            Failure::new(Exit::NotFound, format!("attribute \"{key}\" is not set")).hint("snomesh attr ls")
-        );
+        let hint = format!("{} attr ls", screen.snomesh());
+        return Err(Failure::new(Exit::NotFound, format!("attribute \"{key}\" is not set")).hint(hint));
     }
     screen.done(format!("{key} removed"))?;
     answer(screen, &write)

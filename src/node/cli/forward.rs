@@ -9,6 +9,7 @@ use super::attr::encode;
 use super::failure::{Exit, Failure};
 use super::parse;
 use super::screen::{Color, Format, Screen, remark};
+use super::shell::word;
 use super::up::Signals;
 use crate::id::TunnelName;
 use crate::mesh::{Destination, Policy, Weight};
@@ -171,7 +172,8 @@ pub(super) async fn bind(
     }
     let Some(signals) = &mut signals else {
         screen.next(format!("Try it:        curl http://{}/", bound.listen))?;
-        screen.next(format!("Take it back:  snomesh unbind {}", bound.listen))?;
+        let (snomesh, listen) = (screen.snomesh(), word(&bound.listen));
+        screen.next(format!("Take it back:  {snomesh} unbind {listen}"))?;
         return Ok(Exit::Success);
     };
     let exit = signals.recv().await;

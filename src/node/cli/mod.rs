@@ -18,6 +18,7 @@ mod node;
 mod proxy;
 mod resolve;
 mod screen;
+mod shell;
 mod state;
 mod stream;
 mod telemetry;
@@ -27,6 +28,7 @@ mod typed;
 mod up;
 mod wait;
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -270,7 +272,7 @@ pub fn run() -> ExitCode {
 
 fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let Cli { global, command } = cli;
-    let mut screen = Screen::new(global.output, global.color, global.quiet);
+    let mut screen = Screen::new(global.output, global.color, global.quiet).called(global.snomesh());
     match command {
         Command::Up(up) => return up::run(&global, &up, &mut screen),
         Command::Config(ref config) => {
@@ -359,6 +361,21 @@ async fn ask(
 }
 
 impl Global {
+    /// This program with the options that lead to the same node again, for hints. What the environment says it says next
+    /// time too.
+    fn snomesh(&self) -> String {
+        let options = [
+            ("--data-dir", "SNOMESH_DATA_DIR", self.data_dir.as_ref().map(|path| path.as_os_str())),
+            ("--agent", "SNOMESH_AGENT", self.agent.as_ref().map(OsStr::new)),
+            ("--token-file", "SNOMESH_TOKEN_FILE", self.token_file.as_ref().map(|path| path.as_os_str())),
+        ];
+        shell::snomesh(options.into_iter().filter_map(|(option, variable, value)| {
+            let value =
+                value.filter(|value| std::env::var_os(variable).is_none_or(|known| known != *value))?;
+            Some((option, value))
+        }))
+    }
+
     /// The node's directory.
     fn data_dir(&self) -> Result<PathBuf, Failure> {
         self.data_dir.clone().or_else(parse::default_data_dir).ok_or_else(|| {

@@ -160,7 +160,7 @@ async fn drain(client: &Client, screen: &mut Screen, wait: bool, timeout: Durati
     }
     let said = if drained.changed { "drained" } else { "drained already" };
     screen.done(format!("{said}: nobody picks this node's tunnels; {serving} stream(s) go on"))?;
-    screen.next("Take it back:  snomesh node resume")?;
+    screen.next(format!("Take it back:  {} node resume", screen.snomesh()))?;
     Ok(Exit::Success)
 }
 

@@ -60,11 +60,23 @@ pub(super) struct Screen {
     out: AutoStream<io::Stdout>,
     format: Format,
     quiet: bool,
+    snomesh: String,
 }
 
 impl Screen {
     pub(super) fn new(format: Format, color: Color, quiet: bool) -> Self {
-        Self { out: AutoStream::new(io::stdout(), color.choice()), format, quiet }
+        let out = AutoStream::new(io::stdout(), color.choice());
+        Self { out, format, quiet, snomesh: "snomesh".to_owned() }
+    }
+
+    /// Remembers how this program is to be called again, so that it finds the same node.
+    pub(super) fn called(self, snomesh: String) -> Self {
+        Self { snomesh, ..self }
+    }
+
+    /// What the commands begin with that are told as the next ones.
+    pub(super) fn snomesh(&self) -> &str {
+        &self.snomesh
     }
 
     pub(super) fn format(&self) -> Format {

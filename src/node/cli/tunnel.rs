@@ -132,6 +132,6 @@ async fn show(client: &Client, screen: &mut Screen, name: &str) -> Result<(), Fa
             screen.line(format!("  attribute   {}={}", escape(name), escape(&shown(value))))?;
         }
     }
-    screen.next(format!("Reach it:  snomesh bind 0 {name}"))?;
+    screen.next(format!("Reach it:  {} bind 0 {name}", screen.snomesh()))?;
     Ok(())
 }

@@ -103,7 +103,7 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, typed: Typed) -> R
             if !write.changed {
                 let what = format!("\"{key}\" has no such element");
                 return Err(Failure::new(super::failure::Exit::NotFound, what)
-                    .hint(format!("snomesh attr members {key}")));
+                    .hint(format!("{} attr members {key}", screen.snomesh())));
             }
             screen.done(format!("removed from {key}"))?;
             answer(screen, &write)

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc};
 use super::detach::detach;
 use super::failure::{Exit, Failure};
 use super::screen::{Color, Screen, complain};
-use super::{Global, parse, telemetry};
+use super::{Global, parse, shell, telemetry};
 use crate::daemon::DaemonConfig;
 use crate::gossip;
 use crate::node::api::{API_VERSION, Reload};
@@ -26,7 +26,7 @@ use crate::node::forwards::{Applied, Wanted};
 use crate::node::run::Live;
 use crate::node::settings::{Fault, Settings, Sources, default_file};
 use crate::node::{
-    CaSource, Controls, LogControl, Node, NodeConfig, RegistryTrust, Reloaded, StateStore, notify,
+    Agent, CaSource, Controls, LogControl, Node, NodeConfig, RegistryTrust, Reloaded, StateStore, notify,
 };
 use crate::replica::Address;
 
@@ -404,16 +404,29 @@ fn advise(node: &Node, joins: bool, global: &Global, screen: &mut Screen) -> Res
         screen.next("Nobody can dial this node: it listens everywhere and advertises nothing.")?;
         screen.next("If others shall, name its address: --advertise HOST:PORT")?;
     }
-    let snomesh = match (&global.agent, &global.data_dir) {
-        (Some(_), _) | (None, None) => "snomesh".to_owned(),
-        (None, Some(given)) => format!("snomesh --data-dir {}", given.display()),
-    };
+    let snomesh = snomesh(node, global);
     if !joins {
         screen.next(format!("Add a node:       {snomesh} invite (here), snomesh join TOKEN --up (there)"))?;
     }
     screen.next(format!("What it does:     {snomesh} status"))?;
     screen.next(format!("Offer a service:  {snomesh} expose web 8080"))?;
     Ok(())
+}
+
+/// What such commands begin with: as this one was called, if the node is where they look then; a file may say otherwise.
+fn snomesh(node: &Node, global: &Global) -> String {
+    let asked = global.agent().ok().and_then(|agent| match agent {
+        Agent::Unix(path) => std::path::absolute(path).ok(),
+        Agent::Http { .. } => None,
+    });
+    let (admin, data_dir) = (node.admin_path(), node.data_dir());
+    if asked.is_some_and(|asked| asked == admin) {
+        global.snomesh()
+    } else if global.agent.is_none() && data_dir.join("admin.sock") == admin {
+        shell::snomesh([("--data-dir", data_dir)])
+    } else {
+        shell::snomesh([("--agent", admin)])
+    }
 }
 
 /// No core dumps with keys in them, no files for others, and as many descriptors as the system lets us have, for each

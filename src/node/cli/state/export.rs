@@ -7,6 +7,7 @@ use super::super::Global;
 use super::super::attr::encode;
 use super::super::failure::{Exit, Failure, file_failure};
 use super::super::screen::{Format, Screen};
+use super::super::shell::word;
 use super::{Export, progress};
 use crate::clock::WallClock;
 use crate::node::Client;
@@ -76,7 +77,8 @@ pub(super) async fn online(client: &Client, screen: &mut Screen, export: &Export
     // The first line and the last one do not count.
     if told.is_none_or(|told| Some(told) != lines.checked_sub(2)) {
         let what = "the node broke off before the end: the copy is not whole";
-        return Err(Failure::new(Exit::Unexpected, what).hint("is it stopping? snomesh status"));
+        let hint = format!("is it stopping? {} status", screen.snomesh());
+        return Err(Failure::new(Exit::Unexpected, what).hint(hint));
     }
     sink.finish()?;
     done(screen, export, told.unwrap_or_default())
@@ -134,8 +136,9 @@ fn done(screen: &mut Screen, export: &Export, lines: u64) -> Result<(), Failure>
     if matches!(screen.format(), Format::Json | Format::Jsonl) {
         return Ok(screen.json(&StateEnd { lines })?);
     }
-    let file = Path::new(&export.file).display();
-    screen.done(format!("{lines} lines in {file}"))?;
-    screen.next(format!("Put them back:  snomesh state import --dry-run {file}"))?;
+    screen.done(format!("{lines} lines in {}", Path::new(&export.file).display()))?;
+    let (snomesh, offline) = (screen.snomesh(), if export.offline { " --offline" } else { "" });
+    let file = word(&export.file);
+    screen.next(format!("Put them back:  {snomesh} state import --dry-run{offline} {file}"))?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::super::Global;
 use super::super::failure::{Exit, Failure};
 use super::super::screen::{Format, Screen};
+use super::super::shell::word;
 use super::copy::{Copy, Line};
 use super::{Import, progress};
 use crate::node::api::{API_VERSION, ImportState, ImportedState, StateLine};
@@ -172,7 +173,10 @@ fn report(screen: &mut Screen, import: &Import, total: &ImportedState) -> Result
     }
     screen.done(parts.join(", "))?;
     if import.dry_run {
-        screen.next(format!("Do it:  snomesh state import {}", Path::new(&import.file).display()))?;
+        let options = [(import.offline, " --offline"), (import.keep, " --keep")];
+        let options: String = options.iter().filter_map(|(given, option)| given.then_some(*option)).collect();
+        let (snomesh, file) = (screen.snomesh(), word(&import.file));
+        screen.next(format!("Do it:  {snomesh} state import{options} {file}"))?;
     }
     Ok(())
 }

@@ -9,7 +9,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{ImportState, ImportedState, Problem};
-use super::data_dir::DataDir;
+use super::data_dir::{DataDir, DataDirError};
+use super::files::FileError;
 use super::import::import;
 use super::run::{StartError, draw, restore, sealed};
 use super::trust::Policies;
@@ -37,7 +38,7 @@ impl Resting {
     /// Reads it all; nothing if there is no state in the directory.
     pub(super) fn read(path: &Path) -> Result<Option<Self>, StartError> {
         let file = path.join("state.redb");
-        if !file.exists() {
+        if !is_there(&file)? {
             return Ok(None);
         }
         let data_dir = DataDir::open(path)?;
@@ -53,6 +54,12 @@ impl Resting {
         })?;
         Ok(Some(Self { replica, node, mesh, _data_dir: data_dir }))
     }
+}
+
+/// Whether there is such a file; one that we may not look for is not taken to be absent.
+fn is_there(path: &Path) -> Result<bool, StartError> {
+    let looked = path.try_exists();
+    looked.map_err(|source| DataDirError::File(FileError::Read { path: path.into(), source }).into())
 }
 
 /// The mesh of a node that does not run, woken to be written to: a life of its own, in which it talks to nobody.
@@ -72,7 +79,7 @@ impl Woken {
     /// Wakes it; nothing if the directory is not that of a node. With `dry_run` its files stay as they are. Must be called
     /// in a runtime.
     pub(super) async fn begin(path: &Path, dry_run: bool) -> Result<Option<Self>, StartError> {
-        if !path.join("identity.key").exists() {
+        if !is_there(&path.join("identity.key"))? {
             return Ok(None);
         }
         let data_dir = DataDir::open(path)?;

@@ -91,6 +91,10 @@ fn a_copy_of_one_mesh_is_put_into_another() {
     let told = snomesh(&["--data-dir", &data_dir, "state", "export", "--offline", &other]).text();
     let again = format!("snomesh --data-dir {data_dir} state import --dry-run --offline {other}");
     assert!(told.contains(&again), "{told}");
+    // What cannot be looked into is not taken to be empty.
+    let unreadable = offline(file);
+    assert!(unreadable.stderr.contains("cannot read"), "{unreadable:?}");
+    assert_ne!(unreadable.code, Some(4), "{unreadable:?}");
     assert_eq!(offline(directory.path().join("nowhere").to_str().unwrap()).code, Some(4));
     assert!(!directory.path().join("nowhere").exists());
 }

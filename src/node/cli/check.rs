@@ -1,5 +1,6 @@
 //! `snomesh check`: one line and one of four codes, for programs that watch over others (Nagios and its kin, containers).
 
+use std::io;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -45,6 +46,9 @@ pub(super) async fn check(client: &Client, screen: &mut Screen, check: &Check) -
 /// A node that is not there is what is watched for; an answer that is none says nothing of it.
 fn gravity(error: &ClientError) -> Level {
     match error {
+        ClientError::Unreachable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Level::Unknown
+        }
         ClientError::Unreachable { .. } | ClientError::TimedOut { .. } | ClientError::Broken(_) => {
             Level::Critical
         }
@@ -162,6 +166,12 @@ mod tests {
         assert_eq!(refused(502, Code::Unreachable), Level::Critical);
         assert_eq!(refused(503, Code::Unavailable), Level::Unknown);
         assert_eq!(refused(400, Code::Invalid), Level::Unknown);
+        let unreachable = |kind: io::ErrorKind| {
+            let agent = Box::new(std::path::Path::new("/x/admin.sock").into());
+            gravity(&ClientError::Unreachable { agent, source: kind.into() })
+        };
+        assert_eq!(unreachable(io::ErrorKind::NotFound), Level::Critical);
+        assert_eq!(unreachable(io::ErrorKind::PermissionDenied), Level::Unknown);
         assert_eq!(gravity(&ClientError::TimedOut { after: millis(1) }), Level::Critical);
         let nonsense = serde_json::from_str::<u8>("nonsense").unwrap_err();
         assert_eq!(gravity(&ClientError::Unintelligible(nonsense)), Level::Unknown);

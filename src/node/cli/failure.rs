@@ -158,6 +158,11 @@ impl Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         match &error {
+            // There may well be a node: it is not for us to say.
+            ClientError::Unreachable { agent, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Self::new(Exit::Unauthorised, format!("{agent} may not be opened by this user: {source}"))
+                    .hint("run it as the user of the node, or show a token: --agent http://127.0.0.1:PORT --token-file FILE")
+            }
             ClientError::Unreachable { .. } => Self::hinted(
                 Exit::NoAgent,
                 &error,
@@ -206,6 +211,11 @@ impl From<StartError> for Failure {
             Some("another process has the address; choose one with --listen, port 0 takes a free one");
         let (exit, hint) = match &error {
             StartError::DataDir(inner @ DataDirError::InUse { .. }) => (Exit::Conflict, inner.hint()),
+            StartError::DataDir(DataDirError::File(FileError::Read { source, .. }))
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                (Exit::Unauthorised, Some("run it as the user whose directory that is".into()))
+            }
             StartError::DataDir(inner) => (Exit::Configuration, inner.hint()),
             StartError::Endpoint(BindError::Socket { source, .. })
                 if source.kind() == io::ErrorKind::AddrInUse =>
@@ -258,7 +268,27 @@ impl From<io::Error> for Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    #[test]
+    fn what_we_may_not_open_is_not_taken_to_be_absent() {
+        let kinds = [
+            (io::ErrorKind::PermissionDenied, Exit::Unauthorised),
+            (io::ErrorKind::NotFound, Exit::NoAgent),
+            (io::ErrorKind::ConnectionRefused, Exit::NoAgent),
+        ];
+        for (kind, exit) in kinds {
+            let agent = Box::new(Path::new("/x/admin.sock").into());
+            let failure = Failure::from(ClientError::Unreachable { agent, source: kind.into() });
+            assert_eq!(failure.exit, exit);
+            assert!(failure.what.contains("/x/admin.sock") && failure.hint.is_some(), "{failure:?}");
+        }
+        let source = io::ErrorKind::PermissionDenied.into();
+        let unread = DataDirError::File(FileError::Read { path: "/x/state.redb".into(), source });
+        assert_eq!(Failure::from(unread).exit, Exit::Unauthorised);
+    }
 
     #[test]
     fn every_exit_code_is_told_and_known_again() {

@@ -42,7 +42,11 @@ pub(super) async fn wait(
             }
             Ok(Some(missing)) => missing,
             // A node that is about to start is waited for as well.
-            Err(ClientError::Unreachable { .. }) => "a node that answers".to_owned(),
+            Err(ClientError::Unreachable { source, .. })
+                if source.kind() != std::io::ErrorKind::PermissionDenied =>
+            {
+                "a node that answers".to_owned()
+            }
             Err(error) => return Err(error.into()),
         };
         tokio::select! {

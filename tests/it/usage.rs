@@ -125,6 +125,11 @@ fn what_is_in_use_is_a_conflict() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = listener.local_addr().unwrap().to_string();
     refused(&agent.run(&["bind", &taken, "web"]), 7, &taken);
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let bound = agent.run(&["bind", &format!("unix:{}", file.display()), "web"]);
+    refused(&bound, 7, "file");
+    assert!(bound.stderr.contains("hint:"), "{bound:?}");
 }
 
 /// Failure 14 of the original: it ended with 0 whatever had failed.
@@ -136,6 +141,12 @@ fn what_is_not_there_is_not_found() {
     refused(&agent.run(&["attr", "rm", "color"]), 4, "mesh/color");
     refused(&agent.run(&["unexpose", "web"]), 4, "web");
     refused(&agent.run(&["unbind", "1"]), 4, "127.0.0.1:1");
+    // Neither an address of this machine nor a directory.
+    for listen in ["192.0.2.1:0", "unix:/nowhere/x"] {
+        let run = agent.run(&["bind", listen, "web"]);
+        refused(&run, 4, listen);
+        assert!(run.stderr.contains("hint:"), "{run:?}");
+    }
 }
 
 #[test]

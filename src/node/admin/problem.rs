@@ -1,5 +1,6 @@
 //! Errors as the API tells them.
 
+use std::io;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -14,7 +15,7 @@ use crate::node::forwards::ForwardError;
 use crate::node::ping::PingError;
 use crate::node::trust::{KeysError, TermsError};
 use crate::replica::WriteError;
-use crate::service::{OpenError, Refusal};
+use crate::service::{Listen, OpenError, Refusal};
 
 impl Problem {
     /// A problem without a hint.
@@ -196,11 +197,7 @@ impl From<ForwardError> for Problem {
         let title = error.to_string();
         match error {
             ForwardError::Command(error) => error.into(),
-            ForwardError::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
-                Self::new(StatusCode::CONFLICT, Code::Conflict, title)
-                    .hint("choose another address, or port 0 for a free one")
-            }
-            ForwardError::Listen { .. } => Self::invalid(title),
+            ForwardError::Listen { listen, source } => not_listened(&listen, &source, title),
             ForwardError::Bound { listen, .. } => Self::new(StatusCode::CONFLICT, Code::Conflict, title)
                 .hint(format!("snomesh unbind {listen}")),
             ForwardError::Forbidden { .. } => {
@@ -216,9 +213,50 @@ impl From<ForwardError> for Problem {
     }
 }
 
+/// The system does not let the node listen there.
+fn not_listened(listen: &Listen, source: &io::Error, title: String) -> Problem {
+    let is_path = matches!(listen, Listen::Unix(_));
+    let hint = |path: &'static str, port: &'static str| if is_path { path } else { port };
+    match source.kind() {
+        io::ErrorKind::AddrInUse | io::ErrorKind::AlreadyExists => {
+            Problem::new(StatusCode::CONFLICT, Code::Conflict, title).hint(hint(
+                "choose another path, or remove what is there",
+                "choose another address, or port 0 for a free one",
+            ))
+        }
+        io::ErrorKind::PermissionDenied => {
+            Problem::new(StatusCode::FORBIDDEN, Code::Forbidden, title).hint(hint(
+                "the user of the node must be allowed to write to the directory",
+                "choose a port above 1023, or give the node the capability CAP_NET_BIND_SERVICE",
+            ))
+        }
+        io::ErrorKind::AddrNotAvailable => Problem::not_found(title)
+            .hint("name an address of the node's machine, or 0.0.0.0 for all of them"),
+        io::ErrorKind::NotFound => Problem::not_found(title).hint("make the directory first"),
+        _ => Problem::invalid(title).hint("name an address of the node's machine, or choose another path"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the system refuses is no misuse of the command.
+    #[test]
+    fn an_address_that_the_system_refuses_is_told_by_its_reason() {
+        let problem = |listen: &str, kind: io::ErrorKind| {
+            let listen = listen.parse().unwrap();
+            let problem = Problem::from(ForwardError::Listen { listen, source: kind.into() });
+            (problem.code, problem.hint.unwrap())
+        };
+        let (code, hint) = problem("80", io::ErrorKind::PermissionDenied);
+        assert!(code == Code::Forbidden && hint.contains("1023"), "{hint}");
+        let (code, hint) = problem("unix:/root/x", io::ErrorKind::PermissionDenied);
+        assert!(code == Code::Forbidden && hint.contains("directory"), "{hint}");
+        assert_eq!(problem("8.8.8.8:0", io::ErrorKind::AddrNotAvailable).0, Code::NotFound);
+        assert_eq!(problem("80", io::ErrorKind::AddrInUse).0, Code::Conflict);
+        assert_eq!(problem("unix:/x", io::ErrorKind::AlreadyExists).0, Code::Conflict);
+    }
 
     /// FEATURES B3: whoever writes too much is told when to go on, in the form that HTTP clients know.
     #[test]

@@ -45,7 +45,7 @@ impl Service {
 /// The labels of the holders, in the order in which they are tried.
 fn resolved(agent: &Agent) -> Vec<String> {
     let run = agent.run(&["resolve", "db", "-o", "json"]);
-    if run.code == Some(4) {
+    if run.code == Some(9) || run.code == Some(4) {
         return Vec::new();
     }
     let found = run.json()["candidates"].as_array().unwrap().clone();

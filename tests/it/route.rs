@@ -283,6 +283,20 @@ fn what_is_not_there_is_not_found_and_it_is_said_why() {
         assert_eq!(run.code, Some(code), "{args:?}: {run:?}");
         assert!(run.stdout.is_empty() && run.stderr.contains("error:"), "{args:?}: {run:?}");
     }
+    // People are not told of nothing in a table, and slips are understood.
+    for args in [&["resolve", "daed"][..], &["resolve", "daed", "--explain"]] {
+        let run = a.run(args);
+        assert!(run.code == Some(4) && run.stdout.is_empty(), "{run:?}");
+        assert!(run.stderr.contains("did you mean \"dead\"?"), "{run:?}");
+    }
+    // Whatever is asked says the same of a service that does not serve.
+    let check = ["--health", "tcp", "--health-interval", "100ms", "--health-fall", "1"];
+    a.ok(&[&["expose", "sick", &nowhere().to_string()][..], &check].concat());
+    until("it is found to be sick", || a.run(&["connect", "sick"]).stderr.contains("health checks"));
+    for args in [&["resolve", "sick"][..], &["resolve", "sick", "--explain"], &["connect", "sick"]] {
+        let run = a.run(args);
+        assert!(run.code == Some(9) && run.stderr.contains("fails its health checks"), "{args:?}: {run:?}");
+    }
     let explained = a.run(&["resolve", "region in (us,ap)", "--explain"]);
     assert_eq!(explained.code, Some(4));
     assert!(explained.text().contains("does not meet region in (ap,us)"), "{}", explained.text());

@@ -5,8 +5,7 @@ use std::time::Instant;
 use super::agent::Agent;
 use super::api::{API_VERSION, Pong};
 use super::nearest::nearest;
-use crate::id::TunnelName;
-use crate::mesh::{Policy, Route, RouteError, Stopped};
+use crate::mesh::{Candidate, Destination, Policy, Refused, Route, RouteError, Stopped};
 use crate::service::{Kind, OpenError, RouteAddress, open};
 
 /// How many names of tunnels are looked through for one that was meant.
@@ -38,7 +37,7 @@ pub(super) enum PingError {
         name: String,
     },
     /// It was there and did not answer, or the service behind it did not.
-    #[error("\"{name}\" does not answer: {source}")]
+    #[error("\"{name}\" does not answer")]
     NoAnswer {
         /// The node or the tunnel.
         name: String,
@@ -51,7 +50,7 @@ pub(super) enum PingError {
     Stopped(#[from] Stopped),
 }
 
-/// A node by its name, its id or the beginning of one; else a tunnel.
+/// A node by its name, its id or the beginning of one; else a tunnel, however streams to it say which.
 pub(super) async fn ping(agent: &Agent, target: &str) -> Result<Pong, PingError> {
     let nodes = agent.nodes().await?;
     let is =
@@ -63,28 +62,26 @@ pub(super) async fn ping(agent: &Agent, target: &str) -> Result<Pong, PingError>
         [node] => return ping_node(agent, &node.node, &node.name).await,
         several => return Err(PingError::Ambiguous { name: target.into(), count: several.len() }),
     }
-    let tunnels = agent.tunnel_names(MAX_SIMILAR).await?;
-    let held = match target.parse::<TunnelName>() {
-        Ok(name) => {
-            agent
-                .mesh
-                .view(move |mesh| {
-                    let held = !mesh.replica().registrations_of(&name).is_empty();
-                    held.then_some(name)
-                })
-                .await?
-        }
-        Err(_no_name) => None,
-    };
-    if let Some(name) = held {
-        let route = Route::new(name.into(), Policy::default(), Kind::Stream);
+    if let Ok(destination) = target.parse::<Destination>()
+        && is_held(agent, &destination).await?
+    {
+        let route = Route::new(destination, Policy::default(), Kind::Stream);
         let asked_at = Instant::now();
         let failed = |source| PingError::NoAnswer { name: target.into(), source };
         agent.forwards.router().open(&route, None).await.map_err(failed)?;
         return Ok(pong("tunnel", target, asked_at));
     }
+    let tunnels = agent.tunnel_names(MAX_SIMILAR).await?;
     let known = nodes.iter().map(|node| node.name.as_str()).chain(tunnels.iter().map(String::as_str));
     Err(PingError::NotFound { name: target.into(), near: nearest(target, known).map(str::to_owned) })
+}
+
+/// Whether there is such a tunnel, reached or not.
+async fn is_held(agent: &Agent, destination: &Destination) -> Result<bool, Stopped> {
+    let candidates = agent.forwards.router().resolve(destination, Policy::default()).await?;
+    let is_meant =
+        |candidate: &Candidate| !matches!(candidate.refused, Some(Refused::OtherNode | Refused::Unmet(_)));
+    Ok(candidates.iter().any(is_meant))
 }
 
 /// Opens a stream to what no node offers: the refusal is the answer.

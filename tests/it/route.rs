@@ -297,6 +297,12 @@ fn what_is_not_there_is_not_found_and_it_is_said_why() {
         let run = a.run(args);
         assert!(run.code == Some(9) && run.stderr.contains("fails its health checks"), "{args:?}: {run:?}");
     }
+    // So does a ping, which takes the same names.
+    for target in ["dead", "dead@a", "region=eu"] {
+        let run = a.run(&["ping", target, "-c", "1"]);
+        assert!(run.code == Some(9) && run.stderr.contains("target unreachable"), "{target}: {run:?}");
+    }
+    assert_eq!(a.run(&["ping", "dead@b", "-c", "1"]).code, Some(4));
     let explained = a.run(&["resolve", "region in (us,ap)", "--explain"]);
     assert_eq!(explained.code, Some(4));
     assert!(explained.text().contains("does not meet region in (ap,us)"), "{}", explained.text());

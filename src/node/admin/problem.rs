@@ -121,7 +121,7 @@ impl From<KeysError> for Problem {
 
 impl From<PingError> for Problem {
     fn from(error: PingError) -> Self {
-        let title = error.to_string();
+        let title = in_one_line(&error);
         match error {
             PingError::NotFound { near: Some(near), .. } => {
                 Self::not_found(title).hint(format!("did you mean \"{near}\"?"))

@@ -82,6 +82,27 @@ fn the_next_commands_lead_to_the_node_that_a_file_describes() {
     assert!(told.as_ref().is_some_and(|told| told.contains(&command)), "{told:?}");
 }
 
+/// What is printed for programs has values as they are, and the same form everywhere.
+#[test]
+fn programs_are_told_what_is_configured_as_one_document() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("s.toml");
+    write(&file, "[node]\nname = \"vm\"\n[quic]\nlisten = \"0.0.0.0:7667\"\n");
+    let json = |command: &str| {
+        let args = ["config", command, "-c", file.to_str().unwrap(), "--data-dir", "/x", "-o", "json"];
+        let document = snomesh(&args).json();
+        assert_eq!(document["apiVersion"], "v1", "{document}");
+        document
+    };
+    let settings = json("show")["settings"].as_array().unwrap().clone();
+    let value = |key: &str| settings.iter().find(|setting| setting["key"] == key).unwrap()["value"].clone();
+    assert_eq!((value("node.name"), value("mesh.seeds")), ("vm".into(), serde_json::json!([])));
+    assert!(value("limits.max_streams").is_u64(), "{}", value("limits.max_streams"));
+    assert_eq!(json("path")["files"], serde_json::json!([file]));
+    let check = json("check");
+    assert_eq!((&check["valid"], check["warnings"].as_array().unwrap().len()), (&true.into(), 1));
+}
+
 /// FEATURES P1, P5: a node that is given the authority's key while it runs can invite, and one of another mesh is refused by
 /// name and changes nothing.
 #[test]

@@ -189,6 +189,31 @@ fn programs_get_json_and_people_get_tables() {
     assert_eq!(agent.ok(&["attr", "ls", "-o", "name"]).text().trim(), "mesh/bytes");
 }
 
+/// Each command with a result prints it as one document, whose version is in it.
+#[test]
+fn programs_are_told_of_every_result_in_one_document() {
+    let directory = tempfile::tempdir().unwrap();
+    let agent = Agent::start(directory.path(), "a", &[]);
+    agent.ok(&["attr", "set", "color", "blue"]);
+    let json = |args: &[&str]| {
+        let document = agent.ok(&[args, &["-o", "json"]].concat()).json();
+        assert_eq!(document["apiVersion"], "v1", "{args:?}: {document}");
+        document
+    };
+    assert_eq!(json(&["attr", "get", "color"])["key"], "mesh/color");
+    assert_eq!(json(&["attr", "incr", "hits"])["value"], "1");
+    assert_eq!(json(&["attr", "count", "hits"])["key"], "mesh/hits");
+    assert_eq!(json(&["node", "show", "a"])["name"], "a");
+    assert_eq!(json(&["expose", "web", "1"])["name"], "web");
+    assert_eq!(json(&["wait", "--tunnel", "web"])["ready"], true);
+    let bound = json(&["bind", "0", "web"])["listen"].as_str().unwrap().to_owned();
+    assert_eq!(json(&["unbind", &bound])["listen"], bound.as_str());
+    assert_eq!(json(&["unexpose", "web"])["name"], "web");
+    let copy = directory.path().join("copy.jsonl");
+    assert_eq!(json(&["state", "export", copy.to_str().unwrap()])["lines"], 2);
+    assert_eq!(json(&["down"])["node"], agent.id.as_str());
+}
+
 #[test]
 fn help_tells_the_exit_codes_and_every_shell_is_completed() {
     let help = snomesh(&["--help"]).text();

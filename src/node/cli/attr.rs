@@ -93,7 +93,7 @@ async fn get(
 ) -> Result<(), Failure> {
     let attribute: Attribute = client.get(&format!("/v1/attributes/{key}?format=json")).await?;
     if matches!(screen.format(), Format::Json | Format::Jsonl) {
-        return Ok(screen.json(&attribute)?);
+        return Ok(screen.document(&attribute)?);
     }
     screen.raw(&decode(&attribute.value)?)?;
     if siblings {

@@ -1,6 +1,9 @@
 //! `snomesh config`: what is configured, and where.
 
+use std::collections::BTreeMap;
+
 use clap::Subcommand;
+use serde_json::json;
 
 use super::Global;
 use super::failure::{Exit, Failure};
@@ -65,7 +68,8 @@ fn check(global: &Global, files: &Files, strict: bool, screen: &mut Screen) -> R
         1 => settings.files[0].display().to_string(),
         files => format!("{files} files"),
     };
-    screen.done(format!("the configuration is valid ({read})"))?;
+    let document = json!({ "valid": true, "files": settings.files, "warnings": warnings });
+    screen.outcome(format!("the configuration is valid ({read})"), &document)?;
     Ok(if strict && !warnings.is_empty() { Exit::Degraded } else { Exit::Success })
 }
 
@@ -98,10 +102,14 @@ fn print(global: &Global, files: &Files, effective: bool, screen: &mut Screen) -
     let rows = settings.rows();
     match screen.format() {
         Format::Json | Format::Jsonl => {
-            let all = rows.iter().map(
-                |[key, value, origin]| serde_json::json!({ "key": key, "value": value, "origin": origin }),
-            );
-            screen.json(&all.collect::<Vec<_>>())?;
+            let all = rows
+                .iter()
+                .map(|[key, value, origin]| json!({ "key": key, "value": plain(value), "origin": origin }));
+            let all: Vec<_> = all.collect();
+            match screen.format() {
+                Format::Jsonl => all.iter().try_for_each(|setting| screen.json(setting))?,
+                _ => screen.document(&json!({ "settings": all }))?,
+            }
         }
         Format::Name => rows.iter().try_for_each(|[key, ..]| screen.line(key))?,
         Format::Table | Format::Wide if effective => {
@@ -114,19 +122,31 @@ fn print(global: &Global, files: &Files, effective: bool, screen: &mut Screen) -
     Ok(Exit::Success)
 }
 
+/// A value as programs read it, from how a file says it.
+fn plain(written: &str) -> serde_json::Value {
+    let read = toml::from_str::<BTreeMap<String, serde_json::Value>>(&format!("value = {written}"));
+    let value = read.ok().and_then(|mut read| read.remove("value"));
+    value.unwrap_or_else(|| written.into())
+}
+
 fn path(global: &Global, files: &Files, screen: &mut Screen) -> Result<Exit, Failure> {
     let read = sources(global, files).files();
     if read.is_empty() {
         let place = default_file().map_or_else(|| "nowhere".to_owned(), |path| path.display().to_string());
         remark(global.color, &format!("no file is read; the place for one is {place}"));
     }
-    read.iter().try_for_each(|path| screen.line(path.display().to_string()))?;
+    match screen.format() {
+        Format::Json | Format::Jsonl => screen.document(&json!({ "files": read }))?,
+        Format::Table | Format::Wide | Format::Name => {
+            read.iter().try_for_each(|path| screen.line(path.display().to_string()))?;
+        }
+    }
     Ok(Exit::Success)
 }
 
 /// Asks the node to read its configuration again.
 pub(super) async fn reload(client: &Client, screen: &mut Screen, color: Color) -> Result<Exit, Failure> {
-    let reload: Reload = client.post_json("/v1/reload", &serde_json::json!({})).await?;
+    let reload: Reload = client.post_json("/v1/reload", &json!({})).await?;
     if !screen.format().is_for_people() {
         screen.json(&reload)?;
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Subcommand;
+use serde_json::json;
 
 use super::failure::{Exit, Failure};
 use super::parse;
@@ -44,7 +45,7 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, debug: Debug) -> R
 
 /// Prints a link to the dashboard.
 pub(super) async fn ui(client: &Client, screen: &mut Screen) -> Result<(), Failure> {
-    let link: UiLink = client.post_json("/v1/ui/links", &serde_json::json!({})).await?;
+    let link: UiLink = client.post_json("/v1/ui/links", &json!({})).await?;
     match screen.format() {
         Format::Json | Format::Jsonl => screen.json(&link)?,
         Format::Table | Format::Wide | Format::Name => screen.line(&link.url)?,
@@ -69,5 +70,6 @@ pub(super) async fn down(client: &Client, screen: &mut Screen) -> Result<(), Fai
         let what = format!("the node ends and has not ended after {} s", MAX_DRAIN.as_secs());
         return Err(Failure::new(Exit::TimedOut, what).hint("its log says what it waits for"));
     }
-    Ok(screen.done("the node has said good-bye and ended")?)
+    let document = json!({ "node": status.node, "name": status.name, "ended": true });
+    Ok(screen.outcome("the node has said good-bye and ended", &document)?)
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::json;
 use tokio::time::sleep;
 
 use super::attr::encode;
@@ -115,7 +116,7 @@ pub(super) async fn expose(
     let body = api::Expose { target: target.to_string(), attributes, health, weight: weight.get() };
     let exposed: Exposed = client.put_json(&format!("/v1/tunnels/{name}"), &body).await?;
     if matches!(screen.format(), Format::Json | Format::Jsonl) {
-        return Ok(screen.json(&exposed)?);
+        return Ok(screen.document(&exposed)?);
     }
     let status: Status = client.get("/v1/status").await?;
     let others = match status.nodes.linked {
@@ -143,7 +144,8 @@ pub(super) async fn expose(
 
 pub(super) async fn unexpose(client: &Client, screen: &mut Screen, name: &TunnelName) -> Result<(), Failure> {
     client.delete(&format!("/v1/tunnels/{name}")).await?;
-    Ok(screen.done(format!("{name} is no longer offered; connections that are open go on"))?)
+    let said = format!("{name} is no longer offered; connections that are open go on");
+    Ok(screen.outcome(said, &json!({ "name": name.as_str(), "changed": true }))?)
 }
 
 pub(super) async fn bind(
@@ -161,7 +163,7 @@ pub(super) async fn bind(
     let body = api::Bind { listen: listen.to_string(), tunnel: to.to_string(), policy: policy.to_string() };
     let bound: api::Bind = client.post_json("/v1/binds", &body).await?;
     if matches!(screen.format(), Format::Json | Format::Jsonl) {
-        screen.json(&bound)?;
+        screen.document(&bound)?;
     } else if screen.format() == Format::Name {
         screen.line(&bound.listen)?;
     }
@@ -203,5 +205,6 @@ async fn await_healthy(client: &Client, route: &Route, timeout: Duration) -> Res
 
 pub(super) async fn unbind(client: &Client, screen: &mut Screen, listen: &Listen) -> Result<(), Failure> {
     client.delete(&format!("/v1/binds/{}", encode(&listen.to_string()))).await?;
-    Ok(screen.done(format!("{listen} is free again"))?)
+    let document = json!({ "listen": listen.to_string(), "changed": true });
+    Ok(screen.outcome(format!("{listen} is free again"), &document)?)
 }

@@ -233,7 +233,7 @@ async fn show(client: &Client, screen: &mut Screen, sought: &str) -> Result<(), 
         );
     };
     match screen.format() {
-        Format::Json | Format::Jsonl => return Ok(screen.json(node)?),
+        Format::Json | Format::Jsonl => return Ok(screen.document(node)?),
         Format::Name => return Ok(screen.line(&node.node)?),
         Format::Table | Format::Wide => {}
     }

@@ -7,6 +7,8 @@ use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
+use crate::node::api::API_VERSION;
+
 /// How lists and documents are printed.
 // No doc comments on the values: clap would turn the help of every command into its long form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -109,6 +111,26 @@ impl Screen {
             Format::Table | Format::Wide | Format::Json | Format::Name => serde_json::to_string_pretty(value),
         };
         self.line(text.expect("texts and numbers are JSON"))
+    }
+
+    /// Prints a document that does not say by itself which version of the API it is of.
+    pub(super) fn document(&mut self, body: &impl Serialize) -> io::Result<()> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Document<'a, T> {
+            api_version: &'static str,
+            #[serde(flatten)]
+            body: &'a T,
+        }
+        self.json(&Document { api_version: API_VERSION, body })
+    }
+
+    /// Says that something was done: to people, unless they want to hear nothing, in words, and to programs as a document.
+    pub(super) fn outcome(&mut self, text: impl AsRef<str>, document: &impl Serialize) -> io::Result<()> {
+        match self.format {
+            Format::Json | Format::Jsonl => self.document(document),
+            Format::Table | Format::Wide | Format::Name => self.done(text),
+        }
     }
 
     /// Says that something was done. Only people want to hear it, and not the quiet ones.

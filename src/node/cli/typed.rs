@@ -126,7 +126,7 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, typed: Typed) -> R
 
 fn show(screen: &mut Screen, counter: &Counter) -> Result<(), Failure> {
     match screen.format() {
-        Format::Json | Format::Jsonl => screen.json(counter)?,
+        Format::Json | Format::Jsonl => screen.document(counter)?,
         Format::Name | Format::Table | Format::Wide => screen.line(&counter.value)?,
     }
     Ok(())

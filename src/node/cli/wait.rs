@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::failure::{Exit, Failure};
 use super::screen::Screen;
 use super::up::Signals;
@@ -37,7 +39,7 @@ pub(super) async fn wait(
     loop {
         let missing = match missing(client, &wait).await {
             Ok(None) => {
-                screen.done("everything is there")?;
+                screen.outcome("everything is there", &json!({ "ready": true }))?;
                 return Ok(Exit::Success);
             }
             Ok(Some(missing)) => missing,

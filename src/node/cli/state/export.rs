@@ -134,7 +134,7 @@ fn done(screen: &mut Screen, export: &Export, lines: u64) -> Result<(), Failure>
         return Ok(());
     }
     if matches!(screen.format(), Format::Json | Format::Jsonl) {
-        return Ok(screen.json(&StateEnd { lines })?);
+        return Ok(screen.document(&StateEnd { lines })?);
     }
     screen.done(format!("{lines} lines in {}", Path::new(&export.file).display()))?;
     let (snomesh, offline) = (screen.snomesh(), if export.offline { " --offline" } else { "" });

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
@@ -64,6 +65,11 @@ fn server_client_and_certificate_work_by_the_flags_of_the_original() {
     assert_eq!(snomesh(&["cert", &path, "--san", "tunnel.example"]).code, Some(0));
     assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(snomesh(&["cert", &path, "--san", "tunnel.example"]).code, Some(7));
+    // Half a pair is not made.
+    let other = directory.path().join("other").to_str().unwrap().to_owned();
+    std::fs::write(format!("{other}.key"), "mine").unwrap();
+    assert_eq!(snomesh(&["cert", &other, "--san", "tunnel.example"]).code, Some(7));
+    assert!(!Path::new(&format!("{other}.pem")).exists());
 
     let quic = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let mut server = Running::start(&[

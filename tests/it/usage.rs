@@ -36,6 +36,8 @@ fn what_is_not_legal_is_a_usage_error() {
         (&["attr", "set", &"x".repeat(129), "v"], "at most 128"),
         (&["status", "--timeout", "soon"], "duration"),
         (&["demo", "--output", "json", "--once"], "for people"),
+        (&["cert", "/nowhere/x", "--san", ""], "DNS name"),
+        (&["cert", "/nowhere/x", "--san", "foo bar"], "DNS name"),
     ] {
         refused(&snomesh(args), 2, what);
     }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use rustls::pki_types::ServerName;
+use serde_json::json;
 use tokio::net::lookup_host;
 
 use super::failure::{Exit, Failure, describe};
@@ -66,8 +68,15 @@ pub(super) struct CertArgs {
     /// Where to write: PATH.pem, the certificate, and PATH.key, its private key
     path: PathBuf,
     /// A name of the server, as often as you like
-    #[arg(long, value_name = "NAME", required = true)]
+    #[arg(long, value_name = "NAME", required = true, value_parser = server_name)]
     san: Vec<String>,
+}
+
+/// A name that clients can ask for: one of the DNS, with a `*` in front if it is to be many, or an IP address.
+fn server_name(text: &str) -> Result<String, String> {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let legal = ServerName::try_from(name).is_ok();
+    legal.then(|| text.to_owned()).ok_or_else(|| "a server's name is a DNS name or an IP address".to_owned())
 }
 
 fn ports(text: &str) -> Result<(u16, u16), String> {
@@ -195,12 +204,17 @@ pub(super) fn cert(args: CertArgs, screen: &mut Screen) -> Result<Exit, Failure>
         PathBuf::from(path)
     };
     let written = |error: files::FileError| Failure::new(Exit::Configuration, describe(&error));
-    for (path, text, mode) in [(with(".pem"), certificate, 0o644), (with(".key"), key, 0o600)] {
-        if path.exists() {
-            return Err(Failure::new(Exit::Conflict, format!("{} is there already", path.display())));
-        }
-        files::write(&path, &text, mode).map_err(written)?;
-        screen.done(path.display().to_string())?;
+    let files = [(with(".pem"), certificate, 0o644), (with(".key"), key, 0o600)];
+    // Both before either is written: half a pair would be in the way of the next attempt.
+    if let Some((path, ..)) = files.iter().find(|(path, ..)| path.symlink_metadata().is_ok()) {
+        let what = format!("{} is there already", path.display());
+        return Err(Failure::new(Exit::Conflict, what).hint("choose another PATH, or remove that file first"));
     }
+    for (path, text, mode) in &files {
+        files::write(path, text, *mode).map_err(written)?;
+    }
+    let [certificate, key] = files.map(|(path, ..)| path.display().to_string());
+    screen.outcome(&certificate, &json!({ "certificate": certificate, "key": key }))?;
+    screen.done(key)?;
     Ok(Exit::Success)
 }

@@ -43,6 +43,21 @@ fn what_is_not_legal_is_a_usage_error() {
     }
 }
 
+/// FEATURES P7: 2 is critical to whoever watches over others, and a mistake in what they ask says nothing of the node.
+#[test]
+fn a_check_that_is_asked_for_in_the_wrong_way_is_unknown() {
+    for args in [
+        &["check", "tunnel", "web", "-w", "foo"][..],
+        &["--data-dir", "/nowhere", "check", "fly"],
+        &["check", "tunnel", "web", "-w", "1s", "-c", "100ms"],
+        &["--agent", "http://127.0.0.1:1", "--token-file", "/nowhere", "check", "node"],
+    ] {
+        let run = snomesh(args);
+        assert_eq!(run.code, Some(3), "{run:?}");
+        assert!(run.stderr.contains("error:"), "{run:?}");
+    }
+}
+
 #[test]
 fn a_value_over_the_limit_is_refused_with_the_limit() {
     let over = snomesh_reading(&["attr", "set", "big", "-"], vec![b'x'; 64 * 1024 + 1]);

@@ -33,6 +33,13 @@ pub(super) enum Check {
 
 /// Looks, and prints one line. Whatever comes in between is a verdict too.
 pub(super) async fn check(client: &Client, screen: &mut Screen, check: &Check) -> Result<Exit, Failure> {
+    if let Check::Tunnel { warning: Some(warning), critical: Some(critical), .. } = check
+        && warning > critical
+    {
+        let (warning, critical) = (parse::shown(*warning), parse::shown(*critical));
+        let what = format!("the warning ({warning}) would come after it is critical ({critical})");
+        return Err(Failure::usage(what).hint("give the shorter time to -w, and the longer one to -c"));
+    }
     let looked = match check {
         Check::Node => node(client).await,
         Check::Mesh => mesh(client).await,

@@ -33,10 +33,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 pub(super) use self::failure::describe;
-use self::failure::{EXIT_CODES, Exit, Failure};
+use self::failure::{EXIT_CODES, Exit, Failure, Level};
 use self::screen::{Color, Format, Screen};
 use crate::id::TunnelName;
 use crate::node::{Agent, Client, Token, files, parse};
@@ -253,21 +253,33 @@ pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
+            let exit = match error.use_stderr() {
+                false => Exit::Success,
+                true if is_about_check() => Exit::Check(Level::Unknown),
+                true => Exit::Usage,
+            };
             // Nobody reads it: there is nobody to tell.
             let _unheard = error.print();
             return exit.into();
         }
     };
     let color = cli.global.color;
+    let checks = matches!(cli.command, Command::Check(_));
     match dispatch(cli) {
         Ok(exit) => exit.into(),
         Err(Failure { exit: Exit::Success, .. }) => ExitCode::SUCCESS,
         Err(failure) => {
             screen::complain(color, &failure.what, failure.hint.as_deref());
-            failure.exit.into()
+            // 2 would be critical there, and higher ones nothing at all.
+            if checks { Exit::Check(Level::Unknown).into() } else { failure.exit.into() }
         }
     }
+}
+
+/// Whether a command line that cannot be understood is one of `check`, whose codes are those of monitoring.
+fn is_about_check() -> bool {
+    let understood = Cli::command().ignore_errors(true).try_get_matches();
+    understood.is_ok_and(|understood| understood.subcommand_name() == Some("check"))
 }
 
 fn dispatch(cli: Cli) -> Result<Exit, Failure> {
@@ -407,8 +419,6 @@ impl Global {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

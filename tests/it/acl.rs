@@ -135,10 +135,14 @@ fn a_policy_that_is_not_legal_changes_nothing() {
         ("default = ".to_owned(), 2, "-:1:"),
         ("defualt = \"deny\"".to_owned(), 2, "-:1:1: unknown field `defualt`"),
         (rule("\"nobody\"", "\"expose\"", "\"web\""), 4, "no node is called"),
-        (rule("\"@nobody\"", "\"expose\"", "\"web\""), 2, "there is no group"),
+        (rule("\"@nobody\"", "\"expose\"", "\"web\""), 2, "-:3:7: there is no group"),
         (rule("\"@No\"", "\"expose\"", "\"web\""), 2, "@GROUP"),
         (rule("[]", "\"expose\"", "\"web\""), 2, "rule 1 says nothing"),
-        (rule("\"*\"", "\"own\"", "\"web\""), 2, "-:4:"),
+        (
+            rule("\"*\"", "\"own\"", "\"web\""),
+            2,
+            "-:4:7: unknown variant `own`, expected `expose` or `connect`",
+        ),
         (rule("\"*\"", "\"expose\"", "\"*web\""), 2, "beginning of one"),
     ] {
         let refused = set(&a, &[], &policy);

@@ -1,20 +1,27 @@
 //! `snomesh acl`: who may expose and connect what.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::Read;
+use std::marker::PhantomData;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
-use serde::Deserialize;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{self, IntoDeserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use toml::Spanned;
 
 use super::failure::{Exit, Failure};
 use super::screen::{Format, Screen};
+use crate::auth::GroupName;
 use crate::id::TunnelName;
 use crate::node::Client;
 use crate::node::api::{
     Acl as Document, AclAct, AclDefault, AclPolicy, AclRule, AclVerdict, NodeList, SetAcl,
 };
+use crate::node::nearest::nearest;
 
 /// The longest file that is read, in bytes: far more than a policy may have.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -85,25 +92,37 @@ struct File {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileRule {
-    who: OneOrMore<String>,
+    who: Spanned<OneOrMore<String>>,
     may: OneOrMore<AclAct>,
     what: OneOrMore<String>,
 }
 
 /// One, or a list.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum OneOrMore<T> {
-    One(T),
-    Several(Vec<T>),
-}
+#[derive(Debug)]
+struct OneOrMore<T>(Vec<T>);
 
-impl<T> From<OneOrMore<T>> for Vec<T> {
-    fn from(some: OneOrMore<T>) -> Self {
-        match some {
-            OneOrMore::One(one) => vec![one],
-            OneOrMore::Several(several) => several,
+/// By hand, for what is derived says of an illegal word only that it is none of both.
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMore<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Either<T> {
+            type Value = OneOrMore<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text, or a list of texts")
+            }
+
+            fn visit_str<E: de::Error>(self, one: &str) -> Result<Self::Value, E> {
+                Ok(OneOrMore(vec![T::deserialize(one.into_deserializer())?]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, several: A) -> Result<Self::Value, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(several)).map(OneOrMore)
+            }
         }
+
+        deserializer.deserialize_any(Either(PhantomData))
     }
 }
 
@@ -187,16 +206,31 @@ fn read(file: &Path) -> Result<String, Failure> {
 }
 
 fn parse(file: &Path, text: &str) -> Result<AclPolicy, Failure> {
-    let read: File = toml::from_str(text).map_err(|error| {
-        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let wrong = |at: Option<Range<usize>>, what: &str| {
+        let before = at.and_then(|at| text.get(..at.start)).unwrap_or_default();
         let (line, begins) = (before.matches('\n').count() + 1, before.rfind('\n').map_or(0, |at| at + 1));
         let place = format!("{}:{line}:{}", file.display(), before[begins..].chars().count() + 1);
-        Failure::usage(format!("{place}: {}", error.message().trim())).hint("see snomesh acl set --help")
-    })?;
+        Failure::usage(format!("{place}: {what}")).hint("see snomesh acl set --help")
+    };
+    let read: File = toml::from_str(text).map_err(|error| wrong(error.span(), error.message().trim()))?;
+    for FileRule { who, .. } in &read.rules {
+        let mut groups = who.get_ref().0.iter().filter_map(|who| who.strip_prefix('@'));
+        let is_absent =
+            |group: &&str| group.parse::<GroupName>().is_ok() && !read.groups.contains_key(*group);
+        if let Some(group) = groups.find(is_absent) {
+            let failure = wrong(Some(who.span()), &format!("there is no group \"{group}\""));
+            let near = nearest(group, read.groups.keys().map(String::as_str));
+            let hint = near.map_or_else(
+                || format!("add it below [groups], it may be empty: {group} = []"),
+                |near| format!("did you mean \"@{near}\"?"),
+            );
+            return Err(failure.hint(hint));
+        }
+    }
     let rules = read.rules.into_iter().map(|rule| AclRule {
-        who: rule.who.into(),
-        may: rule.may.into(),
-        what: rule.what.into(),
+        who: rule.who.into_inner().0,
+        may: rule.may.0,
+        what: rule.what.0,
     });
     Ok(AclPolicy { default: read.default, groups: read.groups, rules: rules.collect() })
 }
@@ -259,6 +293,14 @@ mod tests {
         let text = "default = \"deny\"\n[[rule]]\nwho = \"*\"\nmay = \"expose\"\nwhom = \"x\"\n";
         assert!(told(text).starts_with("acl.toml:5:1: unknown field `whom`"), "{}", told(text));
         assert!(told("").contains("missing field `default`"), "{}", told(""));
+        let rule = |who: &str, may: &str| {
+            told(&format!("default = \"deny\"\n[[rule]]\nwho = {who}\nmay = {may}\nwhat = \"x\"\n"))
+        };
+        let may = "unknown variant `expse`, expected `expose` or `connect`";
+        assert_eq!(rule("\"*\"", "\"expse\""), format!("acl.toml:4:7: {may}"));
+        assert_eq!(rule("\"*\"", "[\"connect\", \"expse\"]"), format!("acl.toml:4:19: {may}"));
+        assert_eq!(rule("\"@edge\"", "\"expose\""), "acl.toml:3:7: there is no group \"edge\"");
+        assert!(rule("7", "\"expose\"").contains("a text, or a list of texts"));
         let one = "default = \"deny\"\n[[rule]]\nwho = \"*\"\nmay = \"expose\"\nwhat = [\"a\", \"b-*\"]\n";
         assert_eq!(parse(Path::new("-"), one).unwrap().rules[0].what, ["a", "b-*"]);
     }

@@ -164,6 +164,15 @@ fn what_is_not_there_is_not_found() {
         refused(&run, 4, listen);
         assert!(run.stderr.contains("hint:"), "{run:?}");
     }
+    agent.ok(&["attr", "incr", "hits"]);
+    agent.ok(&["attr", "add", "sites", "eu"]);
+    for (key, says, command) in
+        [("hits", "is a counter", "attr count mesh/hits"), ("sites", "is a set", "attr members mesh/sites")]
+    {
+        let run = agent.run(&["attr", "get", key]);
+        refused(&run, 4, says);
+        assert!(run.stderr.contains(command), "{run:?}");
+    }
 }
 
 #[test]
@@ -229,6 +238,18 @@ fn programs_are_told_of_every_result_in_one_document() {
     let copy = directory.path().join("copy.jsonl");
     assert_eq!(json(&["state", "export", copy.to_str().unwrap()])["lines"], 2);
     assert_eq!(json(&["down"])["node"], agent.id.as_str());
+}
+
+/// A command to try is told only where it would work.
+#[test]
+fn what_is_bound_is_tried_with_what_speaks_its_protocol() {
+    let directory = tempfile::tempdir().unwrap();
+    let agent = Agent::start(directory.path(), "a", &[]);
+    let socket = directory.path().join("s").display().to_string();
+    let told = |listen: &str| agent.ok(&["bind", listen, "web"]).text();
+    assert!(told("0").contains("curl http://127.0.0.1:"));
+    assert!(!told("udp:127.0.0.1:0").contains("curl"));
+    assert!(told(&format!("unix:{socket}")).contains(&format!("curl --unix-socket {socket} http://")));
 }
 
 #[test]

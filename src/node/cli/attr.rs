@@ -14,8 +14,8 @@ use super::screen::{Format, Screen, Table, excerpt};
 use super::stream;
 use super::typed::{self, Typed};
 use crate::crdt::Value;
-use crate::node::Client;
-use crate::node::api::{Attribute, AttributeList, Bytes, Event, Write};
+use crate::node::api::{Attribute, AttributeList, Bytes, Code, Counter, Event, Members, Write};
+use crate::node::{Client, ClientError};
 use crate::replica::AttributeKey;
 
 #[derive(Debug, Subcommand)]
@@ -91,7 +91,17 @@ async fn get(
     key: &AttributeKey,
     siblings: bool,
 ) -> Result<(), Failure> {
-    let attribute: Attribute = client.get(&format!("/v1/attributes/{key}?format=json")).await?;
+    let attribute: Attribute = match client.get(&format!("/v1/attributes/{key}?format=json")).await {
+        Ok(attribute) => attribute,
+        Err(ClientError::Refused(problem)) if problem.code == Code::NotFound => {
+            return Err(match other_kind(client, key).await? {
+                Some((kind, command)) => Failure::new(Exit::NotFound, format!("\"{key}\" is a {kind}"))
+                    .hint(format!("{} attr {command} {key}", screen.snomesh())),
+                None => ClientError::Refused(problem).into(),
+            });
+        }
+        Err(error) => return Err(error.into()),
+    };
     if matches!(screen.format(), Format::Json | Format::Jsonl) {
         return Ok(screen.document(&attribute)?);
     }
@@ -107,6 +117,20 @@ async fn get(
         screen.raw(b"\n")?;
     }
     Ok(())
+}
+
+/// What else goes by that name, and the command that reads it.
+async fn other_kind(
+    client: &Client,
+    key: &AttributeKey,
+) -> Result<Option<(&'static str, &'static str)>, ClientError> {
+    match client.get::<Counter>(&format!("/v1/counters/{key}")).await {
+        Ok(_) => return Ok(Some(("counter", "count"))),
+        Err(ClientError::Refused(problem)) if problem.code == Code::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let set: Members = client.get(&format!("/v1/sets/{key}")).await?;
+    Ok((!set.members.is_empty()).then_some(("set", "members")))
 }
 
 async fn set(

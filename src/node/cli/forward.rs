@@ -173,7 +173,14 @@ pub(super) async fn bind(
         remark(color, &format!("nobody offers \"{to}\" yet; until then its visitors are turned away"));
     }
     let Some(signals) = &mut signals else {
-        screen.next(format!("Try it:        curl http://{}/", bound.listen))?;
+        match bound.listen.parse() {
+            Ok(Listen::Tcp(address)) => screen.next(format!("Try it:        curl http://{address}/"))?,
+            Ok(Listen::Unix(path)) => {
+                screen
+                    .next(format!("Try it:        curl --unix-socket {} http://localhost/", word(&path)))?;
+            }
+            _ => {}
+        }
         let (snomesh, listen) = (screen.snomesh(), word(&bound.listen));
         screen.next(format!("Take it back:  {snomesh} unbind {listen}"))?;
         return Ok(Exit::Success);

@@ -36,6 +36,9 @@ fn what_is_not_legal_is_a_usage_error() {
         (&["attr", "set", &"x".repeat(129), "v"], "at most 128"),
         (&["status", "--timeout", "soon"], "duration"),
         (&["demo", "--output", "json", "--once"], "for people"),
+        (&["bind", "40000-39999", "web"], "39999-40000"),
+        (&["server", "--cert", "c", "--key", "k", "--quic", "127.0.0.1:0", "--ports", "99-80"], "80-99"),
+        (&["--agent", "127.0.0.1:7668", "status"], "http://127.0.0.1:7668"),
         (&["cert", "/nowhere/x", "--san", ""], "DNS name"),
         (&["cert", "/nowhere/x", "--san", "foo bar"], "DNS name"),
     ] {
@@ -56,6 +59,19 @@ fn a_check_that_is_asked_for_in_the_wrong_way_is_unknown() {
         assert_eq!(run.code, Some(3), "{run:?}");
         assert!(run.stderr.contains("error:"), "{run:?}");
     }
+}
+
+/// The token's file is judged like a key: whoever could read it may have done so.
+#[test]
+fn a_token_that_others_can_read_is_refused_with_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    std::fs::write(&file, "secret").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let file = file.to_str().unwrap();
+    let run = snomesh(&["--agent", "http://127.0.0.1:1", "--token-file", file, "status"]);
+    refused(&run, 5, "mode 0644");
+    assert!(run.stderr.contains(&format!("chmod 0600 {file}")), "{run:?}");
 }
 
 #[test]

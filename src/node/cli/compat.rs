@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio::net::lookup_host;
 
 use super::failure::{Exit, Failure, describe};
+use super::forward::backwards;
 use super::screen::Screen;
 use super::up::{Signals, harden};
 use super::{Global, telemetry};
@@ -84,7 +85,7 @@ fn ports(text: &str) -> Result<(u16, u16), String> {
     let (first, last) = text.split_once(['-', ':']).ok_or_else(illegal)?;
     let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(illegal);
     let (first, last) = (port(first)?, port(last)?);
-    if first <= last { Ok((first, last)) } else { Err(illegal()) }
+    if first <= last { Ok((first, last)) } else { Err(backwards(first, last)) }
 }
 
 fn target(text: &str) -> Result<TcpAddress, String> {

@@ -16,7 +16,7 @@ use crate::id::TunnelName;
 use crate::mesh::{Destination, Policy, Weight};
 use crate::node::Client;
 use crate::node::api::{self, Exposed, Resolution, Status};
-use crate::service::{Listen, Target};
+use crate::service::{Listen, ParseListenError, Target};
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -75,6 +75,7 @@ impl HealthArgs {
 pub(super) struct Bind {
     /// Where to listen: IP:PORT, or a port of 127.0.0.1; port 0 takes a free one, FIRST-LAST the lowest free one; or
     /// udp:IP:PORT, or unix:/PATH
+    #[arg(value_parser = listen)]
     pub(super) listen: Listen,
     #[command(flatten)]
     pub(super) route: Route,
@@ -189,6 +190,22 @@ pub(super) async fn bind(
     client.delete(&format!("/v1/binds/{}", encode(&bound.listen))).await?;
     screen.done(format!("{} is free again", bound.listen))?;
     Ok(exit)
+}
+
+/// Where to listen. Of a range that is none it is said why, for its ends are easily exchanged.
+fn listen(text: &str) -> Result<Listen, String> {
+    let ends = text.rsplit(':').next().and_then(|ports| ports.split_once('-'));
+    if let Some((Ok(first), Ok(last))) = ends.map(|(first, last)| (first.parse(), last.parse()))
+        && first > last
+    {
+        return Err(backwards(first, last));
+    }
+    text.parse().map_err(|error: ParseListenError| error.to_string())
+}
+
+/// What is wrong with a range of ports.
+pub(super) fn backwards(first: u16, last: u16) -> String {
+    format!("the range is backwards: did you mean {last}-{first}?")
 }
 
 /// Waits until a tunnel that is meant can be picked.

@@ -403,6 +403,10 @@ impl Global {
     fn agent(&self) -> Result<Agent, Failure> {
         let Some(agent) = &self.agent else { return Ok(self.data_dir()?.join("admin.sock").into()) };
         let Some(address) = agent.strip_prefix("http://") else {
+            if is_address(agent) {
+                return Err(Failure::usage(format!("\"{agent}\" is no path of an admin socket"))
+                    .hint(format!("of an address that is asked by HTTP say so: --agent http://{agent}")));
+            }
             return Ok(agent.strip_prefix("unix:").unwrap_or(agent).into());
         };
         let file = match &self.token_file {
@@ -410,11 +414,21 @@ impl Global {
             None => self.data_dir()?.join("admin.token"),
         };
         let hint = "name its file: --token-file FILE; the node says where it is: snomesh config show";
-        let unread = |what: String| Failure::new(Exit::Unauthorised, what).hint(hint);
-        let token = files::read_secret(&file).map_err(|error| unread(describe(&error)))?;
-        let token = token.ok_or_else(|| unread(format!("there is no token in {}", file.display())))?;
+        let unread = |what: String| Failure::new(Exit::Unauthorised, what);
+        let token = files::read_secret(&file).map_err(|error| {
+            let failure = unread(describe(&error));
+            error.hint().into_iter().fold(failure, Failure::hint).or_hint(hint)
+        })?;
+        let token =
+            token.ok_or_else(|| unread(format!("there is no token in {}", file.display())).hint(hint))?;
         Ok(Agent::Http { address: address.trim_end_matches('/').to_owned(), token: Token::new(&token) })
     }
+}
+
+/// Whether a text is `HOST:PORT`.
+fn is_address(text: &str) -> bool {
+    let parts = text.rsplit_once(':');
+    parts.is_some_and(|(host, port)| host != "unix" && !host.contains('/') && port.parse::<u16>().is_ok())
 }
 
 #[cfg(test)]

@@ -214,7 +214,7 @@ fn a_node_goes_into_the_background_once_it_serves() {
     as_b(&["down"]);
     let again = as_b(&["join", token]);
     assert_eq!(again.code, Some(5), "{again:?}");
-    assert!(again.stderr.contains("snomesh up"), "{again:?}");
+    assert!(again.stderr.contains("belongs to the mesh already"), "{again:?}");
     assert_eq!(run(&["down"]).code, Some(0));
     assert_eq!(run(&["status"]).code, Some(3));
 }

@@ -192,25 +192,28 @@ pub(super) fn join(global: &Global, join: &Join, screen: &mut Screen) -> Result<
             data_dir.enrol(&identity, &certificate, &authority, &addresses)?;
         }
         Ok(JoinAnswer::Refused(why)) if known.is_some() && why != JoinRefusal::Revoked => {
-            return Err(refused(why).hint("this directory belongs to the mesh already: snomesh up"));
+            let hint = format!("this directory belongs to the mesh already: {} up", screen.snomesh());
+            return Err(refused(why).hint(hint));
         }
         Ok(JoinAnswer::Refused(why)) => return Err(refused(why)),
         Err(error) => {
             return Err(Failure::new(Exit::Unexpected, format!("the answer makes no sense: {error}")));
         }
     }
-    if screen.format().is_for_people() {
-        screen.done(format!("{} belongs to the mesh", identity.node_id().short()))?;
-    } else {
-        screen.line(identity.node_id().to_string())?;
+    let node = identity.node_id();
+    match screen.format() {
+        Format::Name => screen.line(node.to_string())?,
+        _ => screen.outcome(
+            format!("{} belongs to the mesh", node.short()),
+            &serde_json::json!({ "node": node.to_string() }),
+        )?,
     }
     drop(data_dir);
     if join.up {
         return up::run(global, &join.node, screen);
     }
     if screen.format().is_for_people() {
-        let of = global.data_dir.as_ref().map(|given| format!(" --data-dir {}", given.display()));
-        screen.next(format!("Run it:  snomesh{} up", of.unwrap_or_default()))?;
+        screen.next(format!("Run it:  {} up", screen.snomesh()))?;
     }
     Ok(Exit::Success)
 }

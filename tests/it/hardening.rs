@@ -335,23 +335,27 @@ fn refused(agent: &Agent, request: &str, body: &str, (status, code): (u16, &str)
     assert_eq!((answer.status, told["code"].as_str()), (status, Some(code)), "{request}: {answer:?}");
 }
 
-/// Whatever answers on the socket, a command ends with a code: what makes no sense is 1.
+/// Whatever answers on the socket, a command ends with a code: what makes no sense is 1, and nothing at all 3.
 #[test]
 fn an_answer_that_makes_no_sense_is_an_unexpected_failure() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("admin.sock");
     let listener = UnixListener::bind(&path).unwrap();
-    let answers = [&b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"[..], b"SSH-2.0-nothing\r\n", b""];
+    let answers = [
+        (1, &b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"[..]),
+        (1, b"SSH-2.0-nothing\r\n"),
+        (3, b""),
+    ];
     let server = std::thread::spawn(move || {
-        for answer in answers {
+        for (_, answer) in answers {
             let (mut stream, _) = listener.accept().unwrap();
             assert!(stream.read(&mut [0; 4_096]).unwrap() > 0);
             stream.write_all(answer).unwrap();
         }
     });
-    for _ in answers {
+    for (code, _) in answers {
         let run = snomesh(&["--agent", path.to_str().unwrap(), "status"]);
-        assert_eq!(run.code, Some(1), "{run:?}");
+        assert_eq!(run.code, Some(code), "{run:?}");
         assert!(run.stderr.contains("error:") && run.stdout.is_empty(), "{run:?}");
     }
     server.join().unwrap();

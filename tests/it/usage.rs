@@ -177,7 +177,7 @@ fn what_is_not_there_is_not_found() {
     // Neither an address of this machine nor a directory.
     for listen in ["192.0.2.1:0", "unix:/nowhere/x"] {
         let run = agent.run(&["bind", listen, "web"]);
-        refused(&run, 4, listen);
+        refused(&run, 2, listen);
         assert!(run.stderr.contains("hint:"), "{run:?}");
     }
     agent.ok(&["attr", "incr", "hits"]);

@@ -230,9 +230,10 @@ fn not_listened(listen: &Listen, source: &io::Error, title: String) -> Problem {
                 "choose a port above 1023, or give the node the capability CAP_NET_BIND_SERVICE",
             ))
         }
-        io::ErrorKind::AddrNotAvailable => Problem::not_found(title)
-            .hint("name an address of the node's machine, or 0.0.0.0 for all of them"),
-        io::ErrorKind::NotFound => Problem::not_found(title).hint("make the directory first"),
+        io::ErrorKind::AddrNotAvailable => {
+            Problem::invalid(title).hint("name an address of the node's machine, or 0.0.0.0 for all of them")
+        }
+        io::ErrorKind::NotFound => Problem::invalid(title).hint("make the directory first"),
         _ => Problem::invalid(title).hint("name an address of the node's machine, or choose another path"),
     }
 }
@@ -241,7 +242,7 @@ fn not_listened(listen: &Listen, source: &io::Error, title: String) -> Problem {
 mod tests {
     use super::*;
 
-    /// What the system refuses is no misuse of the command.
+    /// What another has, or the user may not, is no misuse of the command.
     #[test]
     fn an_address_that_the_system_refuses_is_told_by_its_reason() {
         let problem = |listen: &str, kind: io::ErrorKind| {
@@ -253,7 +254,8 @@ mod tests {
         assert!(code == Code::Forbidden && hint.contains("1023"), "{hint}");
         let (code, hint) = problem("unix:/root/x", io::ErrorKind::PermissionDenied);
         assert!(code == Code::Forbidden && hint.contains("directory"), "{hint}");
-        assert_eq!(problem("8.8.8.8:0", io::ErrorKind::AddrNotAvailable).0, Code::NotFound);
+        let (code, hint) = problem("8.8.8.8:0", io::ErrorKind::AddrNotAvailable);
+        assert!(code == Code::Invalid && hint.contains("0.0.0.0"), "{hint}");
         assert_eq!(problem("80", io::ErrorKind::AddrInUse).0, Code::Conflict);
         assert_eq!(problem("unix:/x", io::ErrorKind::AlreadyExists).0, Code::Conflict);
     }

@@ -173,6 +173,11 @@ impl From<ClientError> for Failure {
             ClientError::TimedOut { .. } => {
                 Self::hinted(Exit::TimedOut, &error, Some("wait longer with --timeout".into()))
             }
+            ClientError::Broken(source)
+                if source.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) =>
+            {
+                Self::hinted(Exit::Unexpected, &error, None)
+            }
             // The node ended while it was asked.
             ClientError::Broken(_) => Self::hinted(
                 Exit::NoAgent,

@@ -183,6 +183,21 @@ struct Own {
     paths: BTreeSet<PathBuf>,
 }
 
+impl Own {
+    /// Whether nothing is ever dialled at an address: it is this node itself, or no service of anybody.
+    fn forbids(&self, kind: Kind, address: SocketAddr) -> bool {
+        let ports = match kind {
+            Kind::Stream => &self.tcp,
+            Kind::Datagrams => &self.udp,
+        };
+        is_forbidden(address) || is_own(address, ports)
+    }
+
+    fn has_socket(&self, path: &Path) -> bool {
+        is_same_file(path, &self.paths)
+    }
+}
+
 impl Target {
     /// Whether it takes streams or datagrams.
     pub fn kind(&self) -> Kind {
@@ -205,7 +220,7 @@ impl Target {
         let host = match self {
             Self::Tcp(host) | Self::Udp(host) => host,
             Self::Unix(path) => {
-                if is_same_file(path, &own.paths) {
+                if own.has_socket(path) {
                     return Err(DialTargetError::Forbidden { target: self.clone() });
                 }
                 let unix = UnixStream::connect(path).await.map_err(failed)?;
@@ -220,8 +235,7 @@ impl Target {
         let addresses =
             resolved.map_err(|source| DialTargetError::Resolve { target: self.clone(), source })?;
         let mut refused = None;
-        let ports = if self.kind() == Kind::Datagrams { &own.udp } else { &own.tcp };
-        for address in addresses.filter(|address| !is_forbidden(*address) && !is_own(*address, ports)) {
+        for address in addresses.filter(|address| !own.forbids(self.kind(), *address)) {
             let dialled = match self.kind() {
                 Kind::Stream => {
                     TcpStream::connect(address).await.map(|tcp| Dialled::Stream(LocalSocket::Tcp(tcp)))
@@ -369,12 +383,11 @@ impl TargetTable {
     pub(crate) fn never_dials(&self, target: &Target) -> bool {
         let own = self.own.read().unwrap_or_else(PoisonError::into_inner);
         match target {
-            Target::Unix(path) => is_same_file(path, &own.paths),
+            Target::Unix(path) => own.has_socket(path),
             Target::Program(_) => false,
             Target::Tcp(host) | Target::Udp(host) => {
-                let ports = if target.kind() == Kind::Datagrams { &own.udp } else { &own.tcp };
-                let address = host.host.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, host.port));
-                address.is_some_and(|address| is_forbidden(address) || is_own(address, ports))
+                let ip = host.host.parse::<IpAddr>().ok();
+                ip.is_some_and(|ip| own.forbids(target.kind(), SocketAddr::new(ip, host.port)))
             }
         }
     }

@@ -474,6 +474,30 @@ fn a_bind_whose_port_is_taken_at_a_start_is_named_and_holds_when_it_is_free() {
     assert!(agent.status()["binds"].as_array().unwrap().is_empty(), "it was taken back");
 }
 
+/// HARDENING: what was asked for stays asked for, also where the configuration asks for the same and fails.
+#[test]
+fn a_saved_bind_that_does_not_hold_survives_a_configured_one_that_does_not_hold_either() {
+    let directory = tempfile::tempdir().unwrap();
+    let agent = Agent::start(directory.path(), "a", &[]);
+    agent.ok(&["expose", "web", "9"]);
+    let bound = agent.ok(&["bind", "0", "web", "-o", "json"]).json();
+    let listen = bound["listen"].as_str().unwrap().to_owned();
+    agent.stop();
+    let taken = std::net::TcpListener::bind(&listen).unwrap();
+    let config = directory.path().join("config.toml");
+    std::fs::write(&config, format!("[[bind]]\nlisten = \"{listen}\"\ntunnel = \"web\"\n")).unwrap();
+    let agent = Agent::start(directory.path(), "a", &["-c", config.to_str().unwrap()]);
+    let doctor = agent.run(&["doctor"]);
+    assert_eq!(doctor.text().matches(&format!("✗ bind {listen}")).count(), 1, "{doctor:?}");
+    // Written once more, as every change is.
+    agent.ok(&["expose", "db", "9"]);
+    agent.stop();
+    std::fs::remove_file(&config).unwrap();
+    drop(taken);
+    let agent = Agent::start(directory.path(), "a", &[]);
+    assert_eq!(agent.status()["binds"][0]["listen"], listen.as_str(), "{}", agent.log());
+}
+
 /// HARDENING: peers must not come to the commands of the node's owner, and what is never dialled is said at once.
 #[test]
 fn what_is_never_dialled_is_not_offered() {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::unmet::{Unmet, Wish};
-use super::{Binding, Exposure, ForwardError, Forwards, Keeper, Offer, State};
+use super::unmet::Wish;
+use super::{Binding, Exposure, Forwards, Keeper, Offer};
 use crate::id::TunnelName;
 use crate::mesh::{Destination, Policy};
 use crate::service::Listen;
@@ -24,7 +24,8 @@ pub(in crate::node) struct Applied {
 }
 
 impl Forwards {
-    /// Makes what the configuration wants hold, by difference: what is as it was is not touched.
+    /// Makes what was saved and does not hold, and what the configuration wants hold, by difference: what is as it was is
+    /// not touched.
     pub(in crate::node) async fn configure(&self, wanted: &Wanted) -> Applied {
         let mut applied = Applied::default();
         let mut note = |what: &str, done: &str, outcome: Result<(), String>| match outcome {
@@ -32,9 +33,13 @@ impl Forwards {
             Err(why) => applied.failed.push(format!("{what} not {done}: {why}")),
         };
         let mut state = self.state.lock().await;
-        let unmet = std::mem::take(&mut state.unmet).into_iter();
-        for (wish, saved) in unmet.filter_map(|(wish, unmet)| Some((wish, unmet.saved?))) {
-            note(&wish.to_string(), "taken up", self.take_up(&mut state, saved).await);
+        // What does not hold and is only in the configuration is looked for there.
+        state.unmet.retain(|_, unmet| unmet.saved.is_some());
+        let unmet = state.unmet.iter();
+        let unmet: Vec<_> =
+            unmet.filter_map(|(wish, unmet)| Some((wish.clone(), unmet.saved.clone()?))).collect();
+        for (wish, saved) in unmet {
+            note(&wish.to_string(), "taken up", self.take_up(&mut state, &saved).await);
         }
         let configured = |keeper: &Keeper| *keeper == Keeper::Configuration;
         let gone = state.exposed.iter().filter(|(_, exposure)| configured(&exposure.keeper));
@@ -80,16 +85,5 @@ impl Forwards {
             applied.failed.push(format!("not saved: {error}"));
         }
         applied
-    }
-}
-
-impl State {
-    /// Remembers of what the configuration wants that it does not hold, and why.
-    fn keep_in_mind<T>(&mut self, wish: Wish, outcome: Result<T, ForwardError>) -> Result<(), String> {
-        outcome.map(drop).map_err(|error| {
-            let why = error.to_string();
-            self.unmet.insert(wish, Unmet { why: why.clone(), saved: None });
-            why
-        })
     }
 }

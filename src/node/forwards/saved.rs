@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Forwards, Keeper, Offer, State, unmet};
+use super::unmet::Kept;
+use super::{Forwards, Keeper, Offer, State};
 use crate::id::TunnelName;
 use crate::mesh::{Destination, Policy, Weight};
 use crate::node::api;
@@ -62,7 +63,7 @@ impl SavedBind {
 }
 
 impl Forwards {
-    /// Takes up again what was asked for. What does not hold now is said, and stays asked for.
+    /// Reads what was asked for. It waits until [`configure`](Self::configure) makes hold whatever is to be forwarded.
     pub(in crate::node) async fn restore(&self) {
         let saved: Saved = match files::read_up_to(&self.file, MAX_FILE) {
             Ok(None) => return,
@@ -72,11 +73,10 @@ impl Forwards {
             },
             Err(error) => return self.set_aside(&error),
         };
-        let exposed = saved.exposed.into_iter().map(unmet::Saved::Exposure);
-        for saved in exposed.chain(saved.binds.into_iter().map(unmet::Saved::Bind)) {
-            let mut state = self.state.lock().await;
-            // The reason is noted, and the configuration, which is made to hold next, tries it once more and says it.
-            let _unmet = self.take_up(&mut state, saved).await;
+        let mut state = self.state.lock().await;
+        let exposed = saved.exposed.into_iter().map(Kept::Exposure);
+        for saved in exposed.chain(saved.binds.into_iter().map(Kept::Bind)) {
+            state.await_taking_up(saved);
         }
     }
 
@@ -142,8 +142,8 @@ impl State {
         let mut saved = Saved { exposed: exposed.collect(), binds: binds.collect() };
         for unmet in self.unmet.values().filter_map(|unmet| unmet.saved.clone()) {
             match unmet {
-                unmet::Saved::Exposure(exposure) => saved.exposed.push(exposure),
-                unmet::Saved::Bind(bind) => saved.binds.push(bind),
+                Kept::Exposure(exposure) => saved.exposed.push(exposure),
+                Kept::Bind(bind) => saved.binds.push(bind),
             }
         }
         serde_json::to_string(&saved).expect("texts and numbers are JSON")

@@ -35,20 +35,21 @@ impl fmt::Display for Wish {
     }
 }
 
-/// Why it does not hold, and what was saved of it; what the configuration wants stands there.
+/// Why it does not hold, and what was saved of it; what only the configuration wants stands there.
 #[derive(Debug)]
 pub(super) struct Unmet {
-    pub(super) why: String,
-    pub(super) saved: Option<Saved>,
+    why: String,
+    pub(super) saved: Option<Kept>,
 }
 
+/// What was saved of one wish.
 #[derive(Debug, Clone)]
-pub(super) enum Saved {
+pub(super) enum Kept {
     Exposure(SavedExposure),
     Bind(SavedBind),
 }
 
-impl Saved {
+impl Kept {
     fn wish(&self) -> Wish {
         match self {
             Self::Exposure(exposure) => Wish::Tunnel(exposure.name.clone()),
@@ -58,11 +59,45 @@ impl Saved {
 }
 
 impl State {
-    /// Nobody asks for that any more, or it holds. Says whether it was asked for at the admin API and did not hold.
+    /// It holds, whoever asked for it.
+    pub(super) fn is_met(&mut self, wish: &Wish) {
+        let met = self.unmet.remove(wish);
+        self.changes += u64::from(met.is_some_and(|unmet| unmet.saved.is_some()));
+    }
+
+    /// Nobody asks for that at the admin API any more. Says whether somebody did and it did not hold.
     pub(super) fn withdraw_wish(&mut self, wish: &Wish) -> bool {
-        let was_saved = self.unmet.remove(wish).is_some_and(|unmet| unmet.saved.is_some());
-        self.changes += u64::from(was_saved);
+        let was_saved = self.unmet.get(wish).is_some_and(|unmet| unmet.saved.is_some());
+        if was_saved {
+            self.is_met(wish);
+        }
         was_saved
+    }
+
+    /// What was saved waits to be [taken up](Forwards::take_up).
+    pub(super) fn await_taking_up(&mut self, saved: Kept) {
+        let why = "it was not tried yet".to_owned();
+        self.unmet.insert(saved.wish(), Unmet { why, saved: Some(saved) });
+    }
+
+    /// Remembers of a wish whether it holds, and why not. What was saved of one that does not stays saved.
+    pub(super) fn keep_in_mind<T>(
+        &mut self,
+        wish: Wish,
+        outcome: Result<T, ForwardError>,
+    ) -> Result<(), String> {
+        match outcome {
+            Ok(_) => {
+                self.is_met(&wish);
+                Ok(())
+            }
+            Err(error) => {
+                let why = error.to_string();
+                let unmet = self.unmet.entry(wish).or_insert(Unmet { why: String::new(), saved: None });
+                unmet.why.clone_from(&why);
+                Err(why)
+            }
+        }
     }
 }
 
@@ -73,27 +108,18 @@ impl Forwards {
         state.unmet.iter().map(|(wish, unmet)| (wish.clone(), unmet.why.clone())).collect()
     }
 
-    /// Takes up what was saved. If it does not hold now, it stays saved.
-    pub(super) async fn take_up(&self, state: &mut State, saved: Saved) -> Result<(), String> {
-        let wish = saved.wish();
-        let outcome = match &saved {
-            Saved::Exposure(exposure) => match exposure.read() {
+    /// Tries to make hold what was saved and does not. If it cannot hold now, it stays saved.
+    pub(super) async fn take_up(&self, state: &mut State, saved: &Kept) -> Result<(), String> {
+        let outcome = match saved {
+            Kept::Exposure(exposure) => match exposure.read() {
                 Some((name, offer)) => self.offer(state, name, offer, Keeper::Forwards).await.map(drop),
                 None => Err(ForwardError::Illegal),
             },
-            Saved::Bind(bind) => match bind.read() {
+            Kept::Bind(bind) => match bind.read() {
                 Some((listen, route)) => self.listen(state, listen, route, Keeper::Forwards).await.map(drop),
                 None => Err(ForwardError::Illegal),
             },
         };
-        match outcome {
-            Ok(()) => state.unmet.remove(&wish),
-            Err(error) => {
-                let why = error.to_string();
-                state.unmet.insert(wish, Unmet { why: why.clone(), saved: Some(saved) });
-                return Err(why);
-            }
-        };
-        Ok(())
+        state.keep_in_mind(saved.wish(), outcome)
     }
 }

@@ -68,9 +68,22 @@ pub(super) fn check(text: &str) -> Result<String, String> {
 
 /// An attribute: its full name, or a name in the scope of the mesh.
 pub(super) fn key(text: &str) -> Result<AttributeKey, String> {
-    let scoped = ["mesh/", "node/", "tunnel/"].iter().any(|scope| text.starts_with(scope));
-    let full = if scoped { text.to_owned() } else { format!("mesh/{text}") };
-    full.parse().map_err(|error| super::cli::describe(&error as &crate::replica::AttributeKeyError))
+    full_name(text)
+        .parse()
+        .map_err(|error| super::cli::describe(&error as &crate::replica::AttributeKeyError))
+}
+
+/// What the full names of attributes begin with: any, a scope, or the beginning of names in the scope of the mesh.
+pub(super) fn prefix(text: &str) -> Result<String, String> {
+    let is_scope = SCOPES.iter().any(|scope| scope.trim_end_matches('/') == text);
+    Ok(if text.is_empty() || is_scope { text.to_owned() } else { full_name(text) })
+}
+
+const SCOPES: [&str; 3] = ["mesh/", "node/", "tunnel/"];
+
+fn full_name(text: &str) -> String {
+    let scoped = SCOPES.iter().any(|scope| text.starts_with(scope));
+    if scoped { text.to_owned() } else { format!("mesh/{text}") }
 }
 
 /// `NAME=VALUE`.
@@ -111,6 +124,17 @@ pub(super) fn machine_name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_short_name_is_one_of_the_mesh_and_so_is_its_beginning() {
+        for (text, full) in [("color", "mesh/color"), ("a/b", "mesh/a/b"), ("tunnel/web/a", "tunnel/web/a")] {
+            assert_eq!(key(text).unwrap().to_string(), full);
+            assert_eq!(prefix(text).unwrap(), full);
+        }
+        for whole in ["", "mesh", "node", "tunnel/", "node/ab"] {
+            assert_eq!(prefix(whole).unwrap(), whole);
+        }
+    }
 
     #[test]
     fn durations_have_units_and_are_never_zero() {

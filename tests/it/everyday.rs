@@ -86,6 +86,25 @@ fn nodes_and_tunnels_are_shown_and_slips_are_understood() {
     }
 }
 
+/// FEATURES P4: what is named shortly in one command is named shortly in all, and nothing that was said is dropped.
+#[test]
+fn names_of_the_mesh_are_short_everywhere_and_no_attribute_is_given_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Agent::start(directory.path(), "a", &[]);
+    a.ok(&["attr", "set", "hue/of/all", "red"]);
+    a.ok(&["attr", "set", "tunnel/web/hue", "blue"]);
+    assert_eq!(a.ok(&["attr", "ls", "hue", "-o", "name"]).text().trim(), "mesh/hue/of/all");
+    let mut watch = a.follow(&["attr", "watch", "hue"]);
+    assert!(watch.line().contains("mesh/hue/of/all"));
+    for command in [&["expose", "web", "9"][..], &["invite"]] {
+        let twice = a.run(&[command, &["--attr", "env=prod", "--attr", "env=test"]].concat());
+        assert_eq!(twice.code, Some(2), "{twice:?}");
+        assert!(twice.stderr.contains("env is given twice, as prod and as test"), "{twice:?}");
+    }
+    let invited = a.ok(&["invite", "--ttl", "24h", "--uses", "20"]);
+    assert!(invited.text().contains("Holds for 24 h, for 20 machines."), "{invited:?}");
+}
+
 /// Exit codes 8 and 9: the node is well or not, and what is behind a tunnel answers or does not.
 #[test]
 fn what_does_not_answer_is_named_with_what_to_do() {

@@ -46,8 +46,8 @@ pub(super) enum Attr {
     },
     /// List values
     Ls {
-        /// The beginning of their full names, like mesh/ or tunnel/web/
-        #[arg(default_value = "", hide_default_value = true)]
+        /// The beginning of their names: NAME, mesh/NAME, or like node/ or tunnel/web/
+        #[arg(default_value = "", hide_default_value = true, value_parser = parse::prefix)]
         prefix: String,
         /// Print the list again whenever it changes
         #[arg(long)]
@@ -57,8 +57,8 @@ pub(super) enum Attr {
     Typed(Typed),
     /// Print values, then every change
     Watch {
-        /// The beginning of their full names, like mesh/ or tunnel/web/
-        #[arg(default_value = "", hide_default_value = true)]
+        /// The beginning of their names: NAME, mesh/NAME, or like node/ or tunnel/web/
+        #[arg(default_value = "", hide_default_value = true, value_parser = parse::prefix)]
         prefix: String,
     },
 }

@@ -1,5 +1,6 @@
 //! `expose`, `unexpose`, `bind`, `unbind`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
@@ -106,6 +107,18 @@ impl Route {
     }
 }
 
+/// What was said with `--attr`, each name once.
+pub(super) fn pairs(said: &[(String, String)]) -> Result<BTreeMap<String, String>, Failure> {
+    let mut pairs = BTreeMap::new();
+    for (name, value) in said {
+        if let Some(before) = pairs.insert(name.clone(), value.clone()) {
+            let what = format!("the attribute {name} is given twice, as {before} and as {value}");
+            return Err(Failure::usage(what).hint("an attribute has one value"));
+        }
+    }
+    Ok(pairs)
+}
+
 pub(super) async fn expose(
     client: &Client,
     screen: &mut Screen,
@@ -113,7 +126,7 @@ pub(super) async fn expose(
     expose: Expose,
 ) -> Result<(), Failure> {
     let Expose { name, target, attr, weight, health } = expose;
-    let (attributes, health) = (attr.into_iter().collect(), health.map(HealthArgs::words));
+    let (attributes, health) = (pairs(&attr)?, health.map(HealthArgs::words));
     let body = api::Expose { target: target.to_string(), attributes, health, weight: weight.get() };
     let exposed: Exposed = client.put_json(&format!("/v1/tunnels/{name}"), &body).await?;
     if matches!(screen.format(), Format::Json | Format::Jsonl) {

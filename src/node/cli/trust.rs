@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::failure::{Exit, Failure};
+use super::forward::pairs;
+use super::look::age;
 use super::screen::{Format, Screen, escape};
 use super::{Global, parse, up};
 use crate::auth::{JoinAnswer, JoinRefusal, JoinRequest, Token, guest_tls};
@@ -75,7 +77,7 @@ pub(super) async fn invite(client: &Client, screen: &mut Screen, invite: &Invite
         uses: invite.uses,
         roles: invite.role.iter().cloned().collect(),
         may_expose: invite.may_expose.iter().cloned().collect(),
-        attributes: invite.attr.iter().cloned().collect(),
+        attributes: pairs(&invite.attr)?,
     };
     let invited: Invited = client.post_json("/v1/invites", &body).await?;
     match screen.format() {
@@ -83,8 +85,11 @@ pub(super) async fn invite(client: &Client, screen: &mut Screen, invite: &Invite
         Format::Name => screen.line(invited.token)?,
         Format::Table | Format::Wide => {
             screen.line(&invited.token)?;
-            screen
-                .next(format!("Holds for {:?}, {} use(s). On the new machine:", invite.ttl, invited.uses))?;
+            let machines = match invited.uses {
+                1 => "one machine. On it:".to_owned(),
+                uses => format!("{uses} machines. On each of them:"),
+            };
+            screen.next(format!("Holds for {}, for {machines}", age(invite.ttl)))?;
             screen.next("  snomesh join TOKEN && snomesh up")?;
         }
     }

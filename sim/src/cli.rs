@@ -7,6 +7,7 @@ mod nearest;
 mod place;
 
 use std::io::{self, Write};
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -38,7 +39,7 @@ use crate::verify::{VerifyError, verify};
 use crate::world::catch_panics;
 use args::{Changes, Cli, Command, ModelArgs, ReplayArgs, RunArgs, ShrinkArgs, TimelineArgs};
 use nearest::nearest;
-use place::{distinct, writable, write_whole};
+use place::{distinct, is_stdout, writable, write_whole};
 
 /// How many seeds the plain command runs each scenario with.
 const PLAIN_SEEDS: u64 = 2;
@@ -211,17 +212,10 @@ fn run_scenarios(args: &RunArgs) -> Result<u8, CliError> {
     {
         draw(timeline, args.html.as_deref(), args.svg.as_deref())?;
     }
-    match &args.json {
-        Some(path) if path.as_os_str() == "-" => {
-            batch.write_json(&mut io::stdout())?;
-            batch.print(&mut io::stderr())?;
-        }
-        Some(path) => {
-            write_whole(path, |out| batch.write_json(out))?;
-            batch.print(&mut io::stdout())?;
-        }
-        None => batch.print(&mut io::stdout())?,
+    if let Some(path) = &args.json {
+        write_whole(path, |out| batch.write_json(out))?;
     }
+    batch.print(&mut *beside(reports(args).into_iter().filter_map(|(_, path)| path)))?;
     let status = status(&batch);
     if status == HELD && !complete {
         let wanted = seeds.unwrap_or(1) * chosen.len() as u64;
@@ -233,10 +227,21 @@ fn run_scenarios(args: &RunArgs) -> Result<u8, CliError> {
 
 /// Says what is wrong with the places of the reports, before anything is run whose report would find none.
 fn check_places(args: &RunArgs) -> Result<(), CliError> {
+    let reports = reports(args);
+    distinct(&reports)?;
+    reports.into_iter().filter_map(|(_, path)| path).try_for_each(writable)
+}
+
+/// The reports that may be asked for, each with its option.
+fn reports(args: &RunArgs) -> [(&'static str, Option<&Path>); 4] {
     let RunArgs { json, trace, html, svg, .. } = args;
     let reports = [("--json", json), ("--trace", trace), ("--html", html), ("--svg", svg)];
-    distinct(&reports.map(|(option, path)| (option, path.as_deref())))?;
-    reports.into_iter().filter_map(|(_, path)| path.as_deref()).try_for_each(writable)
+    reports.map(|(option, path)| (option, path.as_deref()))
+}
+
+/// Where people are told of what else was written: standard output, unless a report goes there.
+fn beside<'a>(mut reports: impl Iterator<Item = &'a Path>) -> Box<dyn Write> {
+    if reports.any(is_stdout) { Box::new(io::stderr()) } else { Box::new(io::stdout()) }
 }
 
 /// All scenarios that are named, and the seed, if a token has one.
@@ -332,7 +337,7 @@ fn shrink_run(args: &ShrinkArgs) -> Result<u8, CliError> {
     let Shrunk { scenario, violation, before, after, runs, complete } = &shrunk;
     let path = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("{}-{seed}.toml", scenario.name)));
     write_whole(&path, |out| out.write_all(scenario.text().as_bytes()))?;
-    let mut out = io::stdout().lock();
+    let mut out = beside(iter::once(path.as_path()));
     writeln!(out, "{}  t={} s  {}", violation.checker, violation.at, violation.what)?;
     writeln!(out, "from {before}\nto   {after}")?;
     let seconds = begun.elapsed().as_secs_f64();
@@ -375,15 +380,15 @@ fn draw(timeline: &Timeline, page: Option<&Path>, picture: Option<&Path>) -> Res
 
 fn draw_trace(args: &TimelineArgs) -> Result<u8, CliError> {
     let path = &args.trace;
-    let beside = path.with_extension("html");
-    let page = args.html.as_deref().or_else(|| args.svg.is_none().then_some(beside.as_path()));
+    let named_alike = path.with_extension("html");
+    let page = args.html.as_deref().or_else(|| args.svg.is_none().then_some(named_alike.as_path()));
     let picture = args.svg.as_deref();
     distinct(&[("the trace", Some(path.as_path())), ("--html", page), ("--svg", picture)])?;
     let file = std::fs::File::open(path).map_err(|source| CliError::Read { path: path.clone(), source })?;
     let timeline = Timeline::read(&path.display().to_string(), io::BufReader::new(file))?;
     draw(&timeline, page, picture)?;
-    for path in [page, picture].into_iter().flatten() {
-        writeln!(io::stdout(), "wrote {}", path.display())?;
+    for path in [page, picture].into_iter().flatten().filter(|path| !is_stdout(path)) {
+        writeln!(beside([page, picture].into_iter().flatten()), "wrote {}", path.display())?;
     }
     Ok(HELD)
 }

@@ -342,6 +342,23 @@ fn several_scenarios_and_a_range_of_seeds_are_run_at_once() {
 }
 
 #[test]
+fn a_report_to_standard_output_is_alone_there() {
+    let traced = sim(&["run", "calm", "--trace", "-"]);
+    assert_eq!(status(&traced), 0, "{}", text(&traced.stderr));
+    assert!(text(&traced.stderr).contains("calm"), "{}", text(&traced.stderr));
+    for line in text(&traced.stdout).lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    }
+    let drawn = sim(&["run", "calm", "--svg", "-"]);
+    let picture = text(&drawn.stdout);
+    assert!(picture.starts_with("<svg") && picture.trim_end().ends_with("</svg>"), "{picture}");
+    let twice = sim(&["run", "calm", "--json", "-", "--trace", "-"]);
+    assert_eq!(status(&twice), 2);
+    assert!(text(&twice.stderr).contains("--json and --trace both name -"), "{}", text(&twice.stderr));
+    assert!(!PathBuf::from("-").exists());
+}
+
+#[test]
 fn a_batch_that_covers_too_little_is_3_when_the_gate_is_asked_for() {
     let output = sim(&["run", "calm", "--gate"]);
     assert_eq!(status(&output), 3, "{}", text(&output.stdout));

@@ -114,7 +114,8 @@ pub(super) struct RunArgs {
     /// How many seeds to run, one after another from the first; or from which to which, as in 5..20, both included.
     #[arg(long, value_name = "N|A..B", value_parser = parse_seeds)]
     pub(super) seeds: Option<Seeds>,
-    /// Run seeds for so long, such as 10m. With --seeds: stop when the time is up, and exit with 5 if some were left.
+    /// Run seeds for so long, such as 10m; a run that has begun is finished. With --seeds: stop when the time is up, and exit
+    /// with 5 if some were left.
     #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
     pub(super) lasts: Option<Duration>,
     #[command(flatten)]
@@ -122,7 +123,8 @@ pub(super) struct RunArgs {
     /// How many runs at a time; as many as there are processors without.
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=1_024))]
     pub(super) jobs: Option<u16>,
-    /// Write a report for programs into this file; - is standard output, the table then goes to standard error.
+    /// Write a report for programs into this file. - is standard output, for one of the reports; the table then goes to
+    /// standard error.
     #[arg(long)]
     pub(super) json: Option<PathBuf>,
     /// Write every record as a line of JSON into this file; for one scenario and one seed.

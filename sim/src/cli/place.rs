@@ -1,9 +1,10 @@
-//! Where reports go: a file that is there as a whole or not at all, or a pipe or device that is written to.
+//! Where reports go: a file that is there as a whole or not at all, or a pipe or device that is written to; `-` is standard
+//! output.
 //!
 //! What a path leads to is what is written: a link stays a link, and only a file is ever replaced.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use super::CliError;
@@ -13,11 +14,16 @@ const MAX_LINKS: usize = 40;
 /// How many names are tried for a file that nobody else has.
 const MAX_NAMES: u32 = 1_000;
 
+/// Whether a report goes to standard output, so that nothing else may.
+pub(super) fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
 /// Says whether a file can be written, by making the one beside it from which it will be renamed.
 ///
 /// A pipe or a device is not asked: whoever reads there would notice.
 pub(super) fn writable(path: &Path) -> Result<(), CliError> {
-    if path.as_os_str() == "-" || is_special(path) {
+    if is_stdout(path) || is_special(path) {
         return Ok(());
     }
     let draft = target(path).and_then(Draft::create);
@@ -29,8 +35,9 @@ pub(super) fn distinct(files: &[(&'static str, Option<&Path>)]) -> Result<(), Cl
     let mut taken: Vec<(&'static str, PathBuf)> = Vec::new();
     for &(name, path) in files {
         // A pipe takes one after the other. What leads nowhere is told when it is to be written.
-        let path = path.filter(|path| path.as_os_str() != "-" && !is_special(path));
-        let Some(target) = path.and_then(|path| target(path).ok()) else { continue };
+        let path = path.filter(|path| is_stdout(path) || !is_special(path));
+        let place = |path: &Path| if is_stdout(path) { Some(path.to_owned()) } else { target(path).ok() };
+        let Some(target) = path.and_then(place) else { continue };
         if let Some((other, path)) = taken.iter().find(|(_, other)| *other == target) {
             return Err(CliError::SamePlace { names: [*other, name], path: path.clone() });
         }
@@ -47,6 +54,9 @@ pub(super) fn write_whole(
     let write = || {
         let mut bytes = Vec::new();
         content(&mut bytes)?;
+        if is_stdout(path) {
+            return stdout().write_all(&bytes);
+        }
         if is_special(path) {
             return OpenOptions::new().write(true).open(path)?.write_all(&bytes);
         }

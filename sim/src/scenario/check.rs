@@ -7,6 +7,11 @@ use toml::de::{DeTable, DeValue};
 use super::value::Quantity as _;
 use super::{Groups, NodeSet, Scenario, ScenarioError};
 
+/// The most that a node may do in a second, and the most often that a thing may come again: more than anybody waits for,
+/// and far from where time has no room between two of them.
+const MAX_RATE: f64 = 1e6;
+const MAX_TIMES: u128 = 1_000_000;
+
 /// A field that makes no sense.
 #[derive(Debug)]
 pub(crate) struct Wrong {
@@ -83,9 +88,9 @@ impl Scenario {
             ("workload.counts_per_s", self.workload.counts_per_s),
             ("workload.elements_per_s", self.workload.elements_per_s),
         ];
-        match rates.iter().find(|(_, rate)| !rate.is_finite() || *rate < 0.0) {
+        match rates.iter().find(|(_, rate)| !(0.0..=MAX_RATE).contains(rate)) {
             Some((path, rate)) => {
-                let message = format!("{path} is {rate}: write how many per second, 0.0 or more");
+                let message = format!("{path} is {rate}: write how many per second, from 0.0 to {MAX_RATE}");
                 Err(Wrong::new(path, message))
             }
             None => Ok(()),
@@ -100,13 +105,25 @@ impl Scenario {
             vec![("workload.burst.every".to_owned(), burst), ("workload.rewrite.every".to_owned(), rewrite)];
         let faults = self.faults.iter().enumerate();
         pauses.extend(faults.map(|(number, fault)| (format!("fault.{number}.every"), fault.every)));
-        match pauses.iter().find(|(_, every)| every.is_some_and(|every| every.low().is_zero())) {
-            Some((path, _)) => {
-                let message = format!("{path} must not be zero, or it would never end; write \"3s\" or so");
-                Err(Wrong::new(path, message))
-            }
-            None => Ok(()),
+        let lasts = self.duration.high();
+        let often = |every: Duration| lasts.as_nanos() / every.as_nanos().max(1);
+        for (path, every) in pauses {
+            let Some(shortest) = every.map(|every| every.low()) else { continue };
+            let message = if shortest.is_zero() {
+                format!("{path} must not be zero, or it would never end; write \"3s\" or so")
+            } else if often(shortest) > MAX_TIMES {
+                let times = often(shortest);
+                format!(
+                    "{path} is {}: {times} times until everything heals at {}, write \"1s\" or so",
+                    shortest.text(),
+                    lasts.text()
+                )
+            } else {
+                continue;
+            };
+            return Err(Wrong::new(&path, message));
         }
+        Ok(())
     }
 
     /// Says which field no seed can reach with the others as they are, so that a run would test nothing of it.
@@ -236,6 +253,8 @@ converge_within = "10s"
     #[test]
     fn a_rate_below_nothing_is_an_error_in_its_line() {
         assert_error("[workload]\nkeys = 3\ncounts_per_s = -1.0\n", "11:16", "workload.counts_per_s is -1");
+        let often = "[workload]\nwrites_per_s = 1e12\n";
+        assert_error(often, "10:16", "workload.writes_per_s is 1000000000000: write how many per second");
         assert_error("[mesh]\nseeds = 0\n", "10:9", "write mesh.seeds = 1 or more");
     }
 
@@ -246,6 +265,8 @@ converge_within = "10s"
         assert_error("[workload.rewrite]\nevery = \"0s..1s\"\n", "10:9", wanted);
         let crash = "[[fault]]\nkind = \"crash\"\nat = \"1s\"\nnodes = 0\nevery = \"0s\"\n";
         assert_error(crash, "13:9", wanted);
+        let often = "workload.burst.every is 1ns: 5000000000 times until everything heals at 5s";
+        assert_error("[workload]\nburst = { every = \"1ns\", size = 5 }\n", "10:19", often);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The names of single writes.
 
+use std::cell::RefCell;
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::id::{Actor, Generation, NodeId};
 
@@ -22,8 +24,8 @@ pub enum Class {
 
 /// One sequence of writes: an actor and a class.
 ///
-/// A reference-counted name, because every entry bears one and an actor's name is 40 bytes; it compares by
-/// content, so that a store may hold several copies.
+/// A reference-counted name, because every entry bears one and an actor's name is 40 bytes. It compares by content; that
+/// one thread makes the same name only once is for memory's sake, for each link remembers the lanes of the whole mesh.
 #[derive(Clone)]
 pub struct Lane {
     /// What the node's id begins with, beside the pointer: most comparisons end here, and need not look behind it.
@@ -38,16 +40,59 @@ struct Name {
     tag: u128,
 }
 
-impl Lane {
-    /// Names the sequence of `actor`'s writes of `class`.
-    pub fn new(actor: Actor, class: Class) -> Self {
+/// The names that a thread has made and somebody still holds: hash consing, as Filliâtre and Conchon have it ("Type-safe
+/// modular hash-consing", 2006), with weak references.
+///
+/// By what a node's id begins with, and the life and class in one number. Of two names that agree in that only one is
+/// here, and the other has a copy for each that asks: who makes ids alike wins nothing but that.
+struct Names {
+    made: BTreeMap<(u64, u64), Weak<Name>>,
+    /// How many there are when those that nobody holds are dropped.
+    sweep_at: usize,
+}
+
+thread_local! {
+    static NAMES: RefCell<Names> =
+        const { RefCell::new(Names { made: BTreeMap::new(), sweep_at: Names::FEW }) };
+}
+
+impl Names {
+    /// So many are never worth a sweep.
+    const FEW: usize = 1_024;
+
+    /// The name, as it was made before or made now.
+    fn name(&mut self, actor: Actor, class: Class) -> Arc<Name> {
+        let key = (actor.node.head(), actor.generation.0 << 2 | class as u64);
+        if let Some(name) = self.made.get(&key).and_then(Weak::upgrade) {
+            return if (name.actor, name.class) == (actor, class) { name } else { Name::new(actor, class) };
+        }
+        if self.made.len() >= self.sweep_at {
+            self.made.retain(|_, name| name.strong_count() > 0);
+            self.sweep_at = (self.made.len() * 2).max(Self::FEW);
+        }
+        let name = Name::new(actor, class);
+        self.made.insert(key, Arc::downgrade(&name));
+        name
+    }
+}
+
+impl Name {
+    fn new(actor: Actor, class: Class) -> Arc<Self> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(actor.node.as_bytes());
         hasher.update(&actor.generation.0.to_le_bytes());
         hasher.update(&[class as u8]);
         let tag = hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default();
-        let name = Name { actor, class, tag: u128::from_le_bytes(tag) };
-        Self { head: actor.node.head(), name: Arc::new(name) }
+        Arc::new(Self { actor, class, tag: u128::from_le_bytes(tag) })
+    }
+}
+
+impl Lane {
+    /// Names the sequence of `actor`'s writes of `class`.
+    pub fn new(actor: Actor, class: Class) -> Self {
+        // A thread that ends has no table any more.
+        let name = NAMES.try_with(|names| names.borrow_mut().name(actor, class));
+        Self { head: actor.node.head(), name: name.unwrap_or_else(|_ending| Name::new(actor, class)) }
     }
 
     /// Stands for all lanes of a node up to that generation, that one included: whoever has seen its dot 1, the only
@@ -176,5 +221,47 @@ impl fmt::Display for Dot {
 impl fmt::Debug for Dot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane(id: [u8; 32], generation: u64) -> Lane {
+        Lane::new(Actor { node: NodeId::from_bytes(id), generation: Generation(generation) }, Class::Registry)
+    }
+
+    /// HARDENING: what a link has heard of costs no second copy of the name.
+    #[test]
+    fn a_name_that_is_held_is_made_once() {
+        let (first, again) = (lane([7; 32], 3), lane([7; 32], 3));
+        assert!(Arc::ptr_eq(&first.name, &again.name));
+        let other = lane([7; 32], 4);
+        assert!(first != other && !Arc::ptr_eq(&first.name, &other.name));
+    }
+
+    #[test]
+    fn names_that_begin_alike_are_not_mixed_up() {
+        let (mut id, first) = ([7; 32], lane([7; 32], 3));
+        id[31] = 8;
+        let other = lane(id, 3);
+        assert_ne!(first, other);
+        assert_eq!((other.actor().node, other.tag() == first.tag()), (NodeId::from_bytes(id), false));
+        assert_eq!(lane(id, 3), other);
+    }
+
+    /// HARDENING: a peer that spells out ever more names makes nobody remember them.
+    #[test]
+    fn names_that_nobody_holds_are_forgotten() {
+        let held: Vec<Lane> = (0..100).map(|generation| lane([1; 32], generation)).collect();
+        for number in 0..100_000_u64 {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&number.to_be_bytes());
+            drop(lane(id, 1));
+        }
+        let kept = NAMES.with_borrow(|names| names.made.len());
+        assert!(kept <= 2 * Names::FEW, "{kept}");
+        assert!(Arc::ptr_eq(&held[50].name, &lane([1; 32], 50).name));
     }
 }

@@ -1,9 +1,9 @@
 //! What a replica has seen: a version vector, and exactly which dots beyond it.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use crdts::{CvRDT, VClock};
+use smallvec::SmallVec;
 
 use super::{Dot, Lane, RangeSet};
 
@@ -42,12 +42,18 @@ impl CvRDT for VersionVector {
     }
 }
 
+/// So many lanes are put into a context one by one, each time moving those behind them.
+const FEW: usize = 8;
+
 /// A set of dots, exact: per lane its ranges of counters.
 ///
 /// Lanes without a dot are not in it, nor are parts of a [past](Lane::past) that is, so that equal sets are equal values.
+///
+/// One row of lanes in order: what most deltas account for is one lane and takes no memory of its own, and what a link
+/// remembers of thousands takes no more than they do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CausalContext {
-    lanes: BTreeMap<Lane, RangeSet>,
+    lanes: SmallVec<[(Lane, RangeSet); 1]>,
 }
 
 impl CausalContext {
@@ -73,18 +79,37 @@ impl CausalContext {
 
     /// Its lanes with their counters, in the order of the lanes.
     pub fn lanes(&self) -> impl Iterator<Item = (&Lane, &RangeSet)> {
-        self.lanes.iter()
+        self.lanes.iter().map(|(lane, counters)| (lane, counters))
     }
 
     /// The counters of one lane: all there can be, of one that is part of a past.
     pub fn lane(&self, lane: &Lane) -> Option<&RangeSet> {
-        self.lanes.get(lane).or_else(|| self.past_with(lane).map(|_| RangeSet::all()))
+        match self.place(lane) {
+            Ok(place) => Some(&self.lanes[place].1),
+            Err(place) => self.past_at(place, lane).map(|_| RangeSet::all()),
+        }
     }
 
     /// The past in it that a lane is part of.
     pub fn past_with(&self, lane: &Lane) -> Option<&Lane> {
+        let (Ok(place) | Err(place)) = self.place(lane);
+        self.past_at(place, lane)
+    }
+
+    /// Where a lane is, or would be.
+    fn place(&self, lane: &Lane) -> Result<usize, usize> {
+        // Most often whatever comes belongs at the end, or there is but one.
+        match self.lanes.last() {
+            Some((last, _)) if last < lane => Err(self.lanes.len()),
+            Some(_) => self.lanes.binary_search_by(|(other, _)| other.cmp(lane)),
+            None => Err(0),
+        }
+    }
+
+    /// The past that a lane, which is or would be there, is part of.
+    fn past_at(&self, place: usize, lane: &Lane) -> Option<&Lane> {
         // No other lane of the node stands between a lane that is gone and the past that it is part of.
-        self.lanes.range(lane..).next().map(|(next, _)| next).filter(|next| next.buries(lane))
+        self.lanes.get(place).map(|(next, _)| next).filter(|next| next.buries(lane))
     }
 
     /// Whether `dot` is in it.
@@ -114,10 +139,14 @@ impl CausalContext {
 
     /// Lets a lane go, and a past that it is part of.
     pub fn remove_lane(&mut self, lane: &Lane) {
-        if self.lanes.remove(lane).is_none()
-            && let Some(past) = self.past_with(lane).cloned()
-        {
-            self.lanes.remove(&past);
+        match self.place(lane) {
+            Ok(place) => {
+                self.lanes.remove(place);
+            }
+            Err(place) if self.past_at(place, lane).is_some() => {
+                self.lanes.remove(place);
+            }
+            Err(_) => {}
         }
     }
 
@@ -127,20 +156,44 @@ impl CausalContext {
     }
 
     fn drop_parts(&mut self, past: &Lane, whole: bool) {
-        while let Some(part) = self.lanes.range(..past).next_back().map(|(lane, _)| lane.clone()) {
-            if !past.buries(&part) {
-                break;
-            }
-            self.lanes.remove(&part);
-        }
-        if whole {
-            self.lanes.remove(past);
-        }
+        let (here, after) = match self.place(past) {
+            Ok(place) => (place, place + 1),
+            Err(place) => (place, place),
+        };
+        let parts = self.lanes[..here].iter().rev().take_while(|(part, _)| past.buries(part)).count();
+        self.lanes.drain(here - parts..if whole { after } else { here });
     }
 
     /// Adds all of `other`; says whether anything was new.
     pub fn union(&mut self, other: &Self) -> bool {
+        let is_new = |(lane, _): &&(Lane, RangeSet)| self.place(lane).is_err();
+        let many = other.lanes.len() > FEW;
+        let new = if many { other.lanes.iter().filter(is_new).count() } else { 0 };
+        if new > FEW {
+            return self.union_in_one_row(other, new);
+        }
         other.lanes.iter().fold(false, |grew, (lane, counters)| self.insert_all(lane, counters) || grew)
+    }
+
+    /// Adds all of `other` with many lanes that are new: nothing is moved more than once.
+    fn union_in_one_row(&mut self, other: &Self, new: usize) -> bool {
+        let own = std::mem::take(&mut self.lanes);
+        self.lanes.reserve_exact(own.len() + new);
+        let (mut own, mut grew) = (own.into_iter().peekable(), false);
+        for (lane, counters) in &other.lanes {
+            while let Some(before) = own.next_if(|(before, _)| before < lane) {
+                self.lanes.push(before);
+            }
+            // What stands behind this lane may be the past that it is part of.
+            match own.next_if(|(same, _)| same == lane) {
+                Some(same) => self.lanes.push(same),
+                None if own.peek().is_some_and(|(next, _)| next.buries(lane)) => continue,
+                None => {}
+            }
+            grew |= self.insert_all(lane, counters);
+        }
+        self.lanes.extend(own);
+        grew
     }
 
     /// What is in `self` and not in `other`.
@@ -157,28 +210,33 @@ impl CausalContext {
 
     /// Its contiguous part.
     pub fn vector(&self) -> VersionVector {
-        let dots =
-            self.lanes.iter().map(|(lane, counters)| crdts::Dot::new(lane.clone(), counters.contiguous()));
+        let dots = self.lanes().map(|(lane, counters)| crdts::Dot::new(lane.clone(), counters.contiguous()));
         VersionVector(dots.filter(|dot| dot.counter > 0).collect())
     }
 
     /// What is in it of a lane, to be added to; nothing of one that is part of a past, for nothing can be added.
     fn lane_mut(&mut self, lane: &Lane) -> Option<&mut RangeSet> {
-        if !self.lanes.contains_key(lane) {
-            if self.past_with(lane).is_some() {
-                return None;
+        let place = match self.place(lane) {
+            Ok(place) => place,
+            Err(place) if self.past_at(place, lane).is_some() => return None,
+            Err(place) => {
+                self.lanes.insert(place, (lane.clone(), RangeSet::new()));
+                place
             }
-            self.lanes.insert(lane.clone(), RangeSet::new());
-        }
-        self.lanes.get_mut(lane)
+        };
+        self.lanes.get_mut(place).map(|(_, counters)| counters)
     }
 }
 
 impl FromIterator<(Lane, RangeSet)> for CausalContext {
     fn from_iter<I: IntoIterator<Item = (Lane, RangeSet)>>(lanes: I) -> Self {
-        let mut context = Self::new();
-        for (lane, counters) in lanes {
-            context.insert_all(&lane, &counters);
+        let mut lanes: SmallVec<[(Lane, RangeSet); 1]> = lanes.into_iter().collect();
+        if !lanes.is_sorted_by(|(one, _), (next, _)| one < next) {
+            lanes.sort_by(|(one, _), (next, _)| one.cmp(next));
+        }
+        let mut context = Self { lanes: SmallVec::with_capacity(lanes.len()) };
+        for (lane, counters) in &lanes {
+            context.insert_all(lane, counters);
         }
         context
     }
@@ -198,11 +256,14 @@ impl CvRDT for CausalContext {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
-    use super::super::laws;
     use super::super::store::tests::lane;
+    use super::super::{Class, laws};
     use super::*;
+    use crate::id::{Actor, Generation, NodeId};
 
     fn any_context() -> impl Strategy<Value = CausalContext> {
         prop::collection::vec((0u8..3, 1u64..8), 0..8).prop_map(|dots| {
@@ -214,7 +275,61 @@ mod tests {
         })
     }
 
+    /// Of several lives of two nodes, with pasts.
+    fn any_lanes() -> impl Strategy<Value = Vec<(Lane, RangeSet)>> {
+        let class = prop_oneof![Just(Class::Registry), Just(Class::Attribute), Just(Class::Past)];
+        prop::collection::vec((0u8..4, 1u64..6, class, 1u64..4), 0..40).prop_map(|lanes| {
+            let lanes = lanes.into_iter().map(|(node, generation, class, last)| {
+                let actor =
+                    Actor { node: NodeId::from_bytes([node; 32]), generation: Generation(generation) };
+                let last = if class == Class::Past { 1 } else { last };
+                (Lane::new(actor, class), RangeSet::up_to(last))
+            });
+            lanes.collect()
+        })
+    }
+
+    /// What the row of lanes stands for: all dots but those of a past's parts.
+    fn obvious(lanes: &[(Lane, RangeSet)]) -> BTreeMap<Lane, RangeSet> {
+        let mut all = BTreeMap::<Lane, RangeSet>::new();
+        for (lane, counters) in lanes {
+            all.entry(lane.clone()).or_default().union(counters);
+        }
+        let pasts: Vec<Lane> = all.keys().filter(|lane| lane.is_past()).cloned().collect();
+        all.retain(|lane, _| !pasts.iter().any(|past| past != lane && past.buries(lane)));
+        all
+    }
+
+    fn shown(context: &CausalContext) -> BTreeMap<Lane, RangeSet> {
+        context.lanes().map(|(lane, counters)| (lane.clone(), counters.clone())).collect()
+    }
+
     proptest! {
+        #[test]
+        fn lanes_stand_in_order_and_pasts_for_their_parts(a in any_lanes(), b in any_lanes()) {
+            let whole: CausalContext = a.iter().cloned().collect();
+            prop_assert_eq!(shown(&whole), obvious(&a));
+            prop_assert!(whole.lanes.is_sorted_by(|(one, _), (next, _)| one < next));
+            let mut united = whole.clone();
+            let other: CausalContext = b.iter().cloned().collect();
+            let grew = united.union(&other);
+            prop_assert_eq!(shown(&united), obvious(&[a.clone(), b.clone()].concat()));
+            prop_assert_eq!(grew, united != whole);
+            for (lane, counters) in &b {
+                let seen = whole.lane(lane).is_some_and(|seen| seen.is_superset(counters));
+                prop_assert_eq!(seen, !whole.clone().insert_all(lane, counters));
+            }
+            let mut without = united.clone();
+            for (past, _) in b.iter().filter(|(lane, _)| lane.is_past()) {
+                without.bury(past);
+                prop_assert!(without.lanes().all(|(lane, _)| !past.buries(lane)));
+            }
+            for (lane, _) in &a {
+                united.remove_lane(lane);
+                prop_assert!(united.lane(lane).is_none());
+            }
+        }
+
         #[test]
         fn contexts_and_their_vectors_obey_the_laws(a in any_context(), b in any_context(), c in any_context()) {
             laws::join_semilattice(&a, &b, &c);

@@ -8,6 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use smallvec::SmallVec;
+
 use super::fields::{MAX_COUNTER, read_generation, read_ranges, write_ranges};
 use crate::codec::{Malformed, Reader, Writer};
 use crate::crdt::{CausalContext, Class, Dot, Key, Lane, RangeSet};
@@ -74,15 +76,17 @@ pub(super) struct Heard {
 impl Told {
     /// Begins a frame that names these lanes: spells out those that have no number yet, in ascending order.
     pub(super) fn begin<'a>(&mut self, writer: &mut Writer, lanes: impl Iterator<Item = &'a Lane>) {
-        let lanes: BTreeSet<&Lane> = lanes.collect();
+        let mut lanes: SmallVec<[&Lane; 4]> = lanes.collect();
+        lanes.sort_unstable();
+        lanes.dedup();
         let unknown = lanes.iter().filter(|lane| !self.lanes.contains_key(**lane)).count();
         if self.lanes.len() + unknown > MAX_NAMES {
             self.lanes.clear();
             self.keys.alone.clear();
         }
-        let new: Vec<&Lane> = lanes.into_iter().filter(|lane| !self.lanes.contains_key(*lane)).collect();
-        writer.count(new.len());
-        for lane in new {
+        lanes.retain(|lane| unknown > 0 && !self.lanes.contains_key(*lane));
+        writer.count(lanes.len());
+        for lane in lanes {
             match lane.other().and_then(|other| self.lanes.get(&other)) {
                 Some((number, _)) => writer.varint(number + 1),
                 None => spell(writer, lane),

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use data_encoding::{BASE32_NOPAD, HEXLOWER};
 
+use crate::time::UnixMillis;
+
 /// Names a node: SHA-256 of the `SubjectPublicKeyInfo` of its TLS key.
 ///
 /// Prints as 52 characters of lower-case base32 (RFC 4648, no padding), which is also a legal DNS label.
@@ -83,6 +85,23 @@ impl FromStr for NodeId {
 /// It guards dots: a counter that was lost with a disk is never used again under the same generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub u64);
+
+impl Generation {
+    /// How many low bits are drawn.
+    const DRAWN_BITS: u32 = 8;
+
+    /// The life after `last`, which begins now.
+    ///
+    /// It follows the clock, in milliseconds, so that what was turned back with a disk does not come again, and goes on
+    /// without the clock where that is behind; the low bits are drawn, so that two copies of one disk differ either way.
+    /// Greater than `last`, short of the end of numbers.
+    #[must_use]
+    pub fn after(last: Self, wall: UnixMillis, drawn: u8) -> Self {
+        let next = (last.0 >> Self::DRAWN_BITS) + 1;
+        let block = next.max(wall.0).min(u64::MAX >> Self::DRAWN_BITS);
+        Self(block << Self::DRAWN_BITS | u64::from(drawn))
+    }
+}
 
 impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

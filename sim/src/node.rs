@@ -141,8 +141,10 @@ impl Node {
     ) -> Result<(), String> {
         self.life += 1;
         let mut generator = seed.generator("start", &[number as u64, u64::from(self.life)]);
-        self.generation = (self.generation | 0xff) + 1 + crate::random::number(&mut generator, 0, 0xff);
-        let actor = Actor { node: self.id, generation: Generation(self.generation) };
+        let drawn = u8::try_from(crate::random::number(&mut generator, 0, 0xff)).unwrap_or_default();
+        let generation = Generation::after(Generation(self.generation), self.now(now).wall, drawn);
+        self.generation = generation.0;
+        let actor = Actor { node: self.id, generation };
         let mut config = config_of(number, scenario, &mut generator);
         config.seeds.extend(self.told_of.map(address_of));
         config.validate().map_err(|error| error.to_string())?;

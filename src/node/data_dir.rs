@@ -363,11 +363,8 @@ impl NodeFiles {
         Ok(identity)
     }
 
-    /// Begins a new life: a number greater than that of every earlier one, durable before it is used.
-    ///
-    /// It follows the clock too, so that a directory that was turned back does not turn the number back; the low
-    /// bits are drawn, so that two copies of one directory differ. It is also above `known`, whatever else remembers
-    /// of earlier lives.
+    /// Begins a new life, [after](Generation::after) the last one that the directory knows of and after `known`, whatever
+    /// else remembers of earlier lives; durable before it is used.
     ///
     /// # Errors
     ///
@@ -381,11 +378,9 @@ impl NodeFiles {
         let path = self.file("generation");
         let text = files::read(&path)?.unwrap_or_default();
         let last = text.trim().parse().unwrap_or_default();
-        let last = known.0.max(last);
-        let clock = wall.0.checked_mul(1 << 8).map_or(u64::MAX, |millis| millis | u64::from(drawn));
-        let next = last.saturating_add(1).max(clock);
+        let next = Generation::after(known.max(Generation(last)), wall, drawn);
         files::write(&path, &format!("{next}\n"), 0o600)?;
-        Ok(Generation(next))
+        Ok(next)
     }
 
     /// The credentials of the node: under the authority of its directory, which is made on the first start, or
@@ -497,12 +492,13 @@ mod tests {
         drop(first);
         let second = open(&path);
         assert_eq!(second.identity().unwrap().node_id(), node);
-        assert_eq!(second.next_generation(UnixMillis(5), 0, none).unwrap(), Generation(one.0 + 1));
+        // Wherever the clock is, copies of one directory go on in different lives.
+        assert_eq!(second.next_generation(UnixMillis(5), 9, none).unwrap(), Generation((1_001 << 8) | 9));
         std::fs::remove_file(second.file("generation")).unwrap();
         let known = Generation(1 << 50);
-        assert_eq!(second.next_generation(UnixMillis(5), 0, known).unwrap(), Generation(known.0 + 1));
+        assert_eq!(second.next_generation(UnixMillis(5), 0, known).unwrap(), Generation(known.0 + 256));
         std::fs::remove_file(second.file("generation")).unwrap();
-        assert!(second.next_generation(UnixMillis(1_001), 0, none).unwrap().0 > one.0 + 1);
+        assert!(second.next_generation(UnixMillis(1_002), 0, none).unwrap().0 > one.0 + 256);
     }
 
     #[test]

@@ -240,7 +240,7 @@ impl Mesh {
         let least = doubled.generation.max(after.unwrap_or(doubled.generation));
         let latest = self.replica.store().generation(&doubled.node).unwrap_or(least).max(least);
         // Low bits at random, for a double may do the same at this very moment.
-        let next = Generation((latest.0 | 0xff).saturating_add(1 + self.rng.random_range(0..0xff)));
+        let next = Generation::after(latest, now.wall, self.rng.random());
         self.reborn_at = Some(now.monotone);
         self.replica.rebirth(next);
         let alarm =

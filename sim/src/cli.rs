@@ -318,8 +318,9 @@ fn replay(args: &ReplayArgs) -> Result<u8, CliError> {
         return Err(CliError::NotOfRun { node, last: outcome.nodes - 1 });
     }
     let log = outcome.kept.log.as_deref().unwrap_or_default();
-    if log.is_empty() {
-        writeln!(io::stderr(), "sim: nothing in the log is of {}", args.filter())?;
+    let filter = args.filter();
+    if log.is_empty() && !filter.is_empty() {
+        writeln!(io::stderr(), "sim: nothing in the log is of {filter}")?;
     }
     let mut out = io::stdout().lock();
     out.write_all(log)?;

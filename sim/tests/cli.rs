@@ -95,6 +95,11 @@ fn a_failing_run_is_shrunk_to_a_file_that_fails_in_the_same_way() {
     let replayed = sim(&["replay", out.to_str().unwrap()]);
     assert_eq!(status(&replayed), 1);
     assert!(text(&replayed.stdout).contains("FAIL convergence"));
+    // Whole daemons are run for it where whole daemons failed.
+    let token = "calm@0x1+tier=quic+duration=2s+expect.converge_within=1ms";
+    let shrunk = sim(&["shrink", token, "--for", "30s", "--out", out.to_str().unwrap()]);
+    assert!([0, 5].contains(&status(&shrunk)), "{}", text(&shrunk.stderr));
+    assert!(std::fs::read_to_string(&out).unwrap().contains("tier = \"quic\""));
     let holds = sim(&["shrink", "three-node-partition@5", "--out", out.to_str().unwrap()]);
     assert_eq!(status(&holds), 2);
     assert!(text(&holds.stderr).contains("nothing to shrink"));

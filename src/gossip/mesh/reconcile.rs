@@ -252,8 +252,14 @@ impl Mesh {
         // Before it is told what was lost with an earlier life: this node has it still, in the next one.
         self.fence_later_life(now);
         self.observe_changes(now, true);
-        // Whoever else has offered may have nothing more to tell, and offers again if it has.
-        self.reconcile.offers.clear();
+        // Whoever else has offered may have nothing more to tell, and offers again if it has. Until it knows that, it takes
+        // this node for one that has to fetch, and sends nothing of what it has offered.
+        for link in std::mem::take(&mut self.reconcile.offers) {
+            if let Some(state) = self.links.get_mut(&link) {
+                state.tell_all();
+                self.busy.insert(link);
+            }
+        }
         self.timers.set_by(Timer::Want, now.monotone);
     }
 

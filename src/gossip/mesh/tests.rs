@@ -763,6 +763,38 @@ fn newcomers_fetch_what_was_collected_around() {
     }
 }
 
+/// A newcomer that fetched from one of those who had offered it gets what the others write afterwards at once: they know that
+/// they need not wait for it any more.
+#[test]
+fn what_was_fetched_elsewhere_is_not_waited_for() {
+    for count in 2..6 {
+        let mut world = World::new(count);
+        world.converge();
+        for node in 0..count {
+            world.set(node, &format!("mesh/key-{node}"), "1");
+            world.unset(node, &format!("mesh/key-{node}"));
+        }
+        world.converge();
+        world.run(Duration::from_secs(30));
+        // It calls all of them at once.
+        world.config.seeds = (0..count).map(address).collect();
+        let mesh = world.mesh(count, 1, Durability::Memory);
+        world.nodes.push(Node::new(mesh));
+        world.converge();
+        let offered: usize = (0..count).map(|node| world.nodes[node].sent[6]).sum();
+        assert!(offered >= count, "everybody offers it what they have written");
+        for node in 0..count {
+            world.set(node, "mesh/next", &format!("of {node}"));
+            world.run(Duration::from_millis(100));
+            assert_eq!(
+                world.get(count, "mesh/next"),
+                Some(value(&format!("of {node}"))),
+                "{node} of {count}"
+            );
+        }
+    }
+}
+
 /// SCENARIOS G-30: merging goes on whatever the clock shows; only writing is refused.
 #[test]
 fn a_node_whose_clock_is_wrong_refuses_to_write_until_it_is_right() {

@@ -9,7 +9,7 @@ use snomesh::gossip::Mesh;
 use snomesh::id::{Actor, Generation, NodeId};
 use snomesh::mesh::{CommandError, MeshHandle, Written};
 use snomesh::replica::{Attributes, WriteError};
-use snomesh::time::{Moment, Timestamp, UnixMillis};
+use snomesh::time::Moment;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -73,14 +73,16 @@ pub(super) struct World<'a> {
     pub(super) rehearsal: Rehearsal,
     agenda: BTreeMap<Moment, VecDeque<Step>>,
     agreed_at: Option<Moment>,
-    /// What is testified of lives that are over, wherever it is.
-    testified: BTreeSet<(NodeId, Timestamp)>,
+    /// What each node has testified last of lives that are over, or taken back.
+    testified: BTreeMap<usize, Dot>,
     /// Whether it has come to its end.
     over: bool,
     /// Frames of state and of control that all nodes had sent at the deadline.
     frames: (u64, u64),
-    /// How many packets were lost by then.
+    /// How many packets were lost by then, but for those of which something may be told afterwards.
     lost: u64,
+    /// How many were lost, at each sample of that time.
+    lost_lately: VecDeque<(Moment, u64)>,
     violations: Vec<Violation>,
     /// Commands that have been given.
     asked: Vec<JoinHandle<Answer>>,
@@ -95,10 +97,11 @@ impl<'a> World<'a> {
             machines,
             agenda: BTreeMap::new(),
             agreed_at: None,
-            testified: BTreeSet::new(),
+            testified: BTreeMap::new(),
             over: false,
             frames: (0, 0),
             lost: 0,
+            lost_lately: VecDeque::new(),
             violations: Vec::new(),
             asked: Vec::new(),
             ending: Vec::new(),
@@ -426,6 +429,7 @@ impl<'a> World<'a> {
         }
         let agree = digests.windows(2).all(|pair| pair[0] == pair[1]);
         let now = self.now();
+        self.note_losses(now);
         match (agree, self.agreed_at) {
             (true, None) => {
                 self.agreed_at = Some(now);
@@ -441,24 +445,31 @@ impl<'a> World<'a> {
         self.plan(now + if rests { SAMPLE_AT_REST } else { SAMPLE }, Step::Sample);
     }
 
+    /// Whoever lost a heartbeat shortly before the deadline may ask for the peer after it.
+    fn note_losses(&mut self, now: Moment) {
+        self.lost_lately.push_back((now, self.around.network.lock().coverage.count(Point::Lost)));
+        while self.lost_lately.front().is_some_and(|(at, _)| now.since(*at) > GREETING) {
+            self.lost_lately.pop_front();
+        }
+    }
+
     /// Rest is put off whenever lives are told to be over, or that is taken back, as in the first tier.
     async fn hear_testimonies(&mut self) {
-        let mut testified = BTreeSet::new();
+        let mut is_news = false;
         for node in 0..self.machines.len() {
-            let known =
-                |mesh: &Mesh| -> Vec<_> { mesh.replica().testified_before(UnixMillis(u64::MAX)).collect() };
-            testified.extend(self.ask(node, known).await.into_iter().flatten());
+            let Some(last) = self.ask(node, last_testimony).await.flatten() else { continue };
+            let before = self.testified.insert(node, last.clone());
+            is_news |= before.is_none_or(|before| before < last);
         }
         let (now, within) = (self.now(), self.around.scenario.expect.converge_within.high());
-        if testified != self.testified && self.rehearsal.times.put_off(now, within) {
+        if is_news && self.rehearsal.times.put_off(now, within) {
             self.plan_rest();
         }
-        self.testified = testified;
     }
 
     async fn deadline(&mut self) {
         self.frames = self.frames_sent();
-        self.lost = self.around.network.lock().coverage.count(Point::Lost);
+        self.lost = self.lost_lately.front().map_or(0, |(_, lost)| *lost);
         if self.agreed_at.is_some() {
             return;
         }
@@ -652,4 +663,16 @@ pub(super) fn followers(process: &Process) -> Vec<(String, Option<String>, crate
         (follower.name.clone(), follower.broken.clone(), follower.view().clone())
     };
     process.followers.iter().map(read).collect()
+}
+
+/// The last that a node has testified of lives that are over or taken back, as far as it is remembered: what it says counts
+/// from when it says it, and not from when all have heard it.
+fn last_testimony(mesh: &Mesh) -> Option<Dot> {
+    let replica = mesh.replica();
+    let is_own = |dot: &&Dot| dot.lane.actor().node == replica.actor().node;
+    let rows = replica.store().prefix("retired/");
+    rows.filter_map(|row| {
+        row.register().entries().iter().map(|entry| &entry.dot).filter(is_own).max().cloned()
+    })
+    .max()
 }

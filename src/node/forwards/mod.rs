@@ -250,7 +250,7 @@ impl Forwards {
         let mut state = self.state.lock().await;
         let wish = Wish::bind(&listen);
         let bound = self.listen(&mut state, listen, (destination, policy), Keeper::Forwards).await?;
-        state.is_met(&wish);
+        state.fulfil_wish(&wish);
         let change = state.changes;
         drop(state);
         self.save(change).await?;

@@ -36,7 +36,7 @@ impl Forwards {
             format!("tunnel \"{name}\"")
         })?;
         let tunnel = self.offer(&mut state, name.clone(), offer.clone(), Keeper::Forwards).await?;
-        state.is_met(&Wish::tunnel(&name));
+        state.fulfil_wish(&Wish::tunnel(&name));
         let monitor = state.exposed.get(&name).and_then(|exposure| exposure.monitor.as_ref());
         let reported = monitor.map(Monitor::follow);
         let change = state.changes;

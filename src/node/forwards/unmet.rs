@@ -60,7 +60,7 @@ impl Kept {
 
 impl State {
     /// It holds, whoever asked for it.
-    pub(super) fn is_met(&mut self, wish: &Wish) {
+    pub(super) fn fulfil_wish(&mut self, wish: &Wish) {
         let met = self.unmet.remove(wish);
         self.changes += u64::from(met.is_some_and(|unmet| unmet.saved.is_some()));
     }
@@ -69,7 +69,7 @@ impl State {
     pub(super) fn withdraw_wish(&mut self, wish: &Wish) -> bool {
         let was_saved = self.unmet.get(wish).is_some_and(|unmet| unmet.saved.is_some());
         if was_saved {
-            self.is_met(wish);
+            self.fulfil_wish(wish);
         }
         was_saved
     }
@@ -88,7 +88,7 @@ impl State {
     ) -> Result<(), String> {
         match outcome {
             Ok(_) => {
-                self.is_met(&wish);
+                self.fulfil_wish(&wish);
                 Ok(())
             }
             Err(error) => {

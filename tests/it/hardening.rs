@@ -437,16 +437,22 @@ fn a_full_disk_makes_a_node_read_only_until_there_is_room() {
     }
 }
 
-/// FEATURES P10: what was asked for is not forgotten because it does not hold at one start.
-#[test]
-fn a_bind_whose_port_is_taken_at_a_start_is_named_and_holds_when_it_is_free() {
-    let directory = tempfile::tempdir().unwrap();
-    let agent = Agent::start(directory.path(), "a", &[]);
+/// Where a node was bound to a tunnel before it stopped, and another program that has the port since.
+fn bound_and_taken(directory: &Path) -> (String, std::net::TcpListener) {
+    let agent = Agent::start(directory, "a", &[]);
     agent.ok(&["expose", "web", "9"]);
     let bound = agent.ok(&["bind", "0", "web", "-o", "json"]).json();
     let listen = bound["listen"].as_str().unwrap().to_owned();
     agent.stop();
     let taken = std::net::TcpListener::bind(&listen).unwrap();
+    (listen, taken)
+}
+
+/// FEATURES P10: what was asked for is not forgotten because it does not hold at one start.
+#[test]
+fn a_bind_whose_port_is_taken_at_a_start_is_named_and_holds_when_it_is_free() {
+    let directory = tempfile::tempdir().unwrap();
+    let (listen, taken) = bound_and_taken(directory.path());
     let agent = Agent::start(directory.path(), "a", &[]);
     assert!(agent.status()["binds"].as_array().unwrap().is_empty());
     let doctor = agent.run(&["doctor"]);
@@ -478,12 +484,7 @@ fn a_bind_whose_port_is_taken_at_a_start_is_named_and_holds_when_it_is_free() {
 #[test]
 fn a_saved_bind_that_does_not_hold_survives_a_configured_one_that_does_not_hold_either() {
     let directory = tempfile::tempdir().unwrap();
-    let agent = Agent::start(directory.path(), "a", &[]);
-    agent.ok(&["expose", "web", "9"]);
-    let bound = agent.ok(&["bind", "0", "web", "-o", "json"]).json();
-    let listen = bound["listen"].as_str().unwrap().to_owned();
-    agent.stop();
-    let taken = std::net::TcpListener::bind(&listen).unwrap();
+    let (listen, taken) = bound_and_taken(directory.path());
     let config = directory.path().join("config.toml");
     std::fs::write(&config, format!("[[bind]]\nlisten = \"{listen}\"\ntunnel = \"web\"\n")).unwrap();
     let agent = Agent::start(directory.path(), "a", &["-c", config.to_str().unwrap()]);

@@ -35,11 +35,8 @@ impl Forwards {
         let mut state = self.state.lock().await;
         // What does not hold and is only in the configuration is looked for there.
         state.unmet.retain(|_, unmet| unmet.saved.is_some());
-        let unmet = state.unmet.iter();
-        let unmet: Vec<_> =
-            unmet.filter_map(|(wish, unmet)| Some((wish.clone(), unmet.saved.clone()?))).collect();
-        for (wish, saved) in unmet {
-            note(&wish.to_string(), "taken up", self.take_up(&mut state, &saved).await);
+        for saved in state.saved_and_unmet().cloned().collect::<Vec<_>>() {
+            note(&saved.wish().to_string(), "taken up", self.take_up(&mut state, &saved).await);
         }
         let configured = |keeper: &Keeper| *keeper == Keeper::Configuration;
         let gone = state.exposed.iter().filter(|(_, exposure)| configured(&exposure.keeper));

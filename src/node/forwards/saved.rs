@@ -140,10 +140,10 @@ impl State {
             policy: Some(binding.route.policy.to_string()),
         });
         let mut saved = Saved { exposed: exposed.collect(), binds: binds.collect() };
-        for unmet in self.unmet.values().filter_map(|unmet| unmet.saved.clone()) {
+        for unmet in self.saved_and_unmet() {
             match unmet {
-                Kept::Exposure(exposure) => saved.exposed.push(exposure),
-                Kept::Bind(bind) => saved.binds.push(bind),
+                Kept::Exposure(exposure) => saved.exposed.push(exposure.clone()),
+                Kept::Bind(bind) => saved.binds.push(bind.clone()),
             }
         }
         serde_json::to_string(&saved).expect("texts and numbers are JSON")

@@ -50,7 +50,7 @@ pub(super) enum Kept {
 }
 
 impl Kept {
-    fn wish(&self) -> Wish {
+    pub(super) fn wish(&self) -> Wish {
         match self {
             Self::Exposure(exposure) => Wish::Tunnel(exposure.name.clone()),
             Self::Bind(bind) => Wish::Bind(bind.listen.clone()),
@@ -72,6 +72,11 @@ impl State {
             self.fulfil_wish(wish);
         }
         was_saved
+    }
+
+    /// What was saved and does not hold.
+    pub(super) fn saved_and_unmet(&self) -> impl Iterator<Item = &Kept> {
+        self.unmet.values().filter_map(|unmet| unmet.saved.as_ref())
     }
 
     /// What was saved waits to be [taken up](Forwards::take_up).

@@ -97,6 +97,8 @@ points! {
     ClockStood = "clock_stood",
     /// Wall clocks that jumped back.
     ClockWentBack = "clock_went_back",
+    /// Lives that were begun earlier than one that had been lived: the disk had been turned back, and so had the clock.
+    EarlierLives = "earlier_lives",
     /// Alarms about a peer's clock.
     DriftAlarms = "drift_alarms",
     /// Writes that a node refused because its clock is off against its peers'.

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use snomesh::gossip::{Record, Ticket};
+use snomesh::id::{Generation, NodeId};
 use snomesh::time::Moment;
 
 use crate::random::{self, Generator};
@@ -16,6 +17,8 @@ use crate::scenario::DiskFate;
 pub(crate) struct Disk {
     confirmed: Vec<Record>,
     writing: VecDeque<(Ticket, Record)>,
+    /// The lives that it was noted to begin, each with how many records were confirmed by then.
+    lives: Vec<(usize, Generation)>,
     /// When the last write will be through: a disk does one after another.
     free_at: Moment,
 }
@@ -32,7 +35,20 @@ pub(crate) struct Damage {
 impl Disk {
     /// What another machine finds that got a copy of it.
     pub(crate) fn copy(&self) -> Self {
-        Self { confirmed: self.confirmed.clone(), ..Self::default() }
+        Self { confirmed: self.confirmed.clone(), lives: self.lives.clone(), ..Self::default() }
+    }
+
+    /// Notes that a life begins: confirmed before the life writes.
+    pub(crate) fn begin_life(&mut self, generation: Generation) {
+        self.lives.push((self.confirmed.len(), generation));
+    }
+
+    /// The latest life of a node that it knows of, be it noted or taken up since.
+    pub(crate) fn last_life(&self, node: NodeId) -> Generation {
+        let entries = self.confirmed.iter().flat_map(Record::items).flat_map(|item| &item.entries);
+        let authors = entries.map(|entry| entry.dot.lane.actor()).filter(|author| author.node == node);
+        let noted = self.lives.iter().map(|(_, generation)| *generation);
+        noted.chain(authors.map(|author| author.generation)).max().unwrap_or(Generation(0))
     }
 
     /// Begins a write; says when it will be confirmed.
@@ -83,6 +99,10 @@ impl Disk {
             DiskFate::Lose => 0,
         };
         self.confirmed.truncate(kept);
+        if fate == DiskFate::Lose {
+            self.lives.clear();
+        }
+        self.lives.retain(|(after, _)| *after <= kept);
         Damage { caught, forgotten: before - kept }
     }
 }

@@ -70,8 +70,8 @@ pub(crate) struct Node {
     pub(crate) touched_at: Moment,
     /// How often it was started.
     pub(crate) life: u32,
-    /// The greatest generation that it has lived in.
-    generation: Generation,
+    /// The greatest generation that it has lived in, whether its disk knows or not.
+    pub(crate) latest: Generation,
     /// How far its wall clock is off.
     pub(crate) skew_millis: i64,
     /// What it has made durable.
@@ -106,7 +106,7 @@ impl Node {
             id: NodeId::from_bytes(bytes),
             touched_at: Moment(0),
             life: 0,
-            generation: Generation(0),
+            latest: Generation(0),
             skew_millis,
             disk: Disk::default(),
             process: None,
@@ -142,8 +142,9 @@ impl Node {
         self.life += 1;
         let mut generator = seed.generator("start", &[number as u64, u64::from(self.life)]);
         let drawn = u8::try_from(crate::random::number(&mut generator, 0, 0xff)).unwrap_or_default();
-        self.generation = Generation::after(self.generation, self.now(now).wall, drawn);
-        let actor = Actor { node: self.id, generation: self.generation };
+        let generation = Generation::after(self.disk.last_life(self.id), self.now(now).wall, drawn);
+        self.disk.begin_life(generation);
+        let actor = Actor { node: self.id, generation };
         let mut config = config_of(number, scenario, &mut generator);
         config.seeds.extend(self.told_of.map(address_of));
         config.validate().map_err(|error| error.to_string())?;
@@ -188,16 +189,17 @@ impl Node {
     pub(crate) fn copy(&mut self, other: &Self) {
         self.id = other.id;
         self.disk = other.disk.copy();
-        let lived = other.process.as_ref().map_or(Generation(0), |process| process.mesh.actor().generation);
-        self.generation = other.generation.max(lived);
         self.doubled = true;
+    }
+
+    /// It is known to have lived as that.
+    pub(crate) fn has_lived(&mut self, generation: Generation) {
+        self.latest = self.latest.max(generation);
     }
 
     /// Ends its process.
     pub(crate) fn stop(&mut self) -> Option<Process> {
-        let process = self.process.take()?;
-        self.generation = self.generation.max(process.mesh.actor().generation);
-        Some(process)
+        self.process.take()
     }
 }
 

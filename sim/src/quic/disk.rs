@@ -21,7 +21,7 @@ use snomesh::store::{Medium, StateFile};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::machine::sealed;
+use super::machine::{life_after, sealed};
 use crate::random::{self, Generator};
 use crate::scenario::{DiskFate, Drawn};
 
@@ -129,8 +129,7 @@ impl Disk {
             if notary.is_some() { StateFile::open_sealed_on(drive) } else { StateFile::open_on(drive) };
         let mut state = opened.map_err(|error| error.to_string())?;
         // One that met its double, or was taken for dead, has gone on in a life that the script does not know.
-        let last = state.last_life(config.actor.node);
-        let generation = config.actor.generation.max(Generation(last.0 + 1));
+        let generation = life_after(state.last_life(config.actor.node), &config, &mut generator);
         config.actor.generation = generation;
         state.begin_life(generation).map_err(|error| error.to_string())?;
         let (journal, tail) = journal();
@@ -171,13 +170,20 @@ impl Disk {
         }
     }
 
-    /// What a node has seen of a machine's lives since that one that its disk had not confirmed: a node takes up another
-    /// one when it has been taken for dead.
-    pub(super) fn hasty(&self, since: Actor) -> impl Fn(&Store) -> Option<String> + Send + use<> {
+    /// What a node has seen of that life of a machine, and of those it took up since, that its disk had not confirmed: a node
+    /// takes up another one when it has been taken for dead. Up to `before` are lives of which a disk that was turned back
+    /// knows nothing any more.
+    pub(super) fn hasty(
+        &self,
+        since: Actor,
+        before: Generation,
+    ) -> impl Fn(&Store) -> Option<String> + Send + use<> {
         let confirmed = self.lock().confirmed.clone();
         move |store| {
             let of_now = |lane: &&Lane| {
-                lane.class() == Class::Attribute && lane.actor().generation >= since.generation
+                let generation = lane.actor().generation;
+                let is_now = generation == since.generation || generation > since.generation.max(before);
+                lane.class() == Class::Attribute && is_now
             };
             let nothing = RangeSet::new();
             store.lanes_of(&since.node).filter(of_now).find_map(|lane| {
@@ -500,11 +506,12 @@ mod tests {
         disk.lock().confirmed.insert(lane.clone(), RangeSet::up_to(2));
         assert_eq!(disk.lost()(&seen(ACTOR, 1)), Some(lane.dot(2).to_string()));
         assert_eq!(disk.lost()(&seen(ACTOR, 2)), None);
-        assert_eq!(disk.hasty(ACTOR)(&seen(ACTOR, 2)), None);
-        assert_eq!(disk.hasty(ACTOR)(&seen(ACTOR, 3)), Some(lane.dot(3).to_string()));
+        assert_eq!(disk.hasty(ACTOR, Generation(0))(&seen(ACTOR, 2)), None);
+        assert_eq!(disk.hasty(ACTOR, Generation(0))(&seen(ACTOR, 3)), Some(lane.dot(3).to_string()));
         let reborn = Actor { generation: Generation(8), ..ACTOR };
-        assert!(disk.hasty(ACTOR)(&seen(reborn, 1)).is_some());
-        assert_eq!(disk.hasty(reborn)(&seen(ACTOR, 9)), None);
+        assert!(disk.hasty(ACTOR, Generation(0))(&seen(reborn, 1)).is_some());
+        assert_eq!(disk.hasty(ACTOR, reborn.generation)(&seen(reborn, 1)), None, "it was lost with the disk");
+        assert_eq!(disk.hasty(reborn, Generation(0))(&seen(ACTOR, 9)), None);
         assert!(disk.has_confirmed(&lane.dot(1)) && !disk.has_confirmed(&lane.dot(2)));
     }
 

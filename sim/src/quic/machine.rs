@@ -107,8 +107,10 @@ pub(super) struct Machine {
     pub(super) told_of: Option<usize>,
     /// How often it has been started.
     pub(super) lives: u32,
-    /// As what the script, or its operator, started it the last time.
-    pub(super) generation: Generation,
+    /// The greatest generation that it is known to have lived in, whatever its disk knows of.
+    pub(super) latest: Generation,
+    /// The greatest one before its present life.
+    pub(super) before: Generation,
 }
 
 /// Which of two machines with one name.
@@ -173,7 +175,8 @@ impl Machine {
             double: None,
             told_of: None,
             lives: 0,
-            generation: Generation(0),
+            latest: Generation(0),
+            before: Generation(0),
         }
     }
 
@@ -195,16 +198,15 @@ impl Machine {
         self.clock.stopped_at_millis.store(millis, Ordering::Relaxed);
     }
 
-    /// Starts the daemon, with what its disk holds if it has one, in no earlier life than this and in none that it has had.
-    /// Must be called in the runtime.
+    /// Starts the daemon, with what its disk holds if it has one, in the life that the script says, or a later one if it
+    /// remembers that. Must be called in the runtime.
     ///
     /// # Errors
     ///
     /// What is wrong with the disk.
-    pub(super) fn start(&mut self, earliest: Generation, around: &Surroundings<'_>) -> Result<(), String> {
+    pub(super) fn start(&mut self, scripted: Generation, around: &Surroundings<'_>) -> Result<(), String> {
         self.lives += 1;
-        self.generation = earliest.max(Generation(self.generation.0 + 1));
-        let (life, generation) = (self.lives, self.generation);
+        let life = self.lives;
         let clock = {
             let (began_at, clock) = (around.began_at, Arc::clone(&self.clock));
             let network = around.network.clone();
@@ -224,9 +226,9 @@ impl Machine {
         let endpoint = QuicEndpoint::with_socket(Arc::clone(&socket) as Arc<_>, QuicConfig::default(), tls)
             .expect("a simulated socket can be driven");
         let mut generator = around.seed.generator("process", &ids);
-        let config = DriverConfig {
+        let mut config = DriverConfig {
             gossip: self.gossip(around.scenario, &mut generator),
-            actor: Actor { node: self.id, generation },
+            actor: Actor { node: self.id, generation: scripted },
             seed: generator.next_u64(),
             event_capacity: self.ring,
             clock,
@@ -236,8 +238,11 @@ impl Machine {
             .mesh
             .sealed
             .then(|| -> Arc<dyn Notary> { Arc::new(self.credentials.identity.clone()) });
+        let actor;
         let (driver, disk) = match around.scenario.durability {
             Durable::Memory => {
+                config.actor.generation = life_after(self.latest, &config, &mut generator);
+                actor = config.actor;
                 let driver = Driver::new(config).expect("the scenario's settings held in the first tier");
                 (sealed(driver, notary), None)
             }
@@ -245,13 +250,19 @@ impl Machine {
                 let generator = around.seed.generator("disk", &ids);
                 let (driver, plug, keeper) =
                     self.disk.open(life, config, notary, around.scenario.disk.delay, generator)?;
+                actor = Actor { node: self.id, generation: plug.generation };
                 (driver, Some((plug, keeper)))
             }
         };
-        let generation = disk.as_ref().map_or(generation, |(plug, _)| plug.generation);
-        let actor = Actor { node: self.id, generation };
+        self.before = self.latest;
+        self.has_lived(actor.generation);
         self.process = Some(Process::compose(actor, driver, disk, (endpoint, socket), around, ids));
         Ok(())
+    }
+
+    /// It is known to have lived as that.
+    pub(super) fn has_lived(&mut self, generation: Generation) {
+        self.latest = self.latest.max(generation);
     }
 
     fn gossip(&self, scenario: &Scenario, generator: &mut Generator) -> Config {
@@ -265,6 +276,13 @@ impl Machine {
             ..config_of(self.number, scenario, generator)
         }
     }
+}
+
+/// The life that the script says, unless the machine remembers that one or a later one: then one after what it remembers.
+pub(super) fn life_after(last: Generation, config: &DriverConfig, generator: &mut Generator) -> Generation {
+    let scripted = config.actor.generation;
+    let drawn = u8::try_from(crate::random::number(generator, 0, 0xff)).unwrap_or_default();
+    if scripted > last { scripted } else { Generation::after(last, config.clock.now(), drawn) }
 }
 
 /// The driver of a node that seals what it writes, if it does.

@@ -59,6 +59,7 @@ const COUNTED: &[Point] = &[
     Point::ClockJumps,
     Point::ClockWentBack,
     Point::ClockStood,
+    Point::EarlierLives,
     Point::DriftAlarms,
     Point::IdleTimeouts,
     Point::Resets,

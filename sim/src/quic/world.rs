@@ -222,6 +222,9 @@ impl<'a> World<'a> {
         if self.around.scenario.durability == Durable::Disk && self.machines[node].double.is_none() {
             self.look_for_haste(node, actor).await;
         }
+        if let Some(lived) = self.ask(node, |mesh| mesh.replica().actor()).await {
+            self.machines[node].has_lived(lived.generation);
+        }
         let Some(process) = self.machines[node].process.take() else { return };
         let generator = self.around.seed.generator("crash", &[node as u64, actor.generation.0]);
         let damage = process.switch_off(fate, generator);
@@ -243,7 +246,8 @@ impl<'a> World<'a> {
     /// Nobody knows a write of a node whose disk had not confirmed it.
     async fn look_for_haste(&mut self, node: usize, actor: Actor) {
         for other in 0..self.machines.len() {
-            let hasty = self.machines[node].disk.hasty(actor);
+            let Machine { disk, before, .. } = &self.machines[node];
+            let hasty = disk.hasty(actor, *before);
             if let Some(dot) = self.ask(other, move |mesh| hasty(mesh.replica().store())).await.flatten() {
                 let what = format!("n{other} knows {dot}, which the disk of n{node} has not confirmed");
                 self.violated(Some(node), Broken::new(Checker::Durability, what));
@@ -271,11 +275,13 @@ impl<'a> World<'a> {
     }
 
     fn count_start(&self, node: usize) {
-        let life = self.machines[node].lives;
+        let Machine { lives: life, before, process, .. } = &self.machines[node];
+        let is_earlier = process.as_ref().is_some_and(|process| process.actor.generation < *before);
         let mut shared = self.around.network.lock();
-        shared.record(Some(node), Kind::Start, u64::from(life), 0, b"");
+        shared.record(Some(node), Kind::Start, u64::from(*life), 0, b"");
+        shared.coverage.add(Point::EarlierLives, u64::from(is_earlier));
         let joins = |effect: &Effect| matches!(effect, Effect::Join(nodes) if nodes.contains(&node));
-        if life > 1 {
+        if *life > 1 {
             shared.coverage.hit(Point::Restarts);
         } else if self.rehearsal.faults.iter().any(|planned| joins(&planned.effect)) {
             shared.coverage.hit(Point::Joins);

@@ -24,6 +24,7 @@ builtin! {
     "flapping-link",
     "crash-restart",
     "lost-disk",
+    "turned-back",
     "cloned-disk",
     "lagged-subscriber",
     "slow-peer",

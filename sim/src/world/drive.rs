@@ -2,6 +2,7 @@
 
 use snomesh::crdt::Lane;
 use snomesh::gossip::{Alarm, Event as Told, LinkId, MemberState, Mesh, Message, Output, Ticket};
+use snomesh::id::{Actor, Generation};
 use snomesh::time::{Moment, Now};
 
 use super::World;
@@ -94,14 +95,11 @@ impl World<'_> {
             Told::Alarm(Alarm::Corrupt { .. }) => self.coverage.hit(Point::RefusedByCore),
             Told::Alarm(Alarm::Forged { .. }) => self.coverage.hit(Point::RefusedForgery),
             Told::Alarm(Alarm::Drift { .. }) => self.coverage.hit(Point::DriftAlarms),
-            Told::Alarm(Alarm::Dead { .. }) => self.coverage.hit(Point::TakenForDead),
-            Told::Alarm(Alarm::Double { .. }) if self.nodes[node].doubled => {
-                self.coverage.hit(Point::Doubles);
+            Told::Alarm(Alarm::Dead { next, .. }) => {
+                self.coverage.hit(Point::TakenForDead);
+                self.nodes[node].has_lived(*next);
             }
-            Told::Alarm(Alarm::Double { doubled, .. }) => {
-                let what = format!("{doubled} took itself for a double, there is none");
-                self.violated(Some(node), Broken::new(Checker::Dots, what));
-            }
+            Told::Alarm(Alarm::Double { doubled, next }) => self.took_for_double(node, *doubled, *next),
             _ => {}
         }
         self.record(Some(node), Kind::Event, 0, 0, text.as_bytes());
@@ -110,6 +108,19 @@ impl World<'_> {
             process.published += 1;
         }
         self.wake_subscribers(node);
+    }
+
+    /// A node that goes on in another life because of a double has one, or has lived later than it remembers.
+    fn took_for_double(&mut self, node: usize, doubled: Actor, next: Generation) {
+        let machine = &mut self.nodes[node];
+        let was_turned_back = doubled.generation < machine.latest;
+        machine.has_lived(next);
+        if machine.doubled {
+            self.coverage.hit(Point::Doubles);
+        } else if !was_turned_back {
+            let what = format!("{doubled} took itself for a double, there is none");
+            self.violated(Some(node), Broken::new(Checker::Dots, what));
+        }
     }
 
     /// A verdict that a node is down must have a reason.

@@ -77,6 +77,8 @@ impl World<'_> {
         if let Some(process) = &self.nodes[node].process {
             let generation = process.mesh.actor().generation;
             self.starts.push(Started { at: self.now, node, life, generation });
+            self.coverage.add(Point::EarlierLives, u64::from(generation < self.nodes[node].latest));
+            self.nodes[node].has_lived(generation);
         }
         self.record(Some(node), Kind::Start, u64::from(life), 0, b"");
         if life > 1 {

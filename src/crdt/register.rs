@@ -126,13 +126,17 @@ impl Register {
         cover
     }
 
-    /// The counters by which whoever lacks some of the state is told that it does: what it [covers](Self::cover), and
-    /// the dot of each entry that stands beside a later one of its lane, as a removal does whose author let it go.
+    /// The counters by which whoever lacks some of the state is told that it does: the dot of each entry and all that it had
+    /// observed, also where another entry covers more of that lane. A removal stands so beside a later write of whoever let
+    /// it go, and covers what that write knew nothing of.
     pub(super) fn places(&self) -> SmallVec<[(Lane, u64); 2]> {
-        let mut places = self.cover();
-        for Dot { lane, counter } in self.entries.iter().map(|entry| &entry.dot) {
-            if !places.iter().any(|(of, place)| of == lane && place == counter) {
-                places.push((lane.clone(), *counter));
+        let mut places: SmallVec<[(Lane, u64); 2]> = SmallVec::new();
+        for entry in &self.entries {
+            let dot = (entry.dot.lane.clone(), entry.dot.counter);
+            for place in entry.observed.iter().cloned().chain([dot]) {
+                if let Err(at) = places.binary_search(&place) {
+                    places.insert(at, place);
+                }
             }
         }
         places

@@ -40,8 +40,8 @@ pub struct Revision(pub u64);
 
 /// The replicated state: a register per key, the exact context, and per lane the index of what covers what.
 ///
-/// **The index** maps each lane's counters to keys, over every key's dots *and* observed counters, the
-/// greatest per lane and key. So the keys that a delta must bring are one range scan away, and it needs no
+/// **The index** maps each lane's counters to keys, over the dots *and* the observed counters of every key's
+/// entries. So the keys that a delta must bring are one range scan away, and it needs no
 /// buffer of past writes: the live state, read through the index, is the buffer.
 ///
 /// **Generations.** In lanes of [`Class::Registry`] a node speaks of its own life: whatever it said in an
@@ -556,8 +556,8 @@ struct DeltaBuilder<'a> {
 impl DeltaBuilder<'_> {
     /// Adds the keys that cover missing counters, the latest first, or as many as the budget allows.
     ///
-    /// The index finds a key by the greatest counter that it covers, and by the dots of its entries. That is a missing one,
-    /// or one that this replica has not seen itself but that a write which it has seen had observed.
+    /// The index finds a key by the dots of its entries and by what each had observed. That is a missing one, or one that this
+    /// replica has not seen itself but that a write which it has seen had observed.
     ///
     /// # Errors
     ///

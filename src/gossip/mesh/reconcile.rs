@@ -229,14 +229,12 @@ impl Mesh {
         });
         let beyond = match agreed {
             Ok(Some(beyond)) => beyond,
-            // What is still missing is asked for again.
-            Ok(None) => return self.timers.set_by(Timer::Want, now.monotone),
+            Ok(None) => return self.is_done_fetching(now, link),
             // Checksums were verified when it came, seals are now.
             Err(corrupt) => return self.refuse(now, link, &corrupt),
         };
         if let Some(state) = self.links.get_mut(&link) {
             state.has(&reconciliation.delta.accounted);
-            state.tell_all();
             if state.handle_drift(!beyond.is_zero()) {
                 self.outputs.push_back(Output::Event(Event::Alarm(Alarm::Drift { peer, beyond })));
             }
@@ -252,9 +250,13 @@ impl Mesh {
         // Before it is told what was lost with an earlier life: this node has it still, in the next one.
         self.fence_later_life(now);
         self.observe_changes(now, true);
-        // Whoever else has offered may have nothing more to tell, and offers again if it has. Until it knows that, it takes
-        // this node for one that has to fetch, and sends nothing of what it has offered.
-        for link in std::mem::take(&mut self.reconcile.offers) {
+        self.is_done_fetching(now, link);
+    }
+
+    /// Nobody waits any more for this node to fetch, neither the one whom it has asked, be it agreed or not, nor those who had
+    /// offered: they hear what it has. Who has more to tell offers again, and what is still missing is asked for.
+    fn is_done_fetching(&mut self, now: Now, link: LinkId) {
+        for link in std::mem::take(&mut self.reconcile.offers).into_iter().chain([link]) {
             if let Some(state) = self.links.get_mut(&link) {
                 state.tell_all();
                 self.busy.insert(link);

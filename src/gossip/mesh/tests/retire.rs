@@ -290,6 +290,35 @@ impl Mesh {
     }
 }
 
+/// SCENARIOS G-12: whoever finds that it holds what nobody has seen writes that anew before it agrees. Until then it is not
+/// waited for by those who had offered: nobody else would be served, nothing let go, and it would be offered nothing.
+#[test]
+fn whoever_does_not_agree_yet_is_not_waited_for() {
+    let mut world = World::with(3, brisk());
+    world.converge();
+    world.cut.extend([(0, 2), (0, 1)]);
+    world.run(Duration::from_secs(4));
+    world.set(2, "mesh/last", "word");
+    world.run(Duration::from_secs(1));
+    world.isolate(1, true);
+    world.isolate(2, true);
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.member(0, 2), None, "it is evicted by one that has not seen its last word");
+    world.set(0, "mesh/other", "1");
+    world.unset(0, "mesh/other");
+    world.run(Duration::from_secs(10));
+    world.isolate(1, false);
+    world.isolate(2, true);
+    while world.get(0, "mesh/last").is_none() {
+        world.run(Duration::from_millis(10));
+    }
+    world.run(Duration::from_secs(1));
+    let serves = |node: &Node| node.mesh.links.values().any(|link| link.serve.is_some());
+    assert!(!world.nodes.iter().any(serves));
+    assert_eq!(world.nodes[1].mesh.replica().store().retired(&id(2)), Generation(1));
+    assert_eq!(world.get(1, "mesh/last"), Some(value("word")));
+}
+
 /// SCENARIOS G-32: whoever notices that both have seen the same and differ may be the one that lacks nothing, or the other.
 #[test]
 fn both_fetch_what_differs_whoever_notices_it() {

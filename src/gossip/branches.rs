@@ -12,7 +12,7 @@ use crate::id::NodeId;
 /// The branches over one link. Bounded by the authors there are.
 #[derive(Debug, Default)]
 pub(super) struct Branches {
-    passes: BTreeMap<NodeId, bool>,
+    branches: BTreeMap<NodeId, Branch>,
     /// Authors of whom there is something to offer, and whether one has come to them.
     offering: BTreeSet<NodeId>,
     has_offers: bool,
@@ -20,30 +20,52 @@ pub(super) struct Branches {
     probing: BTreeMap<Lane, u64>,
 }
 
+/// One author's writes over one link.
+#[derive(Debug, Default, Clone, Copy)]
+struct Branch {
+    /// Whether they are passed on.
+    passes: bool,
+    /// Whether the peer was told that they come another way, and not asked for them since.
+    refused: bool,
+}
+
 impl Branches {
     /// Whether nobody has said anything.
     pub(super) fn is_empty(&self) -> bool {
-        self.passes.is_empty()
+        self.branches.is_empty()
     }
 
     /// Whether an author's writes are passed on, if that was ever said.
     pub(super) fn passes(&self, author: &NodeId) -> Option<bool> {
-        self.passes.get(author).copied()
+        self.branches.get(author).map(|branch| branch.passes)
     }
 
     /// The peer has asked for an author's writes, or has them another way.
     pub(super) fn set(&mut self, author: NodeId, passes: bool) {
-        self.passes.insert(author, passes);
+        self.branches.entry(author).or_default().passes = passes;
     }
 
-    /// The peer gets an author's writes another way unless it has asked for them.
-    pub(super) fn leave(&mut self, author: NodeId) {
-        self.passes.entry(author).or_insert(false);
+    /// Whether the peer has been told that an author's writes come another way, and not been asked for them since: what
+    /// comes of them was on its way.
+    pub(super) fn refuses(&self, author: &NodeId) -> bool {
+        self.branches.get(author).is_some_and(|branch| branch.refused)
+    }
+
+    /// The peer is told that an author's writes come another way. It gets them another way itself, unless it has asked.
+    pub(super) fn refuse(&mut self, author: NodeId) {
+        self.branches.entry(author).or_default().refused = true;
+    }
+
+    /// The peer is asked for an author's writes.
+    pub(super) fn ask(&mut self, author: &NodeId) {
+        if let Some(branch) = self.branches.get_mut(author) {
+            branch.refused = false;
+        }
     }
 
     /// There is something of an author of whom the peer may know nothing.
     pub(super) fn offer(&mut self, author: NodeId) {
-        if !self.passes.contains_key(&author) {
+        if !self.branches.contains_key(&author) {
             self.has_offers |= self.offering.insert(author);
         }
     }
@@ -56,14 +78,14 @@ impl Branches {
     /// The peer is told of all that there is: it asks for what it gets no other way.
     pub(super) fn offered(&mut self) {
         for author in std::mem::take(&mut self.offering) {
-            self.leave(author);
+            self.branches.entry(author).or_default();
         }
     }
 
     /// An author's probe is to be passed on. If the peer gets it here first, it asks for the author's writes, and else it
-    /// gets them another way: whatever it had asked for before.
+    /// gets them another way: whatever it had asked for before. Here they come another way.
     pub(super) fn probe(&mut self, lane: Lane, number: u64) {
-        self.set(lane.actor().node, false);
+        self.branches.insert(lane.actor().node, Branch { passes: false, refused: true });
         self.probing.insert(lane, number);
     }
 
@@ -81,14 +103,14 @@ impl Branches {
 
     /// An author writes no more.
     pub(super) fn forget(&mut self, author: &NodeId) {
-        self.passes.remove(author);
+        self.branches.remove(author);
         self.offering.remove(author);
         self.probing.retain(|lane, _| lane.actor().node != *author);
     }
 
     #[cfg(test)]
     pub(super) fn remembered(&self) -> usize {
-        self.passes.len() + self.offering.len() + self.probing.len()
+        self.branches.len() + self.offering.len() + self.probing.len()
     }
 }
 
@@ -130,8 +152,21 @@ mod tests {
         }
         branches.probe(lane(3), 8);
         assert_eq!((branches.passes(&node(1)), branches.passes(&node(2))), (Some(false), Some(false)));
+        assert!(branches.refuses(&node(1)));
         assert_eq!(branches.take_probes(2), [(lane(1), 7), (lane(2), 7)]);
         assert_eq!(branches.take_probes(2), [(lane(3), 8)]);
         assert_eq!(branches.take_probes(2), []);
+    }
+
+    #[test]
+    fn whoever_was_told_to_bring_nothing_is_believed_again_when_it_is_asked() {
+        let mut branches = Branches::default();
+        branches.ask(&node(1));
+        branches.set(node(1), true);
+        branches.refuse(node(1));
+        assert!(branches.refuses(&node(1)) && !branches.refuses(&node(2)));
+        assert_eq!(branches.passes(&node(1)), Some(true), "what it has asked for it gets");
+        branches.ask(&node(1));
+        assert!(!branches.refuses(&node(1)));
     }
 }

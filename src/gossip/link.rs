@@ -220,9 +220,13 @@ impl Link {
 
     /// What comes of a lane comes another way: the peer is not to pass on its author's writes here.
     pub(super) fn prune(&mut self, lane: Lane) {
-        // Nor does the peer need them from here, unless it has asked.
-        self.branches.leave(lane.actor().node);
+        self.branches.refuse(lane.actor().node);
         self.pruning.insert(lane);
+    }
+
+    /// Whether what comes of an author is what was on its way when the peer was told to bring nothing.
+    pub(super) fn refuses(&self, author: &NodeId) -> bool {
+        self.branches.refuses(author)
     }
 
     /// Whether the peer has asked for that author's writes, and gets them from here.
@@ -429,6 +433,7 @@ impl Link {
 
     /// The peer is to be asked for a lane.
     pub(super) fn ask(&mut self, lane: Lane) {
+        self.branches.ask(&lane.actor().node);
         self.asking.insert(lane);
     }
 

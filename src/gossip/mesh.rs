@@ -209,14 +209,14 @@ impl Mesh {
         self.timers.set_by(Timer::Want, now.monotone);
         if self.is_linked(&lost.peer) {
             // What was asked for over this one, the peer does not pass on over the other.
-            self.graft(now, link, None);
+            self.graft(link, None);
             return;
         }
         self.clocks.forget(&lost.peer);
         if lost.is_established() {
             // What it wrote last, it may have told to some and not to others.
             self.retell(lost.peer, |_| true);
-            self.graft(now, link, Some(lost.peer));
+            self.graft(link, Some(lost.peer));
         }
         let stood = now.monotone.since(lost.up_at);
         self.dialer.lost(lost.peer, stood, &self.config, now.monotone, &mut self.rng);
@@ -284,7 +284,9 @@ impl Mesh {
                 let has_better = |author: &NodeId| {
                     if overlay.is_partial() { is_served } else { members.claims(author, &peer) }
                 };
+                let authors = lanes.iter().map(|(lane, _)| lane.actor().node).collect();
                 state.handle_want(lanes, has_better);
+                self.look_elsewhere(link, &authors);
             }
             Message::Delta(delta) => self.handle_delta(now, link, &delta),
             Message::Offer { floors } => self.handle_offer(now, link, &floors),
@@ -300,7 +302,7 @@ impl Mesh {
             Message::Taken { weight } => state.handle_taken(weight, now.monotone),
             Message::Neighbour { wanted } => {
                 if state.handle_neighbour(wanted) {
-                    self.graft(now, link, None);
+                    self.graft(link, None);
                 }
                 self.links_changed(now);
                 self.timers.set_by(Timer::Choose, now.monotone + self.config.surplus_after);

@@ -8,27 +8,17 @@ use super::LinkId;
 use crate::id::{Actor, Generation, NodeId};
 use crate::time::Moment;
 
-/// How long a way that a probe has found stands, whatever else comes meanwhile over the one before it.
-const STANDS: Duration = Duration::from_secs(1);
-
 /// How often an author may probe. Each probe passes every link once or twice, whoever has made it up.
 const MIN_PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The ways to all authors, and from this one.
 #[derive(Debug, Default)]
 pub(super) struct Trees {
-    ways: BTreeMap<NodeId, Way>,
+    ways: BTreeMap<NodeId, LinkId>,
     probes: BTreeMap<NodeId, Probe>,
     /// How often this node has probed, and when last.
     own: u64,
     own_at: Option<Moment>,
-}
-
-#[derive(Debug)]
-struct Way {
-    link: LinkId,
-    /// When a probe has found it.
-    found_at: Option<Moment>,
 }
 
 #[derive(Debug)]
@@ -39,20 +29,9 @@ struct Probe {
 }
 
 impl Trees {
-    /// A link has brought something new of an author, or its peer is to. Returns over which other one it came before.
-    pub(super) fn came(&mut self, author: NodeId, link: LinkId, now: Moment) -> Option<LinkId> {
-        let stands = |way: &Way| way.found_at.is_some_and(|at| now.since(at) < STANDS);
-        if self.ways.get(&author).is_some_and(stands) {
-            // It was on its way when the peer was told that there is a better one.
-            return None;
-        }
-        let before = self.ways.insert(author, Way { link, found_at: None }).map(|way| way.link);
-        before.filter(|before| *before != link)
-    }
-
-    /// A probe came first over a link.
-    pub(super) fn found(&mut self, author: NodeId, link: LinkId, now: Moment) {
-        self.ways.insert(author, Way { link, found_at: Some(now) });
+    /// An author's writes come over that link from now on, or are to. Returns over which other one they came before.
+    pub(super) fn come_by(&mut self, author: NodeId, link: LinkId) -> Option<LinkId> {
+        self.ways.insert(author, link).filter(|before| *before != link)
     }
 
     /// Whether it is an author's newest probe, seen for the first time.
@@ -81,7 +60,7 @@ impl Trees {
 
     /// Whether an author's writes come over that link.
     pub(super) fn come_over(&self, author: &NodeId, link: LinkId) -> bool {
-        self.ways.get(author).is_some_and(|way| way.link == link)
+        self.ways.get(author) == Some(&link)
     }
 
     /// Whether it is known over which link an author's writes come.
@@ -89,15 +68,20 @@ impl Trees {
         self.ways.contains_key(author)
     }
 
+    /// Nothing comes of an author any more the way it came.
+    pub(super) fn lose(&mut self, author: &NodeId) {
+        self.ways.remove(author);
+    }
+
     /// An author writes no more.
     pub(super) fn forget(&mut self, author: &NodeId) {
-        self.ways.remove(author);
+        self.lose(author);
         self.probes.remove(author);
     }
 
     /// A link brings nothing more: returns whose writes had come over it.
     pub(super) fn cut(&mut self, link: LinkId) -> Vec<NodeId> {
-        let cut = |(author, way): (&NodeId, &Way)| (way.link == link).then_some(*author);
+        let cut = |(author, way): (&NodeId, &LinkId)| (*way == link).then_some(*author);
         let orphans: Vec<NodeId> = self.ways.iter().filter_map(cut).collect();
         for author in &orphans {
             self.ways.remove(author);
@@ -121,23 +105,12 @@ mod tests {
     #[test]
     fn whoever_came_over_a_link_last_is_cut_off_with_it() {
         let mut trees = Trees::default();
-        for (author, link) in [(1, 7), (2, 7), (3, 8), (2, 8)] {
-            trees.came(node(author), LinkId(link), at(0));
-        }
+        let came = [(1, 7), (2, 7), (3, 8), (2, 8)];
+        let before = came.map(|(author, link)| trees.come_by(node(author), LinkId(link)));
+        assert_eq!(before, [None, None, None, Some(LinkId(7))]);
         assert_eq!(trees.cut(LinkId(7)), [node(1)]);
         assert_eq!(trees.cut(LinkId(7)), []);
         assert_eq!(trees.cut(LinkId(8)), [node(2), node(3)]);
-    }
-
-    /// Both would be told to bring nothing: the old way by the probe, and the new one by what came late over the old.
-    #[test]
-    fn what_was_on_its_way_does_not_turn_a_way_back_that_was_just_found() {
-        let mut trees = Trees::default();
-        assert_eq!(trees.came(node(1), LinkId(7), at(0)), None);
-        trees.found(node(1), LinkId(8), at(100));
-        assert_eq!(trees.came(node(1), LinkId(7), at(200)), None);
-        assert!(trees.come_over(&node(1), LinkId(8)));
-        assert_eq!(trees.came(node(1), LinkId(7), at(1_200)), Some(LinkId(8)), "it does come that way");
     }
 
     /// HARDENING: whoever makes probes up, in whosever name, is not passed on more often than this.

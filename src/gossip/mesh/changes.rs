@@ -39,7 +39,7 @@ impl Mesh {
                 }
             }
         }
-        self.note_ways(now, link, &fresh);
+        self.note_ways(link, &fresh);
         if !self.overlay.is_partial() && fresh.iter().any(|lane| lane.actor().node != peer) {
             self.timers.set_by(Timer::Announce, now.monotone + REPAIR_PAUSE);
         }

@@ -69,7 +69,7 @@ impl Mesh {
         }
         self.timers.set_by(Timer::Dial, now.monotone);
         let surplus = self.note_wanted(now);
-        self.ask_for_unknown(now);
+        self.ask_for_unknown();
         for link in surplus {
             self.close(now, link, CloseReason::Surplus);
         }
@@ -113,7 +113,7 @@ impl Mesh {
                 surplus.push(*id);
             }
         }
-        cut.into_iter().for_each(|link| self.graft(now, link, None));
+        cut.into_iter().for_each(|link| self.graft(link, None));
         if changed {
             self.links_changed(now);
         }

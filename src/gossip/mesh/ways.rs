@@ -16,14 +16,15 @@ const PROBE_PAUSE: Duration = Duration::from_secs(2);
 
 impl Mesh {
     /// A link has brought something new of some lanes: their authors' writes come over it from now on, and over no other.
-    pub(super) fn note_ways(&mut self, now: Now, link: LinkId, fresh: &BTreeSet<Lane>) {
+    pub(super) fn note_ways(&mut self, link: LinkId, fresh: &BTreeSet<Lane>) {
         // Over a link that nobody wants came what was asked for, and nothing follows.
-        if !self.links.get(&link).is_some_and(Link::is_neighbour) {
-            return;
-        }
         let own = self.actor().node;
-        for lane in fresh.iter().filter(|lane| lane.actor().node != own) {
-            let before = self.trees.came(lane.actor().node, link, now.monotone);
+        let Some(state) = self.links.get(&link).filter(|state| state.is_neighbour()) else { return };
+        // Nor does it where the peer was told to bring nothing: what was on its way would turn the way back.
+        let follows = |author: NodeId| author != own && (author == state.peer || !state.refuses(&author));
+        let follow: Vec<&Lane> = fresh.iter().filter(|lane| follows(lane.actor().node)).collect();
+        for lane in follow {
+            let before = self.trees.come_by(lane.actor().node, link);
             if let Some(id) = before.filter(|_| self.overlay.is_partial())
                 && let Some(other) = self.links.get_mut(&id)
             {
@@ -34,23 +35,23 @@ impl Mesh {
     }
 
     /// A link brings nothing more: others are asked for the writes that came over it.
-    pub(super) fn graft(&mut self, now: Now, gone: LinkId, lost: Option<NodeId>) {
+    pub(super) fn graft(&mut self, gone: LinkId, lost: Option<NodeId>) {
         let orphans = self.trees.cut(gone);
-        self.ask_nearest(now, &orphans, lost);
+        self.ask_nearest(&orphans, lost);
     }
 
     /// Asks for the writes of those of whom it is not known which way they come.
-    pub(super) fn ask_for_unknown(&mut self, now: Now) {
+    pub(super) fn ask_for_unknown(&mut self) {
         let unknown =
             |member: &&Member| member.state == MemberState::Alive && !self.trees.knows(&member.node);
         let orphans: Vec<NodeId> = self.members.iter().filter(unknown).map(|member| member.node).collect();
-        self.ask_nearest(now, &orphans, None);
+        self.ask_nearest(&orphans, None);
     }
 
     /// For each of some authors, the neighbour that published links lead to the author from in the fewest steps, and not
     /// over a peer that is lost, is asked to pass its writes on: the ways that all who ask choose so make no circle. Where
     /// links have been there for a while, all neighbours are asked, and the first one is it.
-    fn ask_nearest(&mut self, now: Now, authors: &[NodeId], lost: Option<NodeId>) {
+    fn ask_nearest(&mut self, authors: &[NodeId], lost: Option<NodeId>) {
         if !self.overlay.is_partial() || authors.is_empty() {
             return;
         }
@@ -64,14 +65,18 @@ impl Mesh {
             // anyhow: it is rare there that a way is lost, a superfluous one costs one write, and a gap costs a second.
             let is_child = |id: &LinkId| self.links.get(id).is_some_and(|link| link.serves(author));
             let rests = self.links.get(nearest).is_some_and(Link::is_settled);
-            let asked: Vec<LinkId> = if rests || is_child(nearest) {
+            let mut asked: Vec<LinkId> = if rests || is_child(nearest) {
                 neighbours.iter().map(|(id, _)| *id).filter(|id| !is_child(id)).collect()
             } else {
                 vec![*nearest]
             };
+            // All get them from here: they look elsewhere. Of whom is lost itself there is nothing to be had.
+            if rests && asked.is_empty() && lost != Some(*author) {
+                asked.extend(neighbours.iter().filter(|(_, peer)| lost != Some(*peer)).map(|(id, _)| *id));
+            }
             for id in asked {
                 self.ask_for(author, id);
-                self.trees.came(*author, id, now.monotone);
+                self.trees.come_by(*author, id);
             }
         }
     }
@@ -89,6 +94,17 @@ impl Mesh {
             link.ask(lane.clone());
         }
         self.busy.insert(id);
+    }
+
+    /// A peer asks for some authors' writes. If they come from that peer itself, it has lost its way to them, and with it this
+    /// node has: others are asked, as the route errors of AODV have it (Perkins and Royer, WMCSA 1999).
+    pub(super) fn look_elsewhere(&mut self, id: LinkId, authors: &BTreeSet<NodeId>) {
+        let link = self.links.get(&id).filter(|link| link.is_neighbour() && link.is_settled());
+        let Some(peer) = link.map(|link| link.peer).filter(|_| self.overlay.is_partial()) else { return };
+        let lost = authors.iter().filter(|author| **author != peer && self.trees.come_over(author, id));
+        let orphans: Vec<NodeId> = lost.copied().collect();
+        orphans.iter().for_each(|author| self.trees.lose(author));
+        self.ask_nearest(&orphans, Some(peer));
     }
 
     /// Looks for the fastest ways to everybody, once its own links will stay and whenever links have changed since:
@@ -126,7 +142,7 @@ impl Mesh {
             if let Some(link) = self.links.get_mut(&id) {
                 link.handle_probe(author);
             }
-            self.trees.found(author, id, now.monotone);
+            self.trees.come_by(author, id);
             self.ask_for(&author, id);
             self.pass_probe(&ways, &lane, number);
         }

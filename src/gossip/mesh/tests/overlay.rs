@@ -1,6 +1,7 @@
 //! Meshes that are too large to be full, made small by a low limit; and halves that must find each other.
 
 use super::*;
+use crate::crdt::Lane;
 
 const NODES: usize = 28;
 
@@ -170,6 +171,91 @@ fn a_lost_way_to_an_author_is_replaced_before_it_is_missed() {
     assert!(world.now.since(start) <= 8 * DELAY, "{:?}", world.now.since(start));
 }
 
+/// Far apart, each with few links.
+fn wide(nodes: usize) -> World {
+    let config = Config { full_mesh: 8, ..Config::default() };
+    let mut world = World { is_wide: true, ..World::with(nodes, config) };
+    world.run(Duration::from_secs(40));
+    world.agree();
+    world
+}
+
+impl World {
+    /// Says that whoever is to bring some author's writes to a node does so.
+    fn assert_ways(&self, fallen: &BTreeSet<usize>, when: &str) {
+        let mesh =
+            |of: &NodeId| self.nodes.iter().map(|node| &node.mesh).find(|mesh| mesh.actor().node == *of);
+        for node in (0..self.nodes.len()).filter(|node| !fallen.contains(node)) {
+            let own = &self.nodes[node].mesh;
+            for author in (0..self.nodes.len()).filter(|author| *author != node && !fallen.contains(author)) {
+                let over = |link: &LinkId| own.trees.come_over(&id(author), *link);
+                let way = own.links.iter().find(|(link, _)| over(link)).map(|(_, link)| link.peer);
+                let serves = |peer: &NodeId| {
+                    let mut back = mesh(peer).into_iter().flat_map(|mesh| mesh.links.values());
+                    *peer == id(author) || back.any(|link| link.peer == id(node) && link.serves(&id(author)))
+                };
+                assert!(way.is_some_and(|peer| serves(&peer)), "{when}: nothing of {author} comes to {node}");
+            }
+        }
+    }
+}
+
+/// SCENARIOS G-22: something of an author may be on its way still from one who was told to bring nothing. It comes first,
+/// and must not turn the way back: both would be told to bring nothing.
+#[test]
+fn what_was_on_its_way_does_not_turn_a_way_back() {
+    let mut world = wide(NODES);
+    for author in 0..NODES {
+        let node = (author + NODES / 2) % NODES;
+        let before: Vec<LinkId> = world.nodes[node].mesh.links.keys().copied().collect();
+        for link in before {
+            let (now, text) = (world.time(), format!("{author} {link:?}"));
+            world.nodes[author].mesh.set(now, &key("mesh/x"), value(&text)).unwrap();
+            let store = world.nodes[author].mesh.replica.store();
+            let lanes: Vec<Lane> = store.lanes_of(&id(author)).cloned().collect();
+            let delta = store.delta(&lanes, &world.nodes[node].mesh.replica.store().context(), usize::MAX);
+            world.nodes[node].mesh.handle_message(now, link, Message::Delta(delta));
+            world.drain(node);
+            world.drain(author);
+            world.run(Duration::from_secs(1));
+            world.assert_ways(&BTreeSet::new(), &format!("after something of {author} came to {node}"));
+        }
+    }
+}
+
+/// FEATURES S6, SCENARIOS G-22: who loses the way to an author, and is linked with nobody but those who get the author's
+/// writes from there, asks those: they look elsewhere.
+#[test]
+fn a_way_is_found_around_those_who_get_the_same_from_here() {
+    let mut world = wide(60);
+    let place = |of: NodeId| (0..60).find(|node| id(*node) == of).unwrap();
+    for (round, author) in (0..60).step_by(6).enumerate() {
+        let children = |node: usize| {
+            let links = world.nodes[node].mesh.links.values();
+            let served = links.filter(|link| link.serves(&id(author))).map(|link| place(link.peer));
+            served.collect::<BTreeSet<usize>>()
+        };
+        let is_linked = |node: &usize| world.nodes[*node].mesh.linked().any(|peer| peer == id(author));
+        let far = (0..60).filter(|node| *node != author && !is_linked(node));
+        let (node, children) =
+            far.map(|node| (node, children(node))).max_by_key(|(_, all)| all.len()).unwrap();
+        assert!(!children.is_empty());
+        let others = (0..60).filter(|other| *other != node && !children.contains(other));
+        world.cut.extend(others.map(|other| (node.min(other), node.max(other))));
+        world.run(Duration::from_secs(4));
+        let (start, text) = (world.now, round.to_string());
+        world.set(author, "mesh/x", &text);
+        while (0..60).any(|node| world.get(node, "mesh/x") != Some(value(&text))) {
+            world.step();
+        }
+        let took = world.now.since(start);
+        assert!(took <= Duration::from_millis(400), "from {author} to {node} by {children:?}: {took:?}");
+        world.cut.clear();
+        world.run(Duration::from_secs(30));
+        world.assert_ways(&BTreeSet::new(), &format!("after {node} was cut off"));
+    }
+}
+
 /// SCENARIOS G-35: while everybody writes, states are never the same; that alone makes nobody tell everything.
 #[test]
 fn audits_in_vain_become_rare() {
@@ -253,7 +339,7 @@ fn pruning_what_nobody_wrote_is_forgotten() {
     let link = *world.links.keys().next().unwrap();
     let lanes = (1..50_000u64).map(|life| {
         let actor = Actor { node: id(7), generation: Generation(life) };
-        crate::crdt::Lane::new(actor, crate::crdt::Class::Attribute)
+        Lane::new(actor, crate::crdt::Class::Attribute)
     });
     world.nodes[0].mesh.handle_message(now, link, Message::Prune { lanes: lanes.collect() });
     assert_eq!(world.nodes[0].mesh.links[&link].remembered(), 0);
@@ -269,7 +355,7 @@ fn probes_that_are_made_up_are_not_passed_on() {
     let link = *world.nodes[0].mesh.links.keys().next().unwrap();
     let lane = |node: usize, life| {
         let actor = Actor { node: id(node), generation: Generation(life) };
-        crate::crdt::Lane::new(actor, crate::crdt::Class::Registry)
+        Lane::new(actor, crate::crdt::Class::Registry)
     };
     let kept = |world: &World| world.nodes[0].mesh.links.values().map(Link::remembered).sum::<usize>();
     let remembered = kept(&world);

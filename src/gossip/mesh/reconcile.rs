@@ -229,7 +229,7 @@ impl Mesh {
         });
         let beyond = match agreed {
             Ok(Some(beyond)) => beyond,
-            Ok(None) => return self.is_done_fetching(now, link),
+            Ok(None) => return self.end_fetching(now, link),
             // Checksums were verified when it came, seals are now.
             Err(corrupt) => return self.refuse(now, link, &corrupt),
         };
@@ -250,12 +250,12 @@ impl Mesh {
         // Before it is told what was lost with an earlier life: this node has it still, in the next one.
         self.fence_later_life(now);
         self.observe_changes(now, true);
-        self.is_done_fetching(now, link);
+        self.end_fetching(now, link);
     }
 
     /// Nobody waits any more for this node to fetch, neither the one whom it has asked, be it agreed or not, nor those who had
     /// offered: they hear what it has. Who has more to tell offers again, and what is still missing is asked for.
-    fn is_done_fetching(&mut self, now: Now, link: LinkId) {
+    fn end_fetching(&mut self, now: Now, link: LinkId) {
         for link in std::mem::take(&mut self.reconcile.offers).into_iter().chain([link]) {
             if let Some(state) = self.links.get_mut(&link) {
                 state.tell_all();

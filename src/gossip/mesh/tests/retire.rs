@@ -17,6 +17,23 @@ fn brisk() -> Config {
 }
 
 impl World {
+    /// The last word of the third node was heard by the second alone. Each is by itself since, and the first has evicted both.
+    fn with_a_last_word_unheard() -> Self {
+        let mut world = Self::with(3, brisk());
+        world.converge();
+        world.cut.extend([(0, 2), (0, 1)]);
+        world.run(Duration::from_secs(4));
+        world.set(2, "mesh/last", "word");
+        world.run(Duration::from_secs(1));
+        assert_eq!(world.get(1, "mesh/last"), Some(value("word")));
+        world.isolate(1, true);
+        world.isolate(2, true);
+        world.run(Duration::from_secs(60));
+        let evicted = (world.member(0, 1), world.member(0, 2));
+        assert_eq!(evicted, (None, None), "both are evicted by one that is alone");
+        world
+    }
+
     /// Starts a node again, with nothing.
     fn restart(&mut self, node: usize, generation: u64) {
         self.isolate(node, true);
@@ -220,21 +237,7 @@ fn what_was_testified_is_remembered_while_somebody_is_evicted() {
 /// FEATURES P4, SCENARIOS G-12: whoever was evicted and is back need not have heard yet of what was testified meanwhile.
 #[test]
 fn what_was_testified_is_remembered_until_those_who_are_back_have_heard_of_it() {
-    let mut world = World::with(3, brisk());
-    world.converge();
-    world.cut.extend([(0, 2), (0, 1)]);
-    world.run(Duration::from_secs(4));
-    world.set(2, "mesh/last", "word");
-    world.run(Duration::from_secs(1));
-    assert_eq!(world.get(1, "mesh/last"), Some(value("word")));
-    world.isolate(1, true);
-    world.isolate(2, true);
-    world.run(Duration::from_secs(60));
-    assert_eq!(
-        (world.member(0, 1), world.member(0, 2)),
-        (None, None),
-        "both are evicted by one that is alone"
-    );
+    let mut world = World::with_a_last_word_unheard();
     // Both go on in later lives before they have everything, one of them with nothing.
     world.restart(2, 2);
     world.cut.clear();
@@ -294,16 +297,7 @@ impl Mesh {
 /// waited for by those who had offered: nobody else would be served, nothing let go, and it would be offered nothing.
 #[test]
 fn whoever_does_not_agree_yet_is_not_waited_for() {
-    let mut world = World::with(3, brisk());
-    world.converge();
-    world.cut.extend([(0, 2), (0, 1)]);
-    world.run(Duration::from_secs(4));
-    world.set(2, "mesh/last", "word");
-    world.run(Duration::from_secs(1));
-    world.isolate(1, true);
-    world.isolate(2, true);
-    world.run(Duration::from_secs(60));
-    assert_eq!(world.member(0, 2), None, "it is evicted by one that has not seen its last word");
+    let mut world = World::with_a_last_word_unheard();
     world.set(0, "mesh/other", "1");
     world.unset(0, "mesh/other");
     world.run(Duration::from_secs(10));

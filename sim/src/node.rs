@@ -196,11 +196,6 @@ impl Node {
     pub(crate) fn has_lived(&mut self, generation: Generation) {
         self.latest = self.latest.max(generation);
     }
-
-    /// Ends its process.
-    pub(crate) fn stop(&mut self) -> Option<Process> {
-        self.process.take()
-    }
 }
 
 /// The address of a node.
@@ -276,7 +271,7 @@ mod tests {
         let mut node = Node::new(0, Seed(1), &scenario);
         assert_eq!(node.now(Moment(5_000_000_000)).wall.0, EPOCH_MILLIS + 3_000);
         node.start(Moment(0), 0, Seed(1), &scenario).unwrap();
-        let first = node.stop().unwrap().mesh.actor();
+        let first = node.process.take().unwrap().mesh.actor();
         node.start(Moment(1), 0, Seed(1), &scenario).unwrap();
         assert!(node.process.unwrap().mesh.actor().generation > first.generation);
     }

@@ -238,24 +238,24 @@ impl Machine {
             .mesh
             .sealed
             .then(|| -> Arc<dyn Notary> { Arc::new(self.credentials.identity.clone()) });
-        let actor;
-        let (driver, disk) = match around.scenario.durability {
+        let (driver, disk, generation) = match around.scenario.durability {
             Durable::Memory => {
-                config.actor.generation = life_after(self.latest, &config, &mut generator);
-                actor = config.actor;
+                let generation = life_after(self.latest, &config, &mut generator);
+                config.actor.generation = generation;
                 let driver = Driver::new(config).expect("the scenario's settings held in the first tier");
-                (sealed(driver, notary), None)
+                (sealed(driver, notary), None, generation)
             }
             Durable::Disk => {
                 let generator = around.seed.generator("disk", &ids);
                 let (driver, plug, keeper) =
                     self.disk.open(life, config, notary, around.scenario.disk.delay, generator)?;
-                actor = Actor { node: self.id, generation: plug.generation };
-                (driver, Some((plug, keeper)))
+                let generation = plug.generation;
+                (driver, Some((plug, keeper)), generation)
             }
         };
         self.before = self.latest;
-        self.has_lived(actor.generation);
+        self.has_lived(generation);
+        let actor = Actor { node: self.id, generation };
         self.process = Some(Process::compose(actor, driver, disk, (endpoint, socket), around, ids));
         Ok(())
     }

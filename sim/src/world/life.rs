@@ -125,7 +125,7 @@ impl World<'_> {
             }
         }
         self.record(Some(node), Kind::Left, u64::from(life), 0, b"");
-        self.nodes[node].stop();
+        self.nodes[node].process = None;
         self.nodes[node].left = true;
         self.coverage.hit(Point::Leaves);
     }
@@ -133,7 +133,7 @@ impl World<'_> {
     /// A node is killed: its memory is gone, and its connections say nothing.
     fn crash(&mut self, node: usize, fate: DiskFate) {
         let life = self.nodes[node].life;
-        if self.nodes[node].stop().is_none() {
+        if self.nodes[node].process.take().is_none() {
             return;
         }
         for connection in std::mem::take(&mut self.nodes[node].connections) {

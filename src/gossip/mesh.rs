@@ -277,17 +277,7 @@ impl Mesh {
                 }
                 self.admit(now);
             }
-            Message::Want { lanes } => {
-                let (members, overlay, peer) = (&self.members, &self.overlay, state.peer);
-                // Over a link that nobody wants it gets what it lacks, and nothing from then on.
-                let is_served = overlay.is_partial() && !state.is_neighbour();
-                let has_better = |author: &NodeId| {
-                    if overlay.is_partial() { is_served } else { members.claims(author, &peer) }
-                };
-                let authors = lanes.iter().map(|(lane, _)| lane.actor().node).collect();
-                state.handle_want(lanes, has_better);
-                self.look_elsewhere(link, &authors);
-            }
+            Message::Want { lanes } => self.handle_want(link, lanes),
             Message::Delta(delta) => self.handle_delta(now, link, &delta),
             Message::Offer { floors } => self.handle_offer(now, link, &floors),
             Message::Ask { number, ask } => self.handle_ask(now, link, number, ask),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Mesh;
-use crate::crdt::Lane;
+use crate::crdt::{Lane, RangeSet};
 use crate::gossip::link::Link;
 use crate::gossip::{LinkId, Member, MemberState};
 use crate::id::NodeId;
@@ -17,8 +17,8 @@ const PROBE_PAUSE: Duration = Duration::from_secs(2);
 impl Mesh {
     /// A link has brought something new of some lanes: their authors' writes come over it from now on, and over no other.
     pub(super) fn note_ways(&mut self, link: LinkId, fresh: &BTreeSet<Lane>) {
-        // Over a link that nobody wants came what was asked for, and nothing follows.
         let own = self.actor().node;
+        // Over a link that nobody wants came what was asked for, and nothing follows.
         let Some(state) = self.links.get(&link).filter(|state| state.is_neighbour()) else { return };
         // Nor does it where the peer was told to bring nothing: what was on its way would turn the way back.
         let follows = |author: NodeId| author != own && (author == state.peer || !state.refuses(&author));
@@ -96,15 +96,30 @@ impl Mesh {
         self.busy.insert(id);
     }
 
-    /// A peer asks for some authors' writes. If they come from that peer itself, it has lost its way to them, and with it this
-    /// node has: others are asked, as the route errors of AODV have it (Perkins and Royer, WMCSA 1999).
-    pub(super) fn look_elsewhere(&mut self, id: LinkId, authors: &BTreeSet<NodeId>) {
+    /// A peer asks for some authors' writes.
+    pub(super) fn handle_want(&mut self, id: LinkId, lanes: Vec<(Lane, RangeSet)>) {
+        let lost = self.lost_by(id, &lanes);
+        let Some(state) = self.links.get_mut(&id) else { return };
+        let (members, overlay, peer) = (&self.members, &self.overlay, state.peer);
+        // Over a link that nobody wants it gets what it lacks, and nothing from then on.
+        let is_served = overlay.is_partial() && !state.is_neighbour();
+        let has_better = |author: &NodeId| {
+            if overlay.is_partial() { is_served } else { members.claims(author, &peer) }
+        };
+        state.handle_want(lanes, has_better);
+        lost.iter().for_each(|author| self.trees.lose(author));
+        self.ask_nearest(&Vec::from_iter(lost), Some(peer));
+    }
+
+    /// Those whose writes a peer asks for although they come from that peer itself: it has lost its way to them, and with it
+    /// this node has. Others are asked, as the route errors of AODV have it (Perkins and Royer, WMCSA 1999).
+    fn lost_by(&self, id: LinkId, lanes: &[(Lane, RangeSet)]) -> BTreeSet<NodeId> {
         let link = self.links.get(&id).filter(|link| link.is_neighbour() && link.is_settled());
-        let Some(peer) = link.map(|link| link.peer).filter(|_| self.overlay.is_partial()) else { return };
-        let lost = authors.iter().filter(|author| **author != peer && self.trees.come_over(author, id));
-        let orphans: Vec<NodeId> = lost.copied().collect();
-        orphans.iter().for_each(|author| self.trees.lose(author));
-        self.ask_nearest(&orphans, Some(peer));
+        let Some(peer) = link.map(|link| link.peer).filter(|_| self.overlay.is_partial()) else {
+            return BTreeSet::new();
+        };
+        let authors = lanes.iter().map(|(lane, _)| lane.actor().node);
+        authors.filter(|author| *author != peer && self.trees.come_over(author, id)).collect()
     }
 
     /// Looks for the fastest ways to everybody, once its own links will stay and whenever links have changed since:

@@ -13,6 +13,15 @@ fn large() -> World {
     world
 }
 
+/// Far apart, each with few links.
+fn wide(nodes: usize) -> World {
+    let config = Config { full_mesh: 8, ..Config::default() };
+    let mut world = World { is_wide: true, ..World::with(nodes, config) };
+    world.run(Duration::from_secs(40));
+    world.agree();
+    world
+}
+
 fn is_verdict(event: &Event) -> bool {
     matches!(event, Event::Member { state: MemberState::Suspect | MemberState::Down, .. })
 }
@@ -88,10 +97,7 @@ fn fastest(world: &World, from: usize) -> Vec<Duration> {
 /// FEATURES S6, SCENARIOS G-24, G-27: before anybody has written, there is a tree for each author, of the fastest ways.
 #[test]
 fn the_first_write_reaches_everybody_once_and_by_the_fastest_way() {
-    let config = Config { full_mesh: 8, ..Config::default() };
-    let mut world = World { is_wide: true, ..World::with(NODES, config) };
-    world.run(Duration::from_secs(40));
-    world.agree();
+    let mut world = wide(NODES);
     for writer in 0..NODES {
         let copies = |world: &World| world.nodes.iter().map(|node| node.sent[3]).sum::<usize>();
         let (before, start) = (copies(&world), world.now);
@@ -169,15 +175,6 @@ fn a_lost_way_to_an_author_is_replaced_before_it_is_missed() {
         world.step();
     }
     assert!(world.now.since(start) <= 8 * DELAY, "{:?}", world.now.since(start));
-}
-
-/// Far apart, each with few links.
-fn wide(nodes: usize) -> World {
-    let config = Config { full_mesh: 8, ..Config::default() };
-    let mut world = World { is_wide: true, ..World::with(nodes, config) };
-    world.run(Duration::from_secs(40));
-    world.agree();
-    world
 }
 
 impl World {
